@@ -1,0 +1,34 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types lock clean
+
+demo: $(VENV)/installed
+	$(BIN)/python -m demo
+
+test: lint types
+	$(BIN)/python -m pytest -n auto
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+# The build backend is pinned in the lock file too, hence no build isolation.
+$(VENV)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Rewrites the pinned versions from pyproject.toml and requirements.in; needs uv.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --extra test --extra demo \
+	  --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml requirements.in
+
+clean:
+	rm -rf $(VENV) demo/output

@@ -1,0 +1,14 @@
+"""Evolutionary Gradient Descent for optax.
+
+params --base.update--> parent ----- idle steps end here
+parent --mutate-------> members      every `evolve_every` steps
+member --value_fn-----> fitness      forward only
+best k --recombine----> child
+child, elite or parent --> update    never worse, unless accept="always"
+"""
+
+from egd_optax._cycle import CycleInfo
+from egd_optax._egd import EvolveState, egd, evolve, is_due
+
+__all__ = ["CycleInfo", "EvolveState", "egd", "evolve", "is_due"]
+__version__ = "0.1.0"

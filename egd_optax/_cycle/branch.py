@@ -1,0 +1,30 @@
+"""A branch that leaves the buffers it does not touch alone."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+T = TypeVar("T")
+
+
+def when(pred: jax.Array, fn: Callable[[T], T], carry: T) -> T:
+    """Returns `fn(carry)` where `pred` holds, else `carry`.
+
+    A loop of no or one trip rather than `lax.cond`, for two reasons. XLA threads
+    the carry of a loop through in place, where it may copy what both branches of
+    a conditional return. And XLA never fuses across the body of a loop whose trip
+    count it cannot know: what is computed inside is rounded in the same way
+    wherever the same body stands, which keeps the memory modes equal to the bit.
+
+    Args:
+        pred: bool `[]`.
+        fn: maps the carry to a carry of the same structure, shapes and dtypes.
+        carry: pytree of arrays.
+
+    Returns:
+        A pytree like `carry`.
+    """
+    return lax.fori_loop(0, pred.astype(jnp.int32), lambda _, value: fn(value), carry)

@@ -1,0 +1,88 @@
+"""Stage 3, evaluate: the fitness of a member, forward only; lower is better."""
+
+from collections.abc import Callable, Mapping
+import inspect
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from egd_optax._cycle.snapshot import Leaves, Parent
+
+AxisName = str | tuple[str, ...] | None
+
+
+def evaluate(
+    value_fn: Callable[..., Any],
+    parent: Parent,
+    *,
+    extra_args: Mapping[str, Any],
+    axis_name: AxisName,
+) -> Callable[[Leaves], jax.Array]:
+    """Prepares the fitness function of a cycle; nothing is evaluated yet.
+
+    Args:
+        value_fn: maps parameters to a real scalar of at least float32; never
+            differentiated.
+        parent: the snapshot, for the leaves that no member moves.
+        extra_args: extra arguments of `update`; `value_fn` gets those that its
+            signature names.
+        axis_name: mapped axes that the fitness is averaged over.
+
+    Returns:
+        A function from the moving leaves of a member to its fitness, `[]` of
+        `fitness_dtype()`, +inf where it is NaN or infinite. Jitted: the member loop and
+        the child share one trace of `value_fn`.
+    """
+    kwargs = _named_by(value_fn, extra_args)
+
+    def fitness(genome: Leaves) -> jax.Array:
+        value = _as_fitness(value_fn(parent.with_genome(genome), **kwargs))
+        if axis_name is not None:
+            value = lax.pmean(value, axis_name)
+        return jnp.where(jnp.isfinite(value), value, jnp.inf)
+
+    return jax.jit(fitness)
+
+
+def fitness_dtype() -> jnp.dtype:
+    """Dtype of fitness and weights: float32, or float64 where x64 is enabled."""
+    return jnp.result_type(float)
+
+
+def _named_by(value_fn: Callable[..., Any], extra_args: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        names = inspect.signature(value_fn).parameters
+    except (TypeError, ValueError):  # a builtin without a signature
+        return {}
+    return {name: value for name, value in extra_args.items() if name in names}
+
+
+def _as_fitness(value: Any) -> jax.Array:
+    leaves = jax.tree.leaves(value)
+    if len(leaves) != 1 or leaves[0] is not value:
+        raise TypeError(
+            "`value_fn` must return one scalar, got the pytree "
+            f"{jax.tree.structure(value)}: of a loss with auxiliary outputs return the "
+            "loss alone, `value_fn=lambda params: loss_fn(params)[0]`."
+        )
+    shape, dtype = jnp.shape(value), jnp.result_type(value)
+    if shape != ():
+        raise ValueError(
+            f"`value_fn` must return a scalar, got shape {shape}: reduce it, for example "
+            "with `jnp.mean`."
+        )
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"`value_fn` must return a real scalar, got {dtype}: return its real part or "
+            "its magnitude."
+        )
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32:
+        raise TypeError(
+            f"`value_fn` must return at least float32, got {dtype}, in which different "
+            "losses become equal: compute the loss in float32, for example from "
+            "`logits.astype(jnp.float32)`."
+        )
+    return lax.convert_element_type(value, fitness_dtype())

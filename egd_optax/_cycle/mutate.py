@@ -1,0 +1,87 @@
+"""Stage 2, mutate: member i = parent + sigma * scale(leaf) * normal noise.
+
+The noise of a leaf depends on (key, cycle, member, position of the leaf) and on
+nothing else, so a member can be drawn again at any time, anywhere: on another
+device, in another order, or after a resume. That is what `memory="replay"` rests on.
+"""
+
+from collections.abc import Callable
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from egd_optax._cycle.branch import when
+from egd_optax._cycle.snapshot import Leaves, Parent
+
+Draw = Callable[[jax.Array], Leaves]
+
+
+def mutate(
+    parent: Parent,
+    key: jax.Array,
+    *,
+    sigma: jax.Array,
+    relative_sigma: bool,
+    min_scale: float,
+) -> Draw:
+    """Prepares the population of a cycle; no member is drawn yet.
+
+    Args:
+        parent: the snapshot.
+        key: threefry key of this cycle.
+        sigma: `[]`, noise standard deviation, in units of a leaf's root mean square
+            or, with `relative_sigma=False`, of the parameters.
+        relative_sigma: whether `sigma` is relative.
+        min_scale: floor of the root mean square, in units of the parameters.
+
+    Returns:
+        A function from a member index, int32 `[]`, to the moving leaves of that
+        member. Member 0 is the parent, unmutated. A draw costs one normal number a
+        parameter and is made in float32, then cast to the leaf's dtype.
+    """
+    genome = parent.genome
+    stds = tuple(
+        noise_std(leaf, sigma, relative_sigma=relative_sigma, min_scale=min_scale)
+        for leaf in genome
+    )
+
+    def draw(member: jax.Array) -> Leaves:
+        perturb = functools.partial(
+            _perturb, stds=stds, moving=parent.moving, key=jax.random.fold_in(key, member)
+        )
+        return when(member > 0, perturb, genome)
+
+    return draw
+
+
+def noise_std(
+    leaf: jax.Array, sigma: jax.Array, *, relative_sigma: bool, min_scale: float
+) -> jax.Array:
+    """Standard deviation of a leaf's noise, `[]`, in float32 or wider.
+
+    Zero where it would not be finite (the squares of a leaf can overflow): such a
+    leaf stays as it is rather than turning a whole member into NaN.
+    """
+    real = jnp.finfo(wide_dtype(leaf.dtype)).dtype
+    std = jnp.asarray(sigma, real)
+    if relative_sigma and leaf.size:
+        squares = jnp.square(jnp.abs(leaf).astype(real))
+        std = std * jnp.maximum(jnp.sqrt(jnp.mean(squares)), jnp.asarray(min_scale, real))
+    return jnp.where(jnp.isfinite(std), std, jnp.zeros_like(std))
+
+
+def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype that a leaf is computed in: float32, or its own where that is wider."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def _perturb(genome: Leaves, *, stds: Leaves, moving: tuple[int, ...], key: jax.Array) -> Leaves:
+    def perturb_leaf(leaf: jax.Array, std: jax.Array, position: int) -> jax.Array:
+        wide = wide_dtype(leaf.dtype)
+        # float32 noise for float64 leaves too: the draw is the same in every precision.
+        drawn = jnp.complex64 if jnp.issubdtype(wide, jnp.complexfloating) else jnp.float32
+        noise = jax.random.normal(jax.random.fold_in(key, position), leaf.shape, drawn)
+        return (leaf.astype(wide) + std * noise.astype(wide)).astype(leaf.dtype)
+
+    return tuple(map(perturb_leaf, genome, stds, moving))

@@ -1,0 +1,134 @@
+"""Where the elites of a cycle live: pinned host memory, the device, or nowhere.
+
+A *page* holds the moving leaves of one elite. There are `k` pages, each a buffer
+of its own and replaced whole: a stacked `[k, ...]` buffer on the host would need
+dynamic slices of host memory, which XLA:GPU runs as slow host compute or refuses.
+
+All three kinds offer the same three operations:
+
+    blank(genome)                 -> the k pages, not yet written
+    write(pages, page, genome, on)-> the pages with `page` replaced where `on`
+    visit(pages, members, on, fn, carry)
+                                  -> carry = fn(page, genome, carry), page by page, where `on[page]`
+"""
+
+from collections.abc import Callable
+import functools
+from typing import NamedTuple, Protocol, TypeVar
+import warnings
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from egd_optax._cycle.branch import when
+from egd_optax._cycle.mutate import Draw
+from egd_optax._cycle.snapshot import Leaves
+
+T = TypeVar("T")
+Pages = tuple[Leaves, ...]
+Visitor = Callable[[jax.Array, Leaves, T], T]
+
+
+class Paging(Protocol):
+    """Storage of the elites while a cycle runs; no elite outlives it."""
+
+    def blank(self, genome: Leaves) -> Pages:
+        """The pages at the start of a cycle."""
+
+    def write(self, pages: Pages, page: jax.Array, genome: Leaves, on: jax.Array) -> Pages:
+        """Puts `genome` on `page` where `on` holds."""
+
+    def visit(self, pages: Pages, members: jax.Array, on: jax.Array, fn: Visitor[T], carry: T) -> T:
+        """Folds `fn` over the pages for which `on[page]` holds, in page order."""
+
+
+class Buffered(NamedTuple):
+    """Pages that are buffers: in device memory, or in pinned host memory.
+
+    Attributes:
+        count: the number of pages.
+        space: the memory that pages live in.
+    """
+
+    count: int
+    space: jax.memory.Space
+
+    def blank(self, genome: Leaves) -> Pages:
+        return tuple(
+            tuple(jax.device_put(jnp.zeros_like(leaf), self.space) for leaf in genome)
+            for _ in range(self.count)
+        )
+
+    def write(self, pages: Pages, page: jax.Array, genome: Leaves, on: jax.Array) -> Pages:
+        def put(_: Leaves) -> Leaves:
+            return jax.device_put(genome, self.space)
+
+        return tuple(when(on & (page == at), put, old) for at, old in enumerate(pages))
+
+    def visit(self, pages: Pages, members: jax.Array, on: jax.Array, fn: Visitor[T], carry: T) -> T:
+        del members
+        for at, stored in enumerate(pages):
+
+            def body(value: T, at: int = at, stored: Leaves = stored) -> T:
+                genome = jax.device_put(stored, jax.memory.Space.Device)
+                return fn(jnp.int32(at), genome, value)
+
+            carry = when(on[at], body, carry)
+        return carry
+
+
+class Replayed(NamedTuple):
+    """No pages at all: an elite is drawn again from its key when it is visited.
+
+    Attributes:
+        count: the number of elites.
+        draw: draws a member from its index.
+    """
+
+    count: int
+    draw: Draw
+
+    def blank(self, genome: Leaves) -> Pages:
+        del genome
+        return ()
+
+    def write(self, pages: Pages, page: jax.Array, genome: Leaves, on: jax.Array) -> Pages:
+        del page, genome, on
+        return pages
+
+    def visit(self, pages: Pages, members: jax.Array, on: jax.Array, fn: Visitor[T], carry: T) -> T:
+        del pages
+
+        def visit_page(page: jax.Array, value: T) -> T:
+            return when(on[page], lambda v: fn(page, self.draw(members[page]), v), value)
+
+        return lax.fori_loop(0, self.count, visit_page, carry)
+
+
+def make_paging(memory: str, count: int, draw: Draw) -> Paging:
+    """The paging of a memory mode, "host", "device" or "replay".
+
+    Where the platform has no pinned host memory, "host" warns once and keeps the
+    elites on the device.
+    """
+    if memory == "replay":
+        return Replayed(count, draw)
+    if memory == "host" and has_pinned_host():
+        return Buffered(count, jax.memory.Space.Host)
+    return Buffered(count, jax.memory.Space.Device)
+
+
+@functools.cache
+def has_pinned_host() -> bool:
+    """Whether the default devices address pinned host memory; warns once if not."""
+    device = jax.local_devices()[0]
+    if any(memory.kind == "pinned_host" for memory in device.addressable_memories()):
+        return True
+    warnings.warn(
+        f'memory="host": the platform {device.platform!r} has no pinned host memory, so '
+        'elites stay on the device. Pass memory="replay" to store no elite at all, or '
+        'memory="device" to keep them there without this warning.',
+        stacklevel=2,
+    )
+    return False

@@ -1,0 +1,121 @@
+"""Stage 6, resume: the outcome of a cycle becomes an update; the base optimizer goes on."""
+
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from egd_optax._cycle.branch import when
+from egd_optax._cycle.mutate import wide_dtype
+from egd_optax._cycle.paging import Paging
+from egd_optax._cycle.recombine import ELITE, PARENT
+from egd_optax._cycle.select import Elites, visit
+from egd_optax._cycle.snapshot import Leaves, flatten
+
+
+def resume(
+    choice: jax.Array,
+    child: Leaves,
+    elites: Elites,
+    paging: Paging,
+    *,
+    params: optax.Params,
+    base_updates: optax.Updates,
+    moving: tuple[int, ...],
+) -> optax.Updates:
+    """The update that leads from `params` to what the cycle chose.
+
+    Args:
+        choice: PARENT, ELITE or CHILD, int32 `[]`.
+        child: the moving leaves of the child.
+        elites: the selected members.
+        paging: where the elites are.
+        params: the parameters before the step.
+        base_updates: the updates of the base optimizer, a pytree like `params`.
+        moving: positions of the leaves that mutate.
+
+    Returns:
+        Updates like those of `widen`. Where the parent stands, and in leaves that do
+        not move, they are the base updates. Costs one read, or with "replay" one draw,
+        of the best elite if that is the choice.
+    """
+    ranks = jnp.arange(elites.fitness.size)
+    taken = visit(
+        elites,
+        paging,
+        (choice == ELITE) & (ranks == 0),
+        lambda rank, elite, genome: elite,
+        child,
+    )
+    updates, treedef = flatten(widen(base_updates, params, moving))
+    sources, _ = flatten(params)
+    for at, target in zip(moving, taken, strict=True):
+        dtype = updates[at].dtype
+        jump = target.astype(dtype) - jnp.asarray(sources[at]).astype(dtype)
+        updates[at] = jnp.where(choice == PARENT, updates[at], jump)
+    return jax.tree.unflatten(treedef, updates)
+
+
+def widen(
+    base_updates: optax.Updates, params: optax.Params, moving: tuple[int, ...]
+) -> optax.Updates:
+    """Base updates, with those of moving leaves in float32 or wider; no value changes.
+
+    A bfloat16 difference of bfloat16 parameters misses its target, where a float32 one
+    lands on it: `optax.apply_updates` adds in the wider dtype and casts the sum. The
+    steps without a cycle return the same dtypes as those with one.
+    """
+    updates, treedef = flatten(base_updates)
+    targets, _ = flatten(params)
+    for at in moving:
+        update = jnp.asarray(updates[at])
+        wide = jnp.promote_types(update.dtype, wide_dtype(jnp.result_type(targets[at])))
+        updates[at] = lax.convert_element_type(update, wide)
+    return jax.tree.unflatten(treedef, updates)
+
+
+def reset_base_state(
+    base: optax.GradientTransformationExtraArgs,
+    state: optax.OptState,
+    params: optax.Params,
+    jumped: jax.Array,
+) -> optax.OptState:
+    """The base optimizer's state after a jump: as from `init` at the new parameters.
+
+    Schedules keep their step and injected hyperparameters their values: a jump makes
+    the momentum stale, not the user's plan.
+
+    Args:
+        base: the base optimizer.
+        state: its state after the step.
+        params: the parameters after the step.
+        jumped: bool `[]`, whether the cycle left the parent.
+
+    Returns:
+        A state of the same structure and dtypes; `state` itself where not `jumped`.
+    """
+    return when(jumped, lambda old: _renewed(old, base.init(params)), state)
+
+
+def _renewed(state: Any, fresh: Any) -> Any:
+    def renew(old: Any, new: Any) -> Any:
+        if _is_injected(old):
+            return old._replace(inner_state=_renewed(old.inner_state, new.inner_state))
+        if _is_schedule(old):
+            return old
+        return lax.convert_element_type(new, jnp.result_type(old))
+
+    return jax.tree.map(
+        renew, state, fresh, is_leaf=lambda node: _is_injected(node) or _is_schedule(node)
+    )
+
+
+def _is_injected(node: Any) -> bool:
+    return isinstance(node, optax.InjectStatefulHyperparamsState)
+
+
+def _is_schedule(node: Any) -> bool:
+    # optax keeps the states of its schedules private: they hold a count and no more.
+    return getattr(node, "_fields", None) == ("count",)

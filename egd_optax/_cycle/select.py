@@ -1,0 +1,110 @@
+"""Stage 4, select: the k best members so far, as a stream.
+
+Members are drawn, scored and forgotten one after another: the population is never
+held whole, only the active member and the elites are.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from egd_optax._cycle.evaluate import fitness_dtype
+from egd_optax._cycle.mutate import Draw
+from egd_optax._cycle.paging import Pages, Paging, Visitor
+from egd_optax._cycle.snapshot import Leaves
+
+T = TypeVar("T")
+
+
+class Elites(NamedTuple):
+    """The k best members, best first; ties go to the smaller member index.
+
+    Attributes:
+        fitness: `[k]` of `fitness_dtype()`, ascending; +inf marks an empty place.
+        member: int32 `[k]`, their indices in the population; 0 is the parent.
+        page: int32 `[k]`, the page that holds each of them, a permutation.
+        pages: the pages themselves.
+    """
+
+    fitness: jax.Array
+    member: jax.Array
+    page: jax.Array
+    pages: Pages
+
+
+def select(
+    draw: Draw,
+    fitness: Callable[[Leaves], jax.Array],
+    paging: Paging,
+    *,
+    genome: Leaves,
+    population_size: int,
+    elite_count: int,
+) -> tuple[Elites, jax.Array]:
+    """Draws and evaluates every member of the population and keeps the elites.
+
+    Args:
+        draw: draws a member from its index.
+        fitness: the fitness of a member.
+        paging: where elites are kept.
+        genome: the moving leaves of the parent.
+        population_size: members to evaluate, the parent included.
+        elite_count: k, the members to keep.
+
+    Returns:
+        The elites, and the fitness of all members, `[population_size]`. Costs
+        `population_size` forward passes and as many draws but one.
+    """
+    empty = Elites(
+        fitness=jnp.full([elite_count], jnp.inf, fitness_dtype()),
+        member=jnp.zeros([elite_count], jnp.int32),
+        page=jnp.arange(elite_count, dtype=jnp.int32),
+        pages=paging.blank(genome),
+    )
+
+    def step(elites: Elites, member: jax.Array) -> tuple[Elites, jax.Array]:
+        candidate = draw(member)
+        score = fitness(candidate)
+        return _insert(elites, member, score, candidate, paging), score
+
+    members = jnp.arange(population_size, dtype=jnp.int32)
+    return lax.scan(step, empty, members)
+
+
+def _insert(
+    elites: Elites, member: jax.Array, score: jax.Array, candidate: Leaves, paging: Paging
+) -> Elites:
+    """Ranks one more member; it takes over the page of the elite that drops out.
+
+    `lax.top_k` is stable and the newcomer stands last, so it goes behind elites of
+    equal fitness, which have smaller indices. A fitness of +inf never gets in.
+    """
+    enters = score < elites.fitness[-1]
+    freed = elites.page[-1]
+    scores = jnp.append(elites.fitness, score)
+    _, order = lax.top_k(-scores, elites.fitness.size)
+    return Elites(
+        fitness=scores[order],
+        member=jnp.append(elites.member, member)[order],
+        page=jnp.append(elites.page, freed)[order],
+        pages=paging.write(elites.pages, freed, candidate, enters),
+    )
+
+
+def visit(elites: Elites, paging: Paging, on: jax.Array, fn: Visitor[T], carry: T) -> T:
+    """Folds `carry = fn(rank, genome, carry)` over the elites for which `on[rank]` holds.
+
+    In page order, which is the same in every memory mode, so that a sum over the
+    elites is the same to the bit.
+    """
+    rank = jnp.argsort(elites.page)
+    return paging.visit(
+        elites.pages,
+        elites.member[rank],
+        on[rank],
+        lambda page, genome, value: fn(rank[page], genome, value),
+        carry,
+    )

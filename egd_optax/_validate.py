@@ -1,0 +1,179 @@
+"""What `evolve` accepts: every constructor argument checked in one place.
+
+Only concrete Python and NumPy values are checked. Under `optax.inject_hyperparams`
+numeric arguments arrive as arrays, whose values are not known when the step is traced.
+"""
+
+import math
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from egd_optax._cycle import CycleSpec
+
+ACCEPT_RULES = ("always", "improved", "best")
+MEMORY_MODES = ("host", "device", "replay")
+RECOMBINE_RULES = ("mean", "softmax")
+
+
+def check_base(base: Any) -> optax.GradientTransformationExtraArgs:
+    """Returns the base optimizer, made to accept extra arguments."""
+    if not (callable(getattr(base, "init", None)) and callable(getattr(base, "update", None))):
+        hint = (
+            "call it first, for example `evolve(optax.adam(1e-3))`"
+            if callable(base)
+            else "pass an optax optimizer, for example `optax.adam(1e-3)`"
+        )
+        raise TypeError(f"`base` must be an optax.GradientTransformation, got {base!r}: {hint}.")
+    return optax.with_extra_args_support(base)
+
+
+def cycle_spec(
+    *,
+    population_size: Any,
+    elite_fraction: Any,
+    sigma: Any,
+    relative_sigma: Any,
+    min_scale: Any,
+    recombine: Any,
+    temperature: Any,
+    accept: Any,
+    reset_base: Any,
+    mutable: Any,
+    memory: Any,
+    axis_name: Any,
+) -> CycleSpec:
+    """Checks what a cycle does and puts it together."""
+    population_size = check_size("population_size", population_size)
+    if not callable(sigma):
+        check_number("sigma", sigma, zero=True)
+    check_flag("relative_sigma", relative_sigma)
+    check_number("min_scale", min_scale, zero=True)
+    if not callable(recombine):
+        check_choice("recombine", recombine, RECOMBINE_RULES, "a callable from fitness to weights")
+    check_number("temperature", temperature, zero=False)
+    check_choice("accept", accept, ACCEPT_RULES)
+    check_flag("reset_base", reset_base)
+    check_choice("memory", memory, MEMORY_MODES)
+    check_axis_name(axis_name)
+    return CycleSpec(
+        population_size=population_size,
+        elite_count=elite_count(elite_fraction, population_size),
+        sigma=sigma,
+        relative_sigma=relative_sigma,
+        min_scale=min_scale,
+        recombine=recombine,
+        temperature=temperature,
+        accept=accept,
+        reset_base=reset_base,
+        mutable=mutable,
+        memory=memory,
+        axis_name=axis_name,
+    )
+
+
+def check_size(name: str, value: Any) -> int:
+    """A positive Python int that shapes the program, so it may not be traced."""
+    if isinstance(value, jax.Array):
+        raise TypeError(
+            f"`{name}` must be a Python int, got {value!r}: under "
+            f'optax.inject_hyperparams name it in `static_args=("{name}", ...)`.'
+        )
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"`{name}` must be a Python int, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {value!r}.")
+    return int(value)
+
+
+def elite_count(elite_fraction: Any, population_size: int) -> int:
+    """k = ceil(elite_fraction * population_size), at least 1."""
+    if isinstance(elite_fraction, jax.Array):
+        raise TypeError(
+            f"`elite_fraction` must be a Python float, got {elite_fraction!r}: under "
+            'optax.inject_hyperparams name it in `static_args=("elite_fraction", ...)`.'
+        )
+    fraction = _real("elite_fraction", elite_fraction)
+    if not 0 < fraction <= 1:
+        raise ValueError(
+            f"`elite_fraction` must be in (0, 1], got {elite_fraction!r}: it is the share "
+            "of the population that recombines, 0.25 keeps a quarter."
+        )
+    # 0.1 * 30 is 3.0000000000000004: a fraction that divides the population is exact.
+    return max(1, math.ceil(round(fraction * population_size, 9)))
+
+
+def check_number(name: str, value: Any, *, zero: bool) -> None:
+    """A finite real number above zero, or from zero on; arrays pass unchecked."""
+    if isinstance(value, jax.Array):
+        return
+    number = _real(name, value)
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        bound = "at least 0" if zero else "above 0"
+        raise ValueError(f"`{name}` must be finite and {bound}, got {value!r}.")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """A Python bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...], *others: str) -> None:
+    """One of a few strings; `others` are what else is allowed, in words."""
+    if not isinstance(value, str) or value not in choices:
+        listed = " or ".join([*(f'"{choice}"' for choice in choices), *others])
+        raise ValueError(f"`{name}` must be {listed}, got {value!r}.")
+
+
+def check_axis_name(axis_name: Any) -> None:
+    """None, a name, or a tuple of names."""
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    if axis_name is not None and not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"`axis_name` must be the name of a mapped axis or a tuple of names, got {axis_name!r}."
+        )
+
+
+def check_key(key: Any) -> None:
+    """An int or a threefry key; makes no array, so starts no backend."""
+    fix = 'pass an int, or `jax.random.key(0, impl="threefry2x32")`.'
+    if isinstance(key, bool) or not isinstance(key, (numbers.Integral, jax.Array, np.ndarray)):
+        raise TypeError(f"`key` must be an int or a jax PRNG key, got {key!r}: {fix}")
+    if isinstance(key, numbers.Integral):
+        return
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.shape != () or jax.random.key_impl(key) != "threefry2x32":
+            raise ValueError(
+                f"`key` must be a single threefry key, got {key!r} of shape {key.shape}, "
+                f"whose members would differ between the memory modes: {fix}"
+            )
+    elif not (_is_seed(key) or (key.shape == (2,) and key.dtype == jnp.uint32)):
+        raise ValueError(
+            f"`key` must be an int, a typed key or raw key data (uint32 [2]), got "
+            f"{key.dtype} {list(key.shape)}: {fix}"
+        )
+
+
+def make_key_data(key: Any) -> jax.Array:
+    """The raw data of a checked key: uint32 `[2]`, a buffer of its own."""
+    if isinstance(key, numbers.Integral) or _is_seed(key):
+        key = jax.random.key(key, impl="threefry2x32")
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.key_data(key)
+    # The state may be donated, the caller's key may not.
+    return jnp.array(key, jnp.uint32, copy=True)
+
+
+def _is_seed(key: jax.Array | np.ndarray) -> bool:
+    return key.shape == () and jnp.issubdtype(key.dtype, jnp.integer)
+
+
+def _real(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (numbers.Real, np.ndarray)):
+        raise TypeError(f"`{name}` must be a real number, got {value!r}.")
+    return float(value)
