@@ -28,7 +28,7 @@ class EvolveState(NamedTuple):
         info: what the latest cycle did, `CycleInfo`.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as in optax's states
     cycle: jax.Array
     key_data: jax.Array
     base_state: optax.OptState
@@ -126,7 +126,10 @@ def evolve(
             Integer leaves never do.
         memory: where elites live during a cycle. "host": in pinned host memory.
             "device": on the device. "replay": nowhere, they are drawn again from their
-            keys. The result is the same to the bit.
+            keys. The result is the same to the bit. With "host", start from parameters
+            that are committed to their devices (any sharding, or `jax.device_put(params,
+            jax.devices()[0])`): JAX commits what a program with two memories returns, so
+            that a jitted step that started from uncommitted ones is compiled twice.
         axis_name: mapped axes, of `jax.shard_map` or `jax.pmap`, to average fitness over.
         key: int seed, or a threefry key. Noise depends on the key, the cycle, the member
             and the position of the leaf alone.
@@ -178,8 +181,7 @@ def evolve(
         True
     """
     base = _validate.check_base(base)
-    if not isinstance(evolve_every, jax.Array):
-        _validate.check_size("evolve_every", evolve_every)
+    always_due = _validate.check_interval(evolve_every) == 1
     _validate.check_key(key)
     spec = _validate.cycle_spec(
         population_size=population_size,
@@ -215,17 +217,16 @@ def evolve(
         evolve: bool | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, EvolveState]:
-        _check_call(params, value_fn, evolve)
+        value_fn, evolve = _check_call(params, value_fn, evolve)
         base_args = dict(extra_args, value_fn=value_fn, evolve=evolve)
         base_updates, base_state = base.update(updates, state.base_state, params, **base_args)
         count = optax.safe_increment(state.count)
-        if evolve is False or evolve is np.False_:
+        if evolve is False:
             return base_updates, state._replace(count=count, base_state=base_state)
 
         # Always true where a cycle is certain, which XLA cannot know: every cycle is a
         # program of its own behind the same boundary and rounds in the same way.
-        certain = evolve is not None or (isinstance(evolve_every, int) and evolve_every == 1)
-        due = count > 0 if certain else is_due(count, evolve_every)
+        due = count > 0 if evolve or always_due else is_due(count, evolve_every)
         kept_state = base_state if spec.reset_base else None
 
         def cycle_step() -> tuple[optax.Updates, optax.OptState, _cycle.CycleInfo]:
@@ -355,7 +356,7 @@ def egd(
     )
 
 
-def _check_call(params: Any, value_fn: Any, evolve: Any) -> None:
+def _check_call(params: Any, value_fn: Any, evolve: Any) -> tuple[Callable[..., Any], bool | None]:
     if evolve is not None and not isinstance(evolve, (bool, np.bool_)):
         raise TypeError(
             f"`evolve` must be None, True or False when the step is traced, got {evolve!r}: "
@@ -366,7 +367,7 @@ def _check_call(params: Any, value_fn: Any, evolve: Any) -> None:
             "`params` must be passed to `update`, got None: call "
             "`tx.update(grads, state, params, value_fn=...)`."
         )
-    if value_fn is None and evolve in (None, True):
+    if value_fn is None and (evolve is None or evolve):
         raise TypeError(
             "`value_fn` must be passed to `update`, got None: call `tx.update(grads, state, "
             "params, value_fn=lambda params: loss(params, batch))`. If you did, a wrapper "
@@ -377,3 +378,4 @@ def _check_call(params: Any, value_fn: Any, evolve: Any) -> None:
             f"`value_fn` must be a function of the parameters, got {value_fn!r}: pass "
             "`lambda params: loss(params, batch)`, not the loss itself."
         )
+    return value_fn, None if evolve is None else bool(evolve)

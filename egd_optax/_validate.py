@@ -90,8 +90,15 @@ def check_size(name: str, value: Any) -> int:
     return int(value)
 
 
+def check_interval(evolve_every: Any) -> Any:
+    """A positive Python int, or an array, which passes unchecked."""
+    if isinstance(evolve_every, jax.Array):
+        return None
+    return check_size("evolve_every", evolve_every)
+
+
 def elite_count(elite_fraction: Any, population_size: int) -> int:
-    """k = ceil(elite_fraction * population_size), at least 1."""
+    """The number of elites, ceil(elite_fraction * population_size) and at least 1."""
     if isinstance(elite_fraction, jax.Array):
         raise TypeError(
             f"`elite_fraction` must be a Python float, got {elite_fraction!r}: under "

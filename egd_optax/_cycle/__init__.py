@@ -1,4 +1,4 @@
-"""One evolution cycle, a stage a file:
+"""One evolution cycle, a stage a file.
 
 snapshot -> mutate -> evaluate -> select -> recombine -> resume
 """

@@ -27,4 +27,5 @@ def when(pred: jax.Array, fn: Callable[[T], T], carry: T) -> T:
     Returns:
         A pytree like `carry`.
     """
-    return lax.fori_loop(0, pred.astype(jnp.int32), lambda _, value: fn(value), carry)
+    result: T = lax.fori_loop(0, pred.astype(jnp.int32), lambda _, value: fn(value), carry)
+    return result

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
-import optax
 
 from egd_optax._cycle.snapshot import Leaves, Parent
 
@@ -61,12 +60,10 @@ def _named_by(value_fn: Callable[..., Any], extra_args: Mapping[str, Any]) -> Ma
 
 
 def _as_fitness(value: Any) -> jax.Array:
-    leaves = jax.tree.leaves(value)
-    if len(leaves) != 1 or leaves[0] is not value:
+    if not isinstance(value, jax.typing.ArrayLike):
         raise TypeError(
-            "`value_fn` must return one scalar, got the pytree "
-            f"{jax.tree.structure(value)}: of a loss with auxiliary outputs return the "
-            "loss alone, `value_fn=lambda params: loss_fn(params)[0]`."
+            f"`value_fn` must return one scalar, got {value!r}: of a loss with auxiliary "
+            "outputs return the loss alone, `value_fn=lambda params: loss_fn(params)[0]`."
         )
     shape, dtype = jnp.shape(value), jnp.result_type(value)
     if shape != ():

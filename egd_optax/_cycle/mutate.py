@@ -23,7 +23,7 @@ def mutate(
     *,
     sigma: jax.Array,
     relative_sigma: bool,
-    min_scale: float,
+    min_scale: jax.typing.ArrayLike,
 ) -> Draw:
     """Prepares the population of a cycle; no member is drawn yet.
 
@@ -56,7 +56,7 @@ def mutate(
 
 
 def noise_std(
-    leaf: jax.Array, sigma: jax.Array, *, relative_sigma: bool, min_scale: float
+    leaf: jax.Array, sigma: jax.Array, *, relative_sigma: bool, min_scale: jax.typing.ArrayLike
 ) -> jax.Array:
     """Standard deviation of a leaf's noise, `[]`, in float32 or wider.
 

@@ -14,7 +14,7 @@ All three kinds offer the same three operations:
 
 from collections.abc import Callable
 import functools
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 import warnings
 
 import jax
@@ -47,46 +47,48 @@ class Buffered(NamedTuple):
     """Pages that are buffers: in device memory, or in pinned host memory.
 
     Attributes:
-        count: the number of pages.
-        space: the memory that pages live in.
+        size: the number of pages.
+        on_host: whether they are in pinned host memory, else on the device.
     """
 
-    count: int
-    space: jax.memory.Space
+    size: int
+    on_host: bool
 
     def blank(self, genome: Leaves) -> Pages:
-        return tuple(
-            tuple(jax.device_put(jnp.zeros_like(leaf), self.space) for leaf in genome)
-            for _ in range(self.count)
-        )
+        return tuple(self._place(tuple(map(jnp.zeros_like, genome))) for _ in range(self.size))
 
     def write(self, pages: Pages, page: jax.Array, genome: Leaves, on: jax.Array) -> Pages:
-        def put(_: Leaves) -> Leaves:
-            return jax.device_put(genome, self.space)
-
-        return tuple(when(on & (page == at), put, old) for at, old in enumerate(pages))
+        return tuple(
+            when(on & (page == at), lambda _: self._place(genome), old)
+            for at, old in enumerate(pages)
+        )
 
     def visit(self, pages: Pages, members: jax.Array, on: jax.Array, fn: Visitor[T], carry: T) -> T:
         del members
         for at, stored in enumerate(pages):
 
             def body(value: T, at: int = at, stored: Leaves = stored) -> T:
-                genome = jax.device_put(stored, jax.memory.Space.Device)
-                return fn(jnp.int32(at), genome, value)
+                return fn(jnp.int32(at), self._fetch(stored), value)
 
             carry = when(on[at], body, carry)
         return carry
+
+    def _place(self, genome: Leaves) -> Leaves:
+        return _transfer(genome, jax.memory.Space.Host) if self.on_host else genome
+
+    def _fetch(self, stored: Leaves) -> Leaves:
+        return _transfer(stored, jax.memory.Space.Device) if self.on_host else stored
 
 
 class Replayed(NamedTuple):
     """No pages at all: an elite is drawn again from its key when it is visited.
 
     Attributes:
-        count: the number of elites.
+        size: the number of elites.
         draw: draws a member from its index.
     """
 
-    count: int
+    size: int
     draw: Draw
 
     def blank(self, genome: Leaves) -> Pages:
@@ -103,7 +105,8 @@ class Replayed(NamedTuple):
         def visit_page(page: jax.Array, value: T) -> T:
             return when(on[page], lambda v: fn(page, self.draw(members[page]), v), value)
 
-        return lax.fori_loop(0, self.count, visit_page, carry)
+        result: T = lax.fori_loop(0, self.size, visit_page, carry)
+        return result
 
 
 def make_paging(memory: str, count: int, draw: Draw) -> Paging:
@@ -114,9 +117,11 @@ def make_paging(memory: str, count: int, draw: Draw) -> Paging:
     """
     if memory == "replay":
         return Replayed(count, draw)
-    if memory == "host" and has_pinned_host():
-        return Buffered(count, jax.memory.Space.Host)
-    return Buffered(count, jax.memory.Space.Device)
+    return Buffered(count, on_host=memory == "host" and has_pinned_host())
+
+
+def _transfer(leaves: Leaves, space: Any) -> Leaves:
+    return tuple(jax.device_put(leaf, space) for leaf in leaves)
 
 
 @functools.cache

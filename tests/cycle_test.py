@@ -1,0 +1,192 @@
+"""A cycle redone in NumPy from the members that `value_fn` was shown."""
+
+import chex
+import jax
+from jax.experimental import io_callback
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from egd_optax import evolve
+
+POPULATION = 5
+MEMORY = ("host", "device", "replay")
+
+
+def toy_params():
+    keys = jax.random.split(jax.random.key(7), 2)
+    return {
+        "a": jax.random.normal(keys[0], (40, 30)),
+        "b": {"c": 5.0 * jax.random.normal(keys[1], (50,)), "d": jnp.zeros((800,))},
+    }
+
+
+def fitness_of(params):
+    return sum(((leaf - 0.3) ** 2).mean() for leaf in jax.tree.leaves(params))
+
+
+def observed_by(score):
+    """A `value_fn` that NumPy computes; each call waits for the one before."""
+    return lambda params: io_callback(score, jax.ShapeDtypeStruct((), jnp.float32), params)
+
+
+def record_cycle(**kwargs):
+    """One step with a cycle: the members and the child in order, then the outcome."""
+    seen = []
+
+    def score(params):
+        seen.append(jax.tree.map(np.array, params))
+        return np.float32(fitness_of(seen[-1]))
+
+    params = toy_params()
+    grads = jax.grad(fitness_of)(params)
+    tx = evolve(optax.sgd(0.25), evolve_every=1, population_size=POPULATION, **kwargs)
+    updates, state = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=observed_by(score)))(
+        grads, tx.init(params), params
+    )
+    parent = jax.tree.map(lambda p, g: np.asarray(p - 0.25 * g), params, grads)
+    landed = optax.apply_updates(params, updates)
+    return seen[:POPULATION], seen[POPULATION:], parent, landed, state.info
+
+
+def oracle_child(members, parent, weights_of, k):
+    scores = np.array([fitness_of(member) for member in members])
+    order = np.argsort(scores, kind="stable")[:k]
+    weights = weights_of(scores[order].astype(np.float64))
+    return jax.tree.map(
+        lambda base, *leaves: (
+            base + sum(w * (leaves[i].astype(np.float64) - base) for w, i in zip(weights, order))
+        ),
+        parent,
+        *members,
+    )
+
+
+def softmax(fitness, temperature):
+    e = np.exp(-(fitness - fitness.min()) / temperature)
+    return e / e.sum()
+
+
+RULES = {
+    "mean": ({"recombine": "mean"}, lambda f: np.full(f.size, 1 / f.size)),
+    "softmax": ({"recombine": "softmax", "temperature": 0.02}, lambda f: softmax(f, 0.02)),
+    "callable": (
+        {"recombine": lambda f: 1.0 / jnp.arange(2, f.size + 2)},
+        lambda f: 1 / np.arange(2, f.size + 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("k", range(1, POPULATION + 1))
+def test_numpy_reproduces_the_child(memory, rule, k):
+    kwargs, weights_of = RULES[rule]
+    members, rest, parent, landed, info = record_cycle(
+        memory=memory, elite_fraction=k / POPULATION, accept="always", sigma=0.1, **kwargs
+    )
+    assert len(members) == POPULATION
+    assert len(rest) == 1  # the child
+    expected = oracle_child(members, parent, weights_of, k)
+    chex.assert_trees_all_close(rest[0], expected, rtol=1e-5, atol=1e-5)
+    chex.assert_trees_all_close(landed, expected, rtol=1e-5, atol=1e-5)
+    assert bool(info.accepted)
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+def test_member_zero_is_the_parent_and_the_others_are_not(memory):
+    members, _, parent, _, _ = record_cycle(memory=memory)
+    chex.assert_trees_all_close(members[0], parent, rtol=1e-6)
+    for other in members[1:]:
+        chex.assert_trees_all_equal_shapes_and_dtypes(other, members[0])
+        for leaf, base in zip(jax.tree.leaves(other), jax.tree.leaves(members[0]), strict=True):
+            assert (leaf != base).any()
+
+
+@pytest.mark.parametrize("relative_sigma", [True, False])
+def test_noise_is_normal_with_the_promised_standard_deviation(relative_sigma):
+    members, _, parent, _, _ = record_cycle(
+        sigma=0.03, relative_sigma=relative_sigma, min_scale=0.5
+    )
+    columns = zip(*map(jax.tree.leaves, [parent, *members[1:]]), strict=True)
+    for base, *mutants in columns:
+        rms = max(np.sqrt(np.mean(base**2)), 0.5) if relative_sigma else 1.0
+        noise = np.concatenate([(mutant - base).ravel() for mutant in mutants]) / (0.03 * rms)
+        tolerance = 5 / np.sqrt(noise.size)
+        assert abs(noise.mean()) < tolerance
+        assert abs(noise.std() - 1) < tolerance
+        assert abs((np.abs(noise) < 1).mean() - 0.6827) < tolerance
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("k", [1, 3, POPULATION])
+def test_info_reports_the_cycle(memory, k):
+    members, rest, _, _, info = record_cycle(memory=memory, elite_fraction=k / POPULATION)
+    scores = np.array([fitness_of(member) for member in members])
+    np.testing.assert_allclose(info.parent_fitness, scores[0], rtol=1e-5)
+    np.testing.assert_allclose(info.best_fitness, scores.min(), rtol=1e-5)
+    np.testing.assert_allclose(info.mean_fitness, scores.mean(), rtol=1e-5)
+    np.testing.assert_allclose(info.child_fitness, fitness_of(rest[0]), rtol=1e-5)
+    np.testing.assert_allclose(info.sigma, 0.02)
+    assert int(info.evaluations) == POPULATION + 1 == len(members) + len(rest)
+    assert int(info.cycle) == 0
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("accept", ["always", "improved", "best"])
+@pytest.mark.parametrize("sigma", [0.02, 3.0])
+def test_acceptance_takes_what_its_rule_says(memory, accept, sigma):
+    members, rest, parent, landed, info = record_cycle(memory=memory, accept=accept, sigma=sigma)
+    scores = np.array([fitness_of(member) for member in members])
+    child, best = rest[0], members[int(scores.argmin())]
+    outcomes = {
+        "always": [child],
+        "improved": [parent, child],
+        "best": [parent, best, child],
+    }[accept]
+    expected = min(outcomes, key=fitness_of)
+    chex.assert_trees_all_close(landed, expected, rtol=1e-5, atol=1e-6)
+    assert bool(info.accepted) == (expected is not parent)
+
+
+def test_a_schedule_gives_the_sigma_of_each_cycle():
+    schedule = optax.exponential_decay(0.1, transition_steps=1, decay_rate=0.98)
+    tx = evolve(optax.sgd(0.1), evolve_every=2, sigma=schedule)
+    params = toy_params()
+    state = tx.init(params)
+    update = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=fitness_of))
+    sigmas = []
+    for _ in range(6):
+        updates, state = update(jax.grad(fitness_of)(params), state, params)
+        params = optax.apply_updates(params, updates)
+        sigmas.append(float(state.info.sigma))
+    np.testing.assert_allclose(sigmas, [0, 0.1, 0.1, 0.098, 0.098, 0.1 * 0.98**2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+def test_ties_go_to_the_parent_and_then_to_the_smaller_index(memory):
+    seen = []
+
+    def weights(fitness):
+        return jnp.arange(1.0, fitness.size + 1)
+
+    def score(params):
+        seen.append(np.array(params))
+        return np.float32(1.0)
+
+    tx = evolve(
+        optax.sgd(0.0),
+        evolve_every=1,
+        elite_fraction=0.5,
+        memory=memory,
+        recombine=weights,
+        accept="best",
+    )
+    params = jnp.ones(5)
+    updates, state = tx.update(params, tx.init(params), params, value_fn=observed_by(score))
+    chex.assert_trees_all_equal(updates, jnp.zeros(5))
+    assert not bool(state.info.accepted)
+    # Members 0 to 3 of 8 are the elites, in that order.
+    child = seen[0] + sum((i + 1) * (seen[i] - seen[0]) for i in range(4))
+    np.testing.assert_allclose(seen[-1], child, rtol=1e-6)

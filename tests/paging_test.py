@@ -1,0 +1,99 @@
+"""Where elites live, and what happens where there is no pinned host memory."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from egd_optax import egd
+from egd_optax._cycle import paging
+
+PARAMS = jnp.ones((6, 5))
+
+
+def program(memory, **kwargs):
+    tx = egd(0.1, evolve_every=1, memory=memory, population_size=8, **kwargs)
+    update = lambda g, s, p: tx.update(g, s, p, value_fn=lambda p: jnp.sum(p**2))  # noqa: E731
+    return str(jax.make_jaxpr(update)(PARAMS, tx.init(PARAMS), PARAMS))
+
+
+def test_host_elites_are_k_whole_buffers_in_host_memory():
+    text = program("host", elite_fraction=0.375)
+    assert "f32<host>[6,5]" in text
+    assert "f32<host>[3,6,5]" not in text
+    for population in (3, 8):  # no stack of elites or members on the device either
+        assert f"f32[{population},6,5]" not in text
+
+
+@pytest.mark.parametrize("memory", ["device", "replay"])
+def test_the_other_modes_do_not_use_host_memory(memory):
+    assert "<host>" not in program(memory)
+
+
+def test_the_state_holds_no_elite():
+    for memory in ("host", "device", "replay"):
+        state = egd(0.1, memory=memory, elite_fraction=1.0).init(PARAMS)
+        assert max(leaf.size for leaf in jax.tree.leaves(state)) <= 2
+
+
+class NoPinnedHost:
+    platform = "toaster"
+
+    def addressable_memories(self):
+        return ()
+
+
+@pytest.fixture
+def no_pinned_host(monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: [NoPinnedHost()])
+    paging.has_pinned_host.cache_clear()
+    yield
+    paging.has_pinned_host.cache_clear()
+
+
+@pytest.mark.usefixtures("no_pinned_host")
+def test_host_falls_back_to_the_device_with_one_warning():
+    with pytest.warns(UserWarning, match="no pinned host memory.*replay") as caught:
+        fallback, again = program("host"), program("host")
+    assert len(caught) == 1
+    assert fallback == again == program("device")
+
+
+@pytest.mark.usefixtures("no_pinned_host")
+def test_the_other_modes_need_no_host_memory_and_do_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        program("device")
+        program("replay")
+
+
+def test_every_elite_is_visited_once_in_page_order():
+    genomes = [(jnp.full(2, float(i)),) for i in range(3)]
+    buffered = paging.Buffered(3, on_host=True)
+    pages = buffered.blank(genomes[0])
+    for page in (2, 0, 1):
+        pages = buffered.write(pages, jnp.int32(page), genomes[page], jnp.bool_(True))
+    pages = buffered.write(pages, jnp.int32(1), genomes[2], jnp.bool_(False))
+    on = jnp.array([True, False, True])
+
+    def append(page, genome, carry):
+        return 10 * carry + genome[0][0] + 1
+
+    visited = buffered.visit(pages, jnp.arange(3), on, append, jnp.float32(0))
+    assert float(visited) == 13
+    replayed = paging.Replayed(3, lambda member: (jnp.full(2, member, jnp.float32),))
+    assert float(replayed.visit((), jnp.arange(3), on, append, jnp.float32(0))) == 13
+
+
+def test_importing_the_library_starts_no_backend_and_needs_no_flax():
+    import subprocess
+    import sys
+
+    script = (
+        "import sys, egd_optax, optax; egd_optax.egd(0.1, key=3);"
+        "assert 'flax' not in sys.modules;"
+        "from jax.extend import backend; import jax._src.xla_bridge as bridge;"
+        "assert not bridge.backends_are_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
