@@ -246,7 +246,11 @@ def evolve(
             moving = _cycle.moving_leaves(params, spec.mutable)
             return _cycle.widen(base_updates, params, moving), kept_state, state.info
 
-        new_updates, kept_state, info = lax.cond(due, cycle_step, idle_step)
+        # Outside of jit every call would compile the conditional anew.
+        if not isinstance(due, jax.core.Tracer) and not due:
+            new_updates, kept_state, info = idle_step()
+        else:
+            new_updates, kept_state, info = lax.cond(due, cycle_step, idle_step)
         return new_updates, EvolveState(
             count=count,
             cycle=state.cycle + due.astype(jnp.int32),

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import egd
+from egd_optax import egd, evolve
 
 DATA = jax.random.normal(jax.random.key(1), (16, 5))
 PARAMS = jnp.linspace(-1.0, 1.0, 5)
@@ -88,8 +88,6 @@ def test_value_fn_gets_only_the_extra_arguments_that_it_names():
     def base_update(updates, state, params, **extra):
         seen.update(extra)
         return updates, state
-
-    from egd_optax import evolve
 
     base = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), base_update)
     tx = evolve(base, evolve_every=1)

@@ -7,8 +7,8 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
-import hypothesis  # noqa: E402
+import hypothesis
 
 # Compilation makes the first example slow; the property is what is tested, not time.
-hypothesis.settings.register_profile("default", deadline=None, max_examples=20, derandomize=True)
+hypothesis.settings.register_profile("default", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("default")

@@ -56,7 +56,11 @@ def oracle_child(members, parent, weights_of, k):
     weights = weights_of(scores[order].astype(np.float64))
     return jax.tree.map(
         lambda base, *leaves: (
-            base + sum(w * (leaves[i].astype(np.float64) - base) for w, i in zip(weights, order))
+            base
+            + sum(
+                w * (leaves[i].astype(np.float64) - base)
+                for w, i in zip(weights, order, strict=True)
+            )
         ),
         parent,
         *members,

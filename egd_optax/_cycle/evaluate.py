@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from egd_optax._cycle.snapshot import Leaves, Parent
 
@@ -60,7 +61,9 @@ def _named_by(value_fn: Callable[..., Any], extra_args: Mapping[str, Any]) -> Ma
 
 
 def _as_fitness(value: Any) -> jax.Array:
-    if not isinstance(value, jax.typing.ArrayLike):
+    if not isinstance(
+        value, (jax.Array, np.ndarray, np.number, np.bool_, bool, int, float, complex)
+    ):
         raise TypeError(
             f"`value_fn` must return one scalar, got {value!r}: of a loss with auxiliary "
             "outputs return the loss alone, `value_fn=lambda params: loss_fn(params)[0]`."
@@ -82,4 +85,4 @@ def _as_fitness(value: Any) -> jax.Array:
             "losses become equal: compute the loss in float32, for example from "
             "`logits.astype(jnp.float32)`."
         )
-    return lax.convert_element_type(value, fitness_dtype())
+    return jnp.asarray(value, fitness_dtype())

@@ -1,0 +1,30 @@
+"""The README's program without prompts runs as pasted; doctest runs those with prompts."""
+
+from pathlib import Path
+import re
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_first_program_runs_as_pasted(capsys):
+    programs = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    pasted = [program for program in programs if ">>>" not in program]
+    assert pasted
+    for program in pasted:
+        names = {}
+        exec(program, names)
+        assert int(names["state"].cycle) == 2
+        assert names["loss"](names["params"]) < names["loss"](names["jnp"].linspace(1.0, 2.0, 8))
+    assert "CycleInfo" in capsys.readouterr().out
+
+
+def test_every_argument_is_in_the_table():
+    import inspect
+
+    from egd_optax import evolve
+
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", README, flags=re.MULTILINE)
+    arguments = inspect.signature(evolve).parameters
+    assert [name for name, _ in rows] == [name for name in arguments if name != "base"]
+    for name, default in rows:
+        assert eval(default) == arguments[name].default
