@@ -104,7 +104,7 @@ def test_a_value_fn_dropped_on_the_way_is_missed():
 )  # fmt: skip
 @pytest.mark.parametrize("jit", [False, True])
 def test_what_value_fn_returns(value_fn, error, message, jit):
-    tx = egd(0.1)
+    tx = egd(0.1, evolve_every=1)
     step = lambda s: tx.update(PARAMS, s, PARAMS, value_fn=value_fn)  # noqa: E731
     with pytest.raises(error, match=message):
         (jax.jit(step) if jit else step)(tx.init(PARAMS))

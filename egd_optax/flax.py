@@ -1,0 +1,104 @@
+"""EGD in Flax training loops: linen's `TrainState`, and the fitness of an NNX model.
+
+Needs Flax, which the rest of the library does not import.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+from flax import nnx
+from flax.training import train_state
+import jax
+import optax
+
+
+class TrainState(train_state.TrainState):
+    """Linen's `TrainState`, whose `apply_gradients` passes arguments to the optimizer on.
+
+    Works with any optax optimizer: one that takes no extra arguments is not given any.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import linen as nn
+        >>> from egd_optax import egd
+        >>> from egd_optax.flax import TrainState
+        >>> model, x, y = nn.Dense(1), jnp.ones((4, 3)), jnp.ones((4, 1))
+        >>> state = TrainState.create(
+        ...   apply_fn=model.apply,
+        ...   params=model.init(jax.random.key(0), x)["params"],
+        ...   tx=egd(0.1, evolve_every=2),
+        ... )
+        >>> def loss(params): return jnp.mean((model.apply({"params": params}, x) - y) ** 2)
+        >>> for _ in range(4):
+        ...   state = state.apply_gradients(grads=jax.grad(loss)(state.params), value_fn=loss)
+        >>> int(state.step), int(state.opt_state.cycle)
+        (4, 2)
+    """
+
+    def apply_gradients(self, *, grads: optax.Updates, **kwargs: Any) -> "TrainState":
+        """Takes a step of the optimizer.
+
+        Args:
+            grads: gradients, a pytree like `params`.
+            **kwargs: those named like a field of this state replace it, as in linen;
+                `value_fn`, `evolve` and all others go to `tx.update`.
+
+        Returns:
+            The state after the step.
+        """
+        fields = {field.name for field in dataclasses.fields(self)}
+        replaced = {name: value for name, value in kwargs.items() if name in fields}
+        passed_on = {name: value for name, value in kwargs.items() if name not in fields}
+        tx = optax.with_extra_args_support(self.tx)
+        update = functools.partial(tx.update, **passed_on)
+        stepping = self.replace(tx=optax.GradientTransformation(tx.init, update))
+        stepped = train_state.TrainState.apply_gradients(stepping, grads=grads, **replaced)
+        restored: TrainState = stepped.replace(tx=replaced.get("tx", self.tx))
+        return restored
+
+
+def nnx_value_fn(
+    model: nnx.Module, loss: Callable[[Any], jax.Array], *, wrt: Any = nnx.Param
+) -> Callable[[optax.Params], jax.Array]:
+    """The `value_fn` of an NNX model, for `nnx.Optimizer.update`.
+
+    Args:
+        model: the model; read, not changed.
+        loss: maps a model to a real scalar, forward only, for example `lambda model:
+            loss_fn(model, batch)`. It is given a copy of `model` in evaluation mode,
+            with the parameters of a member: Dropout is off, BatchNorm uses its running
+            statistics, and whatever the copy counts or stores is dropped.
+        wrt: which variables the optimizer updates, as given to `nnx.Optimizer`.
+
+    Returns:
+        A function from the parameters, as `nnx.Optimizer` passes them, to the loss.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from egd_optax import egd
+        >>> from egd_optax.flax import nnx_value_fn
+        >>> rngs = nnx.Rngs(0)
+        >>> model = nnx.Sequential(nnx.Linear(3, 1, rngs=rngs), nnx.Dropout(0.5, rngs=rngs))
+        >>> optimizer = nnx.Optimizer(model, egd(0.1, evolve_every=2), wrt=nnx.Param)
+        >>> x, y = jnp.ones((4, 3)), jnp.ones((4, 1))
+        >>> def loss(model): return jnp.mean((model(x) - y) ** 2)
+        >>> @nnx.jit
+        ... def step(model, optimizer):
+        ...   grads = nnx.grad(loss)(model)
+        ...   optimizer.update(model, grads, value_fn=nnx_value_fn(model, loss))
+        >>> for _ in range(4):
+        ...   step(model, optimizer)
+        >>> int(optimizer.opt_state.cycle[...])
+        2
+    """
+    graphdef, _, *rest = nnx.split(model, wrt, ...)
+
+    def value_fn(params: optax.Params) -> jax.Array:
+        member = nnx.merge(graphdef, params, *rest, copy=True)
+        member.eval()
+        return loss(member)
+
+    return value_fn
