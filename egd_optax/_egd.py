@@ -126,10 +126,11 @@ def evolve(
             Integer leaves never do.
         memory: where elites live during a cycle. "host": in pinned host memory.
             "device": on the device. "replay": nowhere, they are drawn again from their
-            keys. The result is the same to the bit. With "host", start from parameters
-            that are committed to their devices (any sharding, or `jax.device_put(params,
-            jax.devices()[0])`): JAX commits what a program with two memories returns, so
-            that a jitted step that started from uncommitted ones is compiled twice.
+            keys. The result is the same to the bit. On CPU "host" and "device" are the
+            same. On an accelerator start with "host" from parameters that are committed
+            to their devices (any sharding, or `jax.device_put(params, jax.devices()[0])`):
+            JAX commits what a program with two memories returns, so that a jitted step
+            that started from uncommitted ones is compiled twice.
         axis_name: mapped axes, of `jax.shard_map` or `jax.pmap`, to average fitness over.
         key: int seed, or a threefry key. Noise depends on the key, the cycle, the member
             and the position of the leaf alone.

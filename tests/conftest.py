@@ -8,7 +8,21 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import hypothesis
+import pytest
+
+from egd_optax._cycle import paging
 
 # Compilation makes the first example slow; the property is what is tested, not time.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True)
+def paged_as_on_an_accelerator(request, monkeypatch):
+    """Lets "host" transfer elites as on an accelerator; CPU needs no transfer.
+
+    The program then holds the transfers and the types of host memory; a test marked
+    `on_cpu` sees what a CPU user gets.
+    """
+    if "on_cpu" not in request.keywords:
+        monkeypatch.setattr(paging, "pages_to_host", lambda: True)

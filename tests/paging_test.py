@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import types
+from typing import NamedTuple
 import warnings
 
 import jax
@@ -39,31 +41,53 @@ def test_the_state_holds_no_elite():
         assert max(leaf.size for leaf in jax.tree.leaves(state)) <= 2
 
 
-class NoPinnedHost:
-    platform = "toaster"
+class Device(NamedTuple):
+    """As much of a device as the choice of memory looks at."""
+
+    platform: str
+    kinds: tuple[str, ...]
 
     def addressable_memories(self):
-        return ()
+        return [types.SimpleNamespace(kind=kind) for kind in self.kinds]
 
 
 @pytest.fixture
-def no_pinned_host(monkeypatch):
-    monkeypatch.setattr(jax, "local_devices", lambda: [NoPinnedHost()])
+def run_on(monkeypatch):
     paging.has_pinned_host.cache_clear()
-    yield
-    paging.has_pinned_host.cache_clear()
+    return lambda *device: monkeypatch.setattr(jax, "local_devices", lambda: [Device(*device)])
 
 
-@pytest.mark.usefixtures("no_pinned_host")
-def test_host_falls_back_to_the_device_with_one_warning():
-    with pytest.warns(UserWarning, match="no pinned host memory.*replay") as caught:
+@pytest.mark.on_cpu
+def test_host_falls_back_to_the_device_with_one_warning(run_on):
+    run_on("toaster", ("device",))
+    with pytest.warns(UserWarning, match="'toaster' has no pinned host memory.*replay") as caught:
         fallback, again = program("host"), program("host")
     assert len(caught) == 1
     assert fallback == again == program("device")
 
 
-@pytest.mark.usefixtures("no_pinned_host")
-def test_the_other_modes_need_no_host_memory_and_do_not_warn():
+@pytest.mark.on_cpu
+def test_host_needs_an_accelerator_with_pinned_memory(run_on):
+    run_on("gpu", ("device", "pinned_host"))
+    assert "<host>" in program("host")
+
+
+@pytest.mark.on_cpu
+def test_on_cpu_host_memory_is_device_memory():
+    assert program("host") == program("device")
+
+
+@pytest.mark.on_cpu
+def test_a_program_compiled_on_cpu_for_an_accelerator_uses_its_host_memory():
+    device = jax.sharding.AbstractDevice(device_kind="TPU v5e", num_cores=1, platform="tpu")
+    mesh = jax.sharding.AbstractMesh((1,), ("x",), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert "<host>" in program("host")
+
+
+@pytest.mark.on_cpu
+def test_the_other_modes_need_no_host_memory_and_do_not_warn(run_on):
+    run_on("toaster", ("device",))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         program("device")

@@ -77,8 +77,9 @@ def test_one_compilation_and_a_stable_state(memory, reset_base):
     assert not any(weak)
 
 
-@pytest.mark.parametrize("memory", ["device", "replay"])
-def test_without_host_memory_uncommitted_parameters_compile_once_too(memory):
+@pytest.mark.on_cpu
+@pytest.mark.parametrize("memory", MEMORY)
+def test_on_cpu_uncommitted_parameters_compile_once_too(memory):
     tx = egd(0.1, evolve_every=2, memory=memory)
 
     @jax.jit

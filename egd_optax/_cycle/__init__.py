@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax._cycle.evaluate import AxisName, evaluate, fitness_dtype
-from egd_optax._cycle.mutate import mutate
+from egd_optax._cycle.mutate import cycle_key, mutate
 from egd_optax._cycle.paging import make_paging
 from egd_optax._cycle.recombine import PARENT, Rule, accept, recombine
 from egd_optax._cycle.resume import reset_base_state, resume, widen
@@ -114,7 +114,7 @@ def run_cycle(
     """
     sigma = spec.sigma(cycle) if callable(spec.sigma) else spec.sigma
     sigma = jnp.asarray(sigma, fitness_dtype())
-    key = jax.random.fold_in(jax.random.wrap_key_data(key_data, impl="threefry2x32"), cycle)
+    key = cycle_key(key_data, cycle)
 
     parent = snapshot(params, base_updates, spec.mutable)
     genome = parent.genome

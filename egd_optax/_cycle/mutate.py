@@ -16,6 +16,20 @@ from egd_optax._cycle.snapshot import Leaves, Parent
 
 Draw = Callable[[jax.Array], Leaves]
 
+# Sets the noise apart from what a training loop derives from the same key.
+_PURPOSE = 0x45474421
+
+
+def cycle_key(key_data: jax.Array, cycle: jax.Array) -> jax.Array:
+    """The key of a cycle.
+
+    Args:
+        key_data: uint32 `[2]`, the raw key of the run.
+        cycle: int32 `[]`, index of the cycle.
+    """
+    key = jax.random.wrap_key_data(key_data, impl="threefry2x32")
+    return jax.random.fold_in(jax.random.fold_in(key, _PURPOSE), cycle)
+
 
 def mutate(
     parent: Parent,

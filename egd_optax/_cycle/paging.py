@@ -110,24 +110,30 @@ class Replayed(NamedTuple):
 
 
 def make_paging(memory: str, count: int, draw: Draw) -> Paging:
-    """The paging of a memory mode, "host", "device" or "replay".
-
-    Where the platform has no pinned host memory, "host" warns once and keeps the
-    elites on the device.
-    """
+    """The paging of a memory mode, "host", "device" or "replay"."""
     if memory == "replay":
         return Replayed(count, draw)
-    return Buffered(count, on_host=memory == "host" and has_pinned_host())
+    return Buffered(count, on_host=memory == "host" and pages_to_host())
 
 
-def _transfer(leaves: Leaves, space: Any) -> Leaves:
-    return tuple(jax.device_put(leaf, space) for leaf in leaves)
+def pages_to_host() -> bool:
+    """Whether "host" means a transfer on the platform that the program is for.
+
+    On CPU it does not: device memory is host memory, and a transfer would only make
+    JAX commit the outputs of the program, hence compile a step that started from
+    uncommitted parameters a second time. A mesh of another platform, set with
+    `jax.set_mesh` to compile ahead of time, counts as that platform.
+    """
+    target = jax.sharding.get_abstract_mesh().abstract_device
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return target is not None and target.platform != "cpu"
+    return has_pinned_host(device)
 
 
 @functools.cache
-def has_pinned_host() -> bool:
-    """Whether the default devices address pinned host memory; warns once if not."""
-    device = jax.local_devices()[0]
+def has_pinned_host(device: jax.Device) -> bool:
+    """Whether a device addresses pinned host memory; warns, once, if it does not."""
     if any(memory.kind == "pinned_host" for memory in device.addressable_memories()):
         return True
     warnings.warn(
@@ -137,3 +143,7 @@ def has_pinned_host() -> bool:
         stacklevel=2,
     )
     return False
+
+
+def _transfer(leaves: Leaves, space: Any) -> Leaves:
+    return tuple(jax.device_put(leaf, space) for leaf in leaves)

@@ -1,0 +1,88 @@
+"""Trains both stories with all methods and seeds, and reports; `python -m demo`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from demo import digits, figure, report
+from demo.stories import BUDGET, CHECKS, SEEDS, STORIES, Story
+from demo.train import run
+
+OUTPUT = Path(__file__).parent / "output"
+
+NOTES = (
+    "The test images are shown to one checkpoint of a run, the one with the lowest "
+    "validation error, whatever the method.",
+    "Forwards are images through the network; a gradient counts three. Validation, the "
+    "same for all methods, is not counted.",
+    "With ternary weights every score is that of the rounded network. EGD selects on the "
+    "loss after rounding, which has no gradient. Straight-through, for reference, "
+    "differentiates as if there were no rounding: EGD is for losses without such a trick.",
+)
+
+
+def main(
+    *,
+    output: Path = OUTPUT,
+    stories: Sequence[Story] = STORIES,
+    seeds: Sequence[int] = SEEDS,
+    budget: int = BUDGET,
+    checks: int = CHECKS,
+    console: Console | None = None,
+) -> report.Results:
+    """Runs the demo.
+
+    Args:
+        output: folder for the figure and the numbers; made if missing.
+        stories: what to compare.
+        seeds: a run each for every method.
+        budget: sample-forwards of a run.
+        checks: validations of a run.
+        console: where to print; None for the standard output.
+
+    Returns:
+        The runs, by story and method.
+    """
+    console = console or Console()
+    results = train_all(stories, seeds, budget=budget, checks=checks, console=console)
+    output.mkdir(parents=True, exist_ok=True)
+    figure.draw(results, output / "curves.png")
+    report.save(results, stories, output / "results.json")
+    console.print(report.table(results))
+    for note in NOTES:
+        console.print(note, style="dim", highlight=False)
+    for name in ("curves.png", "results.json"):
+        console.print(f"{output / name}", soft_wrap=True, highlight=False)
+    return results
+
+
+def train_all(
+    stories: Sequence[Story], seeds: Sequence[int], *, budget: int, checks: int, console: Console
+) -> report.Results:
+    """Trains every method of every story from every seed, behind a progress bar."""
+    data = digits.load()
+    columns = (TextColumn("{task.description:38}"), BarColumn(), TimeElapsedColumn())
+    results: dict[str, dict[str, list]] = {story.title: {} for story in stories}
+    with Progress(*columns, console=console) as progress:
+        for story in stories:
+            for name, method in story.methods.items():
+                task = progress.add_task(f"{story.title}: {name}", total=len(seeds) * checks)
+                results[story.title][name] = [
+                    run(
+                        method,
+                        story.deploy,
+                        data,
+                        seed=seed,
+                        budget=budget,
+                        checks=checks,
+                        on_check=lambda task=task: progress.advance(task),
+                    )
+                    for seed in seeds
+                ]
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""What training costs, in sample-forwards: one image through the network once."""
+
+from typing import NamedTuple
+
+# The backward pass costs about two forward passes.
+FORWARDS_PER_GRADIENT = 3
+
+
+class Ledger(NamedTuple):
+    """The prices of one method.
+
+    Attributes:
+        step: price of a gradient step.
+        cycle: price of an evolution cycle, 0 for a method without cycles.
+        evolve_every: steps between cycles.
+    """
+
+    step: int
+    cycle: int = 0
+    evolve_every: int = 1
+
+    def spent(self, steps: int) -> int:
+        """Sample-forwards after `steps` steps and the cycles that fell due."""
+        return steps * self.step + steps // self.evolve_every * self.cycle
+
+    def steps_within(self, budget: int) -> int:
+        """The most steps for which `spent` stays within the budget."""
+        period = self.spent(self.evolve_every)
+        periods, rest = divmod(budget, period)
+        # The last step of a period is followed by a cycle, for which the rest is too small.
+        return periods * self.evolve_every + min(rest // self.step, self.evolve_every - 1)
