@@ -1,4 +1,4 @@
-"""Chooses the settings in `demo.stories`; run with `python -m demo.tune`, about 15 minutes.
+"""Chooses the settings in `demo.stories`; run with `python -m demo.tune`.
 
 Every method gets a grid of 36 settings, on seeds that the demo does not show, and is
 judged as in the demo: by the best checkpoint on the validation images, after rounding
