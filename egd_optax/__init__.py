@@ -8,7 +8,7 @@ child, elite or parent --> update    never worse, unless accept="always"
 """
 
 from egd_optax._cycle import CycleInfo
-from egd_optax._egd import EvolveState, egd, evolve, is_due
+from egd_optax._egd import STATIC_ARGS, EvolveState, egd, evolve, is_due
 
-__all__ = ["CycleInfo", "EvolveState", "egd", "evolve", "is_due"]
+__all__ = ["STATIC_ARGS", "CycleInfo", "EvolveState", "egd", "evolve", "is_due"]
 __version__ = "0.1.0"

@@ -16,6 +16,11 @@ ScalarOrSchedule = jax.typing.ArrayLike | Schedule
 Recombine = str | Callable[[jax.Array], jax.Array]
 
 
+# The arguments that shape the program or are functions, for `optax.inject_hyperparams`:
+# it would trace the numbers and take the functions for schedules of the step.
+STATIC_ARGS = ("evolve_every", "population_size", "elite_fraction", "recombine", "mutable")
+
+
 class EvolveState(NamedTuple):
     """State of `evolve`; scalars beside the state of the base optimizer.
 

@@ -50,7 +50,7 @@ def recombine(
             for sum_, leaf, base in zip(total, elite, genome, strict=True)
         )
 
-    zeros = tuple(jnp.zeros(leaf.shape, _sum_dtype(leaf.dtype)) for leaf in genome)
+    zeros = tuple(jnp.zeros_like(leaf, _sum_dtype(leaf.dtype)) for leaf in genome)
     total = visit(elites, paging, weights != 0, add, zeros)
     return tuple(
         (leaf.astype(sum_.dtype) + sum_).astype(leaf.dtype)

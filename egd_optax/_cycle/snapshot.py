@@ -76,7 +76,7 @@ def moving_leaves(params: optax.Params, mutable: object) -> tuple[int, ...]:
     """
     leaves, _ = flatten(params)
     can_move = [at for at, leaf in enumerate(leaves) if _is_inexact(leaf)]
-    if mutable is None:
+    if mutable is None or not leaves:  # none in the placeholder of optax.tree.map_params
         return tuple(can_move)
     allowed = _broadcast(mutable(params) if callable(mutable) else mutable, params)
     moving = tuple(at for at in can_move if allowed[at])
