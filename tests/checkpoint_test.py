@@ -1,0 +1,78 @@
+"""A resumed run is the uninterrupted one, to the bit."""
+
+import chex
+from flax import serialization
+import jax
+import jax.numpy as jnp
+import optax
+import orbax.checkpoint as ocp
+import pytest
+
+from egd_optax import evolve
+
+PARAMS = {"w": jnp.linspace(-1.0, 2.0, 12).reshape(4, 3), "b": jnp.ones(3, jnp.bfloat16)}
+
+
+def loss(params):
+    return sum(jnp.sum((leaf.astype(jnp.float32) - 0.5) ** 2) for leaf in jax.tree.leaves(params))
+
+
+def optimizer(memory="host", base=None):
+    base = optax.adam(0.01) if base is None else base
+    return evolve(base, evolve_every=3, sigma=0.1, memory=memory, key=jax.random.key(5))
+
+
+def advance(tx, params, state, steps):
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(jax.grad(loss)(params), state, params, value_fn=loss)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(steps):
+        params, state = step(params, state)
+    return params, state
+
+
+@pytest.mark.parametrize("target", ["concrete", "abstract"])
+@pytest.mark.parametrize("memory", ["host", "device", "replay"])
+def test_orbax_resumes_in_the_middle_of_an_interval(tmp_path, memory, target):
+    tx = optimizer(memory)
+    params, state = jax.device_put((PARAMS, tx.init(PARAMS)), jax.devices()[0])
+    params, state = advance(tx, params, state, 4)  # one cycle, and a step
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "step4", {"params": params, "state": state})
+    expected = advance(tx, params, state, 5)
+
+    fresh = optimizer(memory)
+    blank = {"params": jax.tree.map(jnp.zeros_like, PARAMS), "state": fresh.init(PARAMS)}
+    if target == "abstract":
+        blank = jax.tree.map(ocp.utils.to_shape_dtype_struct, blank)
+    with ocp.StandardCheckpointer() as checkpointer:
+        restored = checkpointer.restore(tmp_path / "step4", blank)
+    chex.assert_trees_all_equal(restored["state"], state)
+    resumed = advance(fresh, restored["params"], restored["state"], 5)
+    chex.assert_trees_all_equal(resumed, expected)
+    assert int(resumed[1].cycle) == 3
+
+
+def test_flax_serialization_round_trips_the_state():
+    tx = optimizer()
+    params, state = advance(tx, PARAMS, tx.init(PARAMS), 4)
+    data = serialization.to_bytes(state)
+    restored = serialization.from_bytes(tx.init(PARAMS), data)
+    chex.assert_trees_all_equal(restored, state)
+    chex.assert_trees_all_equal_dtypes(restored, state)
+    chex.assert_trees_all_equal(advance(tx, params, restored, 3), advance(tx, params, state, 3))
+
+
+def test_a_checkpoint_of_another_base_is_refused(tmp_path):
+    saved, other = optimizer(), optimizer(base=optax.sgd(0.1, momentum=0.9))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "adam", saved.init(PARAMS))
+    with (
+        ocp.StandardCheckpointer() as checkpointer,
+        pytest.raises(ValueError, match="base_state|structure|match"),
+    ):
+        checkpointer.restore(tmp_path / "adam", other.init(PARAMS))
+    with pytest.raises(ValueError, match="trace|names|field"):
+        serialization.from_bytes(other.init(PARAMS), serialization.to_bytes(saved.init(PARAMS)))

@@ -1,0 +1,126 @@
+"""EGD in Flax training loops, linen and NNX."""
+
+import chex
+from flax import linen as nn
+from flax import nnx
+from flax.training import train_state
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from egd_optax import egd
+from egd_optax.flax import TrainState, nnx_value_fn
+
+X = jax.random.normal(jax.random.key(0), (16, 4))
+Y = jnp.sum(X, axis=1, keepdims=True)
+
+
+def linen_state(tx, state_type=TrainState):
+    model = nn.Dense(1)
+    params = model.init(jax.random.key(1), X)["params"]
+    return state_type.create(apply_fn=model.apply, params=params, tx=tx)
+
+
+def linen_loss(params):
+    return jnp.mean((nn.Dense(1).apply({"params": params}, X) - Y) ** 2)
+
+
+@pytest.mark.parametrize("tx", [optax.sgd(0.1, momentum=0.9), optax.adamw(1e-2)])
+def test_train_state_is_that_of_linen_for_any_optax_optimizer(tx):
+    ours, theirs = linen_state(tx), linen_state(tx, train_state.TrainState)
+    for _ in range(3):
+        grads = jax.grad(linen_loss)(theirs.params)
+        ours = ours.apply_gradients(grads=grads, value_fn=linen_loss)
+        theirs = theirs.apply_gradients(grads=grads)
+        chex.assert_trees_all_equal(ours.params, theirs.params)
+        chex.assert_trees_all_equal(ours.opt_state, theirs.opt_state)
+        assert ours.step == theirs.step
+        assert ours.tx is tx
+
+
+def test_train_state_evolves_under_jit_and_replaces_fields():
+    class WithCount(TrainState):
+        batches: int = 0
+
+    state = linen_state(egd(0.1, evolve_every=2), WithCount)
+
+    @jax.jit
+    def step(state, x, y):
+        def loss(params, x, y):
+            return jnp.mean((state.apply_fn({"params": params}, x) - y) ** 2)
+
+        grads = jax.grad(loss)(state.params, x, y)
+        return state.apply_gradients(
+            grads=grads, value_fn=loss, x=x, y=y, batches=state.batches + 1
+        )
+
+    state = jax.device_put(state, jax.devices()[0])
+    for _ in range(4):
+        state = step(state, X, Y)
+    assert int(state.opt_state.cycle) == 2
+    assert int(state.batches) == int(state.step) == 4
+    assert step._cache_size() == 1
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.inner = nnx.Linear(4, 8, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.outer = nnx.Linear(8, 1, rngs=rngs)
+        self.calls = nnx.Variable(jnp.array(0))
+
+    def __call__(self, x):
+        self.calls[...] += 1
+        return self.outer(self.dropout(nnx.relu(self.norm(self.inner(x)))))
+
+
+def nnx_loss(model):
+    return jnp.mean((model(X) - Y) ** 2)
+
+
+def values(model):
+    """Everything that the model holds, keys as their raw data."""
+
+    def value(leaf):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return np.array(jax.random.key_data(leaf) if is_key else leaf)
+
+    return jax.tree.map(value, nnx.to_pure_dict(nnx.state(model)))
+
+
+def test_nnx_value_fn_scores_a_copy_in_evaluation_mode():
+    model = Net(nnx.Rngs(0))
+    nnx_loss(model)  # moves the running statistics
+    before = values(model)
+    value_fn = nnx_value_fn(model, nnx_loss)
+    params = nnx.state(model, nnx.Param)
+    first, second = value_fn(params), value_fn(params)
+    assert first == second  # no dropout
+    chex.assert_trees_all_equal(values(model), before)
+    model.eval()
+    np.testing.assert_allclose(first, nnx_loss(model), rtol=1e-6)
+    shifted = value_fn(jax.tree.map(lambda leaf: leaf + 1.0, params))
+    assert shifted != first
+
+
+@pytest.mark.parametrize("memory", ["host", "device", "replay"])
+def test_nnx_optimizer_evolves_and_cycles_leave_no_trace_in_the_model(memory):
+    model = Net(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, egd(0.05, evolve_every=2, memory=memory), wrt=nnx.Param)
+
+    @nnx.jit
+    def step(model, optimizer):
+        grads = nnx.grad(nnx_loss)(model)
+        optimizer.update(model, grads, value_fn=nnx_value_fn(model, nnx_loss))
+
+    plain = Net(nnx.Rngs(0))
+    for _ in range(4):
+        step(model, optimizer)
+        nnx_loss(plain)
+    assert int(optimizer.opt_state.cycle[...]) == 2
+    assert int(model.calls[...]) == 4  # the gradient's calls only
+    assert int(model.dropout.rngs.count[...]) == int(plain.dropout.rngs.count[...])
+    assert bool(optimizer.opt_state.info.accepted[...])
