@@ -8,7 +8,8 @@ child, elite or parent --> update    never worse, unless accept="always"
 """
 
 from egd_optax._cycle import CycleInfo
-from egd_optax._egd import STATIC_ARGS, EvolveState, egd, evolve, is_due
+from egd_optax._egd import egd
+from egd_optax._evolve import STATIC_ARGS, EvolveState, evolve, is_due
 from egd_optax._frozen import with_frozen
 
 __all__ = ["STATIC_ARGS", "CycleInfo", "EvolveState", "egd", "evolve", "is_due", "with_frozen"]

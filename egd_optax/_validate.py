@@ -1,9 +1,10 @@
-"""What `evolve` accepts: every constructor argument checked in one place.
+"""What `evolve` and its `update` accept, checked in one place.
 
 Only concrete Python and NumPy values are checked. Under `optax.inject_hyperparams`
 numeric arguments arrive as arrays, whose values are not known when the step is traced.
 """
 
+from collections.abc import Callable
 import math
 import numbers
 from typing import Any
@@ -164,6 +165,32 @@ def check_key(key: Any) -> None:
             f"`key` must be an int, a typed key or raw key data (uint32 [2]), got "
             f"{key.dtype} {list(key.shape)}: {fix}"
         )
+
+
+def check_call(params: Any, value_fn: Any, evolve: Any) -> tuple[Callable[..., Any], bool | None]:
+    """Checks what `update` was called with; `evolve` comes back as None or a Python bool."""
+    if evolve is not None and not isinstance(evolve, (bool, np.bool_)):
+        raise TypeError(
+            f"`evolve` must be None, True or False when the step is traced, got {evolve!r}: "
+            "make it a static argument of your jitted step, or pass None."
+        )
+    if params is None:
+        raise ValueError(
+            "`params` must be passed to `update`, got None: call "
+            "`tx.update(grads, state, params, value_fn=...)`."
+        )
+    if value_fn is None and (evolve is None or evolve):
+        raise TypeError(
+            "`value_fn` must be passed to `update`, got None: call `tx.update(grads, state, "
+            "params, value_fn=lambda params: loss(params, batch))`. If you did, a wrapper "
+            "around this optimizer dropped it."
+        )
+    if value_fn is not None and not callable(value_fn):
+        raise TypeError(
+            f"`value_fn` must be a function of the parameters, got {value_fn!r}: pass "
+            "`lambda params: loss(params, batch)`, not the loss itself."
+        )
+    return value_fn, None if evolve is None else bool(evolve)
 
 
 def make_key_data(key: Any) -> jax.Array:

@@ -88,7 +88,8 @@ def test_inside_accumulation_the_caller_limits_the_cycle_to_the_last_micro_step(
         jax.effects_barrier()
         return params, int(state.inner_opt_state.cycle), len(evaluated)
 
-    in_graph, cycles_run, forwards = run_micro_steps(lambda micro_step: None)
+    with pytest.warns(UserWarning, match="runs a due cycle on each of its k micro-steps"):
+        in_graph, cycles_run, forwards = run_micro_steps(lambda micro_step: None)
     decided, cycles_decided, forwards_decided = run_micro_steps(lambda m: m % 6 == 0)
     chex.assert_trees_all_close(in_graph, decided, rtol=1e-6)
     assert cycles_run == cycles_decided == 2

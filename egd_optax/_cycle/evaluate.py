@@ -54,8 +54,8 @@ def fitness_dtype() -> jnp.dtype:
 
 def _named_by(value_fn: Callable[..., Any], extra_args: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
-        names = inspect.signature(value_fn).parameters
-    except (TypeError, ValueError):  # a builtin without a signature
+        _, *names = inspect.signature(value_fn).parameters  # the first takes the parameters
+    except (TypeError, ValueError):  # no signature, or one without parameters
         return {}
     return {name: value for name, value in extra_args.items() if name in names}
 
