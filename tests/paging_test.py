@@ -41,6 +41,34 @@ def test_the_state_holds_no_elite():
         assert max(leaf.size for leaf in jax.tree.leaves(state)) <= 2
 
 
+def temp_in_copies(memory, population_size, elite_count):
+    """Temporary memory of the compiled step, in copies of the parameters."""
+    params = jax.ShapeDtypeStruct((512, 512), jnp.float32)
+    tx = egd(
+        0.1,
+        population_size=population_size,
+        elite_fraction=elite_count / population_size,
+        memory=memory,
+    )
+    step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=lambda p: jnp.sum(p[0])))
+    compiled = step.lower(params, jax.eval_shape(tx.init, params), params).compile()
+    return compiled.memory_analysis().temp_size_in_bytes / (512 * 512 * 4)
+
+
+@pytest.mark.parametrize("memory", ["host", "device"])
+def test_an_elite_costs_one_page_and_a_member_none(memory):
+    few = temp_in_copies(memory, 16, 6)
+    # CPU counts pages in host memory among the temporaries.
+    assert temp_in_copies(memory, 16, 14) - few < 8.1
+    assert temp_in_copies(memory, 64, 6) - few < 0.1
+
+
+def test_replay_costs_no_memory_per_elite_or_member():
+    few = temp_in_copies("replay", 16, 6)
+    assert temp_in_copies("replay", 16, 14) - few < 0.1
+    assert temp_in_copies("replay", 64, 6) - few < 0.1
+
+
 class Device(NamedTuple):
     """As much of a device as the choice of memory looks at."""
 

@@ -1,7 +1,7 @@
 """A branch that leaves the buffers it does not touch alone."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax import lax
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 T = TypeVar("T")
 
 
-def when(pred: jax.Array, fn: Callable[[T], T], carry: T) -> T:
-    """Returns `fn(carry)` where `pred` holds, else `carry`.
+def when(pred: jax.Array, fn: Callable[..., T], carry: T, *operands: Any) -> T:
+    """Returns `fn(carry, *operands)` where `pred` holds, else `carry`.
 
     A loop of no or one trip rather than `lax.cond`, for two reasons. XLA threads
     the carry of a loop through in place, where it may copy what both branches of
@@ -23,9 +23,16 @@ def when(pred: jax.Array, fn: Callable[[T], T], carry: T) -> T:
         pred: bool `[]`.
         fn: maps the carry to a carry of the same structure, shapes and dtypes.
         carry: pytree of arrays.
+        *operands: pytrees of arrays. Whatever `fn` computes from these alone stays
+            inside: XLA would move what it computes from captured arrays out of the
+            loop, hence do it for all branches at once, taken or not.
 
     Returns:
         A pytree like `carry`.
     """
-    result: T = lax.fori_loop(0, pred.astype(jnp.int32), lambda _, value: fn(value), carry)
+
+    def body(_: jax.Array, value: T) -> T:
+        return fn(*lax.optimization_barrier((value, *operands)))
+
+    result: T = lax.fori_loop(0, pred.astype(jnp.int32), body, carry)
     return result

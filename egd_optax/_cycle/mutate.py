@@ -6,7 +6,6 @@ device, in another order, or after a resume. That is what `memory="replay"` rest
 """
 
 from collections.abc import Callable
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -60,11 +59,11 @@ def mutate(
         for leaf in genome
     )
 
+    def perturb(genome: Leaves, member: jax.Array) -> Leaves:
+        return _perturb(genome, stds, parent.moving, jax.random.fold_in(key, member))
+
     def draw(member: jax.Array) -> Leaves:
-        perturb = functools.partial(
-            _perturb, stds=stds, moving=parent.moving, key=jax.random.fold_in(key, member)
-        )
-        return when(member > 0, perturb, genome)
+        return when(member > 0, perturb, genome, member)
 
     return draw
 
@@ -90,7 +89,7 @@ def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
-def _perturb(genome: Leaves, *, stds: Leaves, moving: tuple[int, ...], key: jax.Array) -> Leaves:
+def _perturb(genome: Leaves, stds: Leaves, moving: tuple[int, ...], key: jax.Array) -> Leaves:
     def perturb_leaf(leaf: jax.Array, std: jax.Array, position: int) -> jax.Array:
         wide = wide_dtype(leaf.dtype)
         # float32 noise for float64 leaves too: the draw is the same in every precision.

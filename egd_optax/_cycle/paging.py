@@ -59,7 +59,7 @@ class Buffered(NamedTuple):
 
     def write(self, pages: Pages, page: jax.Array, genome: Leaves, on: jax.Array) -> Pages:
         return tuple(
-            when(on & (page == at), lambda _: self._place(genome), old)
+            when(on & (page == at), lambda _, new: self._place(new), old, genome)
             for at, old in enumerate(pages)
         )
 
@@ -67,10 +67,10 @@ class Buffered(NamedTuple):
         del members
         for at, stored in enumerate(pages):
 
-            def body(value: T, at: int = at, stored: Leaves = stored) -> T:
+            def body(value: T, stored: Leaves, at: int = at) -> T:
                 return fn(jnp.int32(at), self._fetch(stored), value)
 
-            carry = when(on[at], body, carry)
+            carry = when(on[at], body, carry, stored)
         return carry
 
     def _place(self, genome: Leaves) -> Leaves:
@@ -103,7 +103,10 @@ class Replayed(NamedTuple):
         del pages
 
         def visit_page(page: jax.Array, value: T) -> T:
-            return when(on[page], lambda v: fn(page, self.draw(members[page]), v), value)
+            def body(value: T, member: jax.Array) -> T:
+                return fn(page, self.draw(member), value)
+
+            return when(on[page], body, value, members[page])
 
         result: T = lax.fori_loop(0, self.size, visit_page, carry)
         return result

@@ -96,7 +96,7 @@ def reset_base_state(
     Returns:
         A state of the same structure and dtypes; `state` itself where not `jumped`.
     """
-    return when(jumped, lambda old: _renewed(old, base.init(params)), state)
+    return when(jumped, lambda old, new: _renewed(old, base.init(new)), state, params)
 
 
 def _renewed(state: Any, fresh: Any) -> Any:
