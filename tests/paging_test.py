@@ -1,5 +1,6 @@
 """Where elites live, and what happens where there is no pinned host memory."""
 
+import contextlib
 import subprocess
 import sys
 import types
@@ -16,10 +17,12 @@ from egd_optax._cycle import paging
 PARAMS = jnp.ones((6, 5))
 
 
-def program(memory, **kwargs):
+def program(memory, context=contextlib.nullcontext, **kwargs):
     tx = egd(0.1, evolve_every=1, memory=memory, population_size=8, **kwargs)
     update = lambda g, s, p: tx.update(g, s, p, value_fn=lambda p: jnp.sum(p**2))  # noqa: E731
-    return str(jax.make_jaxpr(update)(PARAMS, tx.init(PARAMS), PARAMS))
+    state = tx.init(PARAMS)
+    with context():
+        return str(jax.make_jaxpr(update)(PARAMS, state, PARAMS))
 
 
 def test_host_elites_are_k_whole_buffers_in_host_memory():
@@ -109,8 +112,7 @@ def test_on_cpu_host_memory_is_device_memory():
 def test_a_program_compiled_on_cpu_for_an_accelerator_uses_its_host_memory():
     device = jax.sharding.AbstractDevice(device_kind="TPU v5e", num_cores=1, platform="tpu")
     mesh = jax.sharding.AbstractMesh((1,), ("x",), abstract_device=device)
-    with jax.sharding.use_abstract_mesh(mesh):
-        assert "<host>" in program("host")
+    assert "<host>" in program("host", lambda: jax.sharding.use_abstract_mesh(mesh))
 
 
 @pytest.mark.on_cpu

@@ -1,7 +1,10 @@
 """The README's program without prompts runs as pasted; doctest runs those with prompts."""
 
+import inspect
 from pathlib import Path
 import re
+
+from egd_optax import evolve
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -19,11 +22,8 @@ def test_the_first_program_runs_as_pasted(capsys):
 
 
 def test_every_argument_is_in_the_table():
-    import inspect
-
-    from egd_optax import evolve
-
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", README, flags=re.MULTILINE)
+    section = README.split("## Arguments")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, flags=re.MULTILINE)
     arguments = inspect.signature(evolve).parameters
     assert [name for name, _ in rows] == [name for name in arguments if name != "base"]
     for name, default in rows:
