@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import optax
 
+from egd_optax._cycle.snapshot import is_masked
+
 
 def with_frozen(value_fn: Callable[..., Any], params: optax.Params) -> Callable[..., Any]:
     """Lets `value_fn` see the leaves that a mask hides from the optimizer.
@@ -38,12 +40,11 @@ def with_frozen(value_fn: Callable[..., Any], params: optax.Params) -> Callable[
     @functools.wraps(value_fn)
     def filled(member: optax.Params, **kwargs: Any) -> Any:
         whole = jax.tree.map(
-            lambda leaf, frozen: frozen if _is_gap(leaf) else leaf, member, params, is_leaf=_is_gap
+            lambda leaf, frozen: frozen if is_masked(leaf) else leaf,
+            member,
+            params,
+            is_leaf=is_masked,
         )
         return value_fn(whole, **kwargs)
 
     return filled
-
-
-def _is_gap(leaf: object) -> bool:
-    return isinstance(leaf, optax.MaskedNode)

@@ -56,7 +56,7 @@ def snapshot(params: optax.Params, base_updates: optax.Updates, mutable: object)
 
 def flatten(tree: optax.Params) -> tuple[list[Any], jax.tree_util.PyTreeDef]:
     """Flattens a tree, with the places that `optax.masked` blanked out as leaves."""
-    return jax.tree.flatten(tree, is_leaf=_is_masked)
+    return jax.tree.flatten(tree, is_leaf=is_masked)
 
 
 def moving_leaves(params: optax.Params, mutable: object) -> tuple[int, ...]:
@@ -96,7 +96,7 @@ def _broadcast(mask: object, params: optax.Params) -> Sequence[bool]:
                 "the step is traced, it cannot depend on values."
             )
     try:
-        full = jax.tree.broadcast(mask, params, is_leaf=_is_masked)
+        full = jax.tree.broadcast(mask, params, is_leaf=is_masked)
     except ValueError as error:
         raise ValueError(
             f"`mutable` must be a prefix of the parameters' tree, got {mask!r} for "
@@ -107,8 +107,9 @@ def _broadcast(mask: object, params: optax.Params) -> Sequence[bool]:
 
 
 def _is_inexact(leaf: Any) -> bool:
-    return not _is_masked(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    return not is_masked(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
-def _is_masked(leaf: object) -> bool:
+def is_masked(leaf: object) -> bool:
+    """Whether a leaf is the placeholder that `optax.masked` puts into a tree."""
     return isinstance(leaf, optax.MaskedNode)
