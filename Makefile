@@ -2,13 +2,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types lock clean
+.PHONY: demo test test-matrix lint types lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
 
 test: lint types
 	$(BIN)/python -m pytest -n auto
+
+# Every supported Python on this machine, at the lowest and the newest versions admitted.
+test-matrix: $(VENV)/installed
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nox
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -24,11 +28,11 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Rewrites the pinned versions from pyproject.toml and requirements.in; needs uv.
-lock:
-	uv pip compile --quiet --universal --python-version 3.11 --extra test --extra demo \
+# Rewrites the pinned versions from pyproject.toml and requirements.in.
+lock: $(VENV)/installed
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra test --extra demo \
 	  --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml requirements.in
 
 clean:
-	rm -rf $(VENV) demo/output
+	rm -rf $(VENV) .nox demo/output

@@ -10,6 +10,7 @@ import optax
 
 from egd_optax import _cycle, _validate
 from egd_optax._accumulation import warn_inside_multi_steps
+from egd_optax._advice import advice_on_value_fn
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
 ScalarOrSchedule = jax.typing.ArrayLike | Schedule
@@ -258,7 +259,8 @@ def evolve(
         if not isinstance(due, jax.core.Tracer) and not due:
             new_updates, kept_state, info = idle_step()
         else:
-            new_updates, kept_state, info = lax.cond(due, cycle_step, idle_step)
+            with advice_on_value_fn():
+                new_updates, kept_state, info = lax.cond(due, cycle_step, idle_step)
         return new_updates, EvolveState(
             count=count,
             cycle=state.cycle + due.astype(jnp.int32),

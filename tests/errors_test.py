@@ -110,6 +110,35 @@ def test_what_value_fn_returns(value_fn, error, message, jit):
         (jax.jit(step) if jit else step)(tx.init(PARAMS))
 
 
+@pytest.mark.parametrize(
+    "value_fn", [lambda p, leaked: jnp.sum(p["w"] * leaked), lambda p, leaked: leaked.sum()]
+)
+def test_a_value_fn_with_a_leaked_tracer_is_told_to_take_an_argument(value_fn):
+    leaked = []
+    jax.jit(leaked.append)(jnp.ones(3))
+    tx = egd(0.1, evolve_every=1)
+
+    def step(state):
+        return tx.update(PARAMS, state, PARAMS, value_fn=lambda p: value_fn(p, leaked[0]))
+
+    with pytest.raises(
+        jax.errors.UnexpectedTracerError, match="pass it as an argument, `tx.update"
+    ):
+        step(tx.init(PARAMS))
+    # Here JAX notices it when no code of ours runs any more, and says so itself.
+    with pytest.raises(jax.errors.UnexpectedTracerError, match="functions explicitly return"):
+        jax.jit(step)(tx.init(PARAMS))
+
+
+def test_an_error_of_the_users_own_is_left_as_it_is():
+    def value_fn(params):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine") as caught:
+        update(egd(0.1, evolve_every=1), value_fn=value_fn)
+    assert not any("value_fn" in note for note in getattr(caught.value, "__notes__", []))
+
+
 def test_integer_fitness_is_fine():
     _, state = update(egd(0.1, evolve_every=1), value_fn=lambda p: jnp.sum(p["w"] > 0))
     assert int(state.info.parent_fitness) == 6

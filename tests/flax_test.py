@@ -3,6 +3,7 @@
 import chex
 from flax import linen as nn
 from flax import nnx
+import flax.errors
 from flax.training import train_state
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,32 @@ def test_nnx_value_fn_scores_a_copy_in_evaluation_mode():
     np.testing.assert_allclose(first, nnx_loss(model), rtol=1e-6)
     shifted = value_fn(jax.tree.map(lambda leaf: leaf + 1.0, params))
     assert shifted != first
+
+
+def overwrites_the_model(model):
+    def value_fn(params):
+        nnx.update(model, params)
+        return nnx_loss(model)
+
+    return value_fn
+
+
+def shares_its_statistics(model):
+    graphdef, _, rest = nnx.split(model, nnx.Param, ...)
+    return lambda params: nnx_loss(nnx.merge(graphdef, params, rest))
+
+
+@pytest.mark.parametrize("make_value_fn", [overwrites_the_model, shares_its_statistics])
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_value_fn_that_changes_its_model_is_told_of_nnx_value_fn(make_value_fn, jit):
+    def step(model, optimizer):
+        grads = nnx.grad(nnx_loss)(model)
+        optimizer.update(model, grads, value_fn=make_value_fn(model))
+
+    model = Net(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, egd(0.05, evolve_every=1), wrt=nnx.Param)
+    with pytest.raises(flax.errors.TraceContextError, match=r"nnx_value_fn\(model, loss\)"):
+        (nnx.jit(step) if jit else step)(model, optimizer)
 
 
 @pytest.mark.parametrize("memory", ["host", "device", "replay"])
