@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-matrix lint types lock clean
+.PHONY: demo test test-matrix notebooks lint types lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -13,6 +13,10 @@ test: lint types
 # Every supported Python on this machine, at the lowest and the newest versions admitted.
 test-matrix: $(VENV)/installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nox
+
+# Executes the .py of every notebook and writes the .ipynb beside it.
+notebooks: $(VENV)/installed
+	$(BIN)/python notebooks/execute.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

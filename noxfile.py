@@ -1,4 +1,4 @@
-"""`make test-matrix`: the suite on every Python here, at the lowest and newest versions admitted."""
+"""`make test-matrix`: the suite on every Python here, at both ends of the versions admitted."""
 
 import os
 from pathlib import Path

@@ -18,9 +18,12 @@ def egd(
     evolve_every: int = 200,
     population_size: int = 8,
     elite_fraction: float = 0.25,
+    candidate_batch_size: int = 1,
     sigma: ScalarOrSchedule = 0.02,
     relative_sigma: bool = True,
     min_scale: jax.typing.ArrayLike = 1e-3,
+    noise: str = "full_rank",
+    rank: int = 1,
     recombine: Recombine = "mean",
     temperature: jax.typing.ArrayLike = 1.0,
     accept: str = "best",
@@ -47,9 +50,12 @@ def egd(
         evolve_every: steps between cycles.
         population_size: members evaluated in a cycle, the parent included.
         elite_fraction: share of the population that recombines.
+        candidate_batch_size: members evaluated at a time.
         sigma: standard deviation of the noise, a float or a schedule of the cycle index.
         relative_sigma: whether `sigma` is relative to the root mean square of a leaf.
         min_scale: floor of that root mean square.
+        noise: "full_rank" or "low_rank".
+        rank: of the low-rank noise.
         recombine: "mean", "softmax" or a callable from fitness to weights.
         temperature: of the softmax, in units of fitness.
         accept: "always", "improved" or "best".
@@ -92,9 +98,12 @@ def egd(
         evolve_every=evolve_every,
         population_size=population_size,
         elite_fraction=elite_fraction,
+        candidate_batch_size=candidate_batch_size,
         sigma=sigma,
         relative_sigma=relative_sigma,
         min_scale=min_scale,
+        noise=noise,
+        rank=rank,
         recombine=recombine,
         temperature=temperature,
         accept=accept,

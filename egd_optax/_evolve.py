@@ -19,7 +19,15 @@ Recombine = str | Callable[[jax.Array], jax.Array]
 
 # The arguments that shape the program or are functions, for `optax.inject_hyperparams`:
 # it would trace the numbers and take the functions for schedules of the step.
-STATIC_ARGS = ("evolve_every", "population_size", "elite_fraction", "recombine", "mutable")
+STATIC_ARGS = (
+    "evolve_every",
+    "population_size",
+    "elite_fraction",
+    "candidate_batch_size",
+    "rank",
+    "recombine",
+    "mutable",
+)
 
 
 class EvolveState(NamedTuple):
@@ -75,9 +83,12 @@ def evolve(
     evolve_every: int = 200,
     population_size: int = 8,
     elite_fraction: float = 0.25,
+    candidate_batch_size: int = 1,
     sigma: ScalarOrSchedule = 0.02,
     relative_sigma: bool = True,
     min_scale: jax.typing.ArrayLike = 1e-3,
+    noise: str = "full_rank",
+    rank: int = 1,
     recombine: Recombine = "mean",
     temperature: jax.typing.ArrayLike = 1.0,
     accept: str = "best",
@@ -111,12 +122,23 @@ def evolve(
         population_size: members evaluated in a cycle, the parent included.
         elite_fraction: share of the population that recombines, in (0, 1]: the best
             k = ceil(elite_fraction * population_size).
+        candidate_batch_size: members evaluated at a time, under `jax.vmap`: more work for
+            an accelerator that one small forward pass leaves idle, and memory for as many
+            members and their activations. Members are the same to the bit, fitness within
+            the rounding of a batched program.
         sigma: standard deviation of the noise, or an optax schedule of the cycle index
             (0, 1, ...): a fraction of each leaf's root mean square, or with
             `relative_sigma=False` in units of the parameters.
         relative_sigma: whether `sigma` is relative to the root mean square of a leaf.
         min_scale: floor of that root mean square, in units of the parameters, so that
             leaves initialised to zero move.
+        noise: "full_rank": an independent normal number for every parameter. "low_rank":
+            A B^T / sqrt(rank) for leaves of two axes or more, where A has a row for every
+            index of all axes but the last (of a kernel: height, width and input channels;
+            of an embedding: the vocabulary) and B for every index of the last; in full for
+            vectors, scalars, and where that takes no more numbers. The standard deviation
+            of every entry is the same. Far cheaper to draw, see Cost.
+        rank: of the low-rank noise; higher is closer to normal noise and dearer.
         recombine: "mean"; "softmax", weights softmax(-fitness / temperature); or a
             callable from the elites' fitness, float `[k]`, best first and +inf for an
             empty place, to weights `[k]`. The child is parent + sum of weight * (elite -
@@ -156,17 +178,19 @@ def evolve(
 
     Cost:
         A step without a cycle costs a step of `base`. A cycle costs `population_size + 1`
-        forward passes and `population_size - 1` draws of normal noise for every
-        parameter; "host" moves an elite to the host each time that one enters and back
-        once to recombine, "replay" draws k elites again. Device memory: the parent, the
-        active member and one sum, whatever the population size. Under `jax.vmap` of the
+        forward passes and `population_size - 1` draws of noise: a normal number for every
+        parameter, or `rank * (rows + columns)` of them for every matrix. "host" moves an
+        elite to the host each time that one enters and back once to recombine, "replay"
+        draws k elites again. Device memory: the parent, `candidate_batch_size` active
+        members and one sum, whatever the population size. Under `jax.vmap` of the
         optimizer XLA runs the cycle on every step.
 
     References:
         Xue et al., `Evolutionary Gradient Descent for Non-convex Optimization
         <https://doi.org/10.24963/ijcai.2021/443>`_, 2021; Cui et al., `Evolutionary
         Stochastic Gradient Descent for Optimization of Deep Neural Networks
-        <https://arxiv.org/abs/1810.06773>`_, 2018.
+        <https://arxiv.org/abs/1810.06773>`_, 2018. Low-rank noise: Sarkar et al.,
+        `Evolution Strategies at the Hyperscale <https://arxiv.org/abs/2511.16652>`_, 2025.
 
     Example:
         A step function has no gradient, but a cycle can select on it.
@@ -193,9 +217,12 @@ def evolve(
     spec = _validate.cycle_spec(
         population_size=population_size,
         elite_fraction=elite_fraction,
+        candidate_batch_size=candidate_batch_size,
         sigma=sigma,
         relative_sigma=relative_sigma,
         min_scale=min_scale,
+        noise=noise,
+        rank=rank,
         recombine=recombine,
         temperature=temperature,
         accept=accept,

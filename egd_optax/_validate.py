@@ -18,6 +18,7 @@ from egd_optax._cycle import CycleSpec
 
 ACCEPT_RULES = ("always", "improved", "best")
 MEMORY_MODES = ("host", "device", "replay")
+NOISE_KINDS = ("full_rank", "low_rank")
 RECOMBINE_RULES = ("mean", "softmax")
 
 
@@ -37,9 +38,12 @@ def cycle_spec(
     *,
     population_size: Any,
     elite_fraction: Any,
+    candidate_batch_size: Any,
     sigma: Any,
     relative_sigma: Any,
     min_scale: Any,
+    noise: Any,
+    rank: Any,
     recombine: Any,
     temperature: Any,
     accept: Any,
@@ -50,10 +54,12 @@ def cycle_spec(
 ) -> CycleSpec:
     """Checks what a cycle does and puts it together."""
     population_size = check_size("population_size", population_size)
+    check_batch_size(candidate_batch_size, population_size)
     if not callable(sigma):
         check_number("sigma", sigma, zero=True)
     check_flag("relative_sigma", relative_sigma)
     check_number("min_scale", min_scale, zero=True)
+    check_noise(noise, rank)
     if not callable(recombine):
         check_choice("recombine", recombine, RECOMBINE_RULES, "a callable from fitness to weights")
     check_number("temperature", temperature, zero=False)
@@ -64,9 +70,11 @@ def cycle_spec(
     return CycleSpec(
         population_size=population_size,
         elite_count=elite_count(elite_fraction, population_size),
+        candidate_batch_size=candidate_batch_size,
         sigma=sigma,
         relative_sigma=relative_sigma,
         min_scale=min_scale,
+        rank=rank if noise == "low_rank" else None,
         recombine=recombine,
         temperature=temperature,
         accept=accept,
@@ -96,6 +104,27 @@ def check_interval(evolve_every: Any) -> Any:
     if isinstance(evolve_every, jax.Array):
         return None
     return check_size("evolve_every", evolve_every)
+
+
+def check_batch_size(candidate_batch_size: Any, population_size: int) -> None:
+    """A positive Python int, no more than there are members."""
+    check_size("candidate_batch_size", candidate_batch_size)
+    if candidate_batch_size > population_size:
+        raise ValueError(
+            f"`candidate_batch_size` must be at most `population_size` ({population_size}), got "
+            f"{candidate_batch_size!r}: there are no more members to evaluate at a time."
+        )
+
+
+def check_noise(noise: Any, rank: Any) -> None:
+    """A kind of noise, and a rank other than 1 only where it means something."""
+    check_choice("noise", noise, NOISE_KINDS)
+    check_size("rank", rank)
+    if noise != "low_rank" and rank != 1:
+        raise ValueError(
+            f'`rank` is that of `noise="low_rank"`, got {rank!r} with noise={noise!r}: leave '
+            "one of them out."
+        )
 
 
 def elite_count(elite_fraction: Any, population_size: int) -> int:

@@ -108,6 +108,15 @@ def test_member_zero_is_the_parent_and_the_others_are_not(memory):
             assert (leaf != base).any()
 
 
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_members_are_the_same_to_the_bit_in_batches(batch_size):
+    one, child, *_ = record_cycle()
+    many, same_child, *_ = record_cycle(candidate_batch_size=batch_size)
+    by_value = lambda members: sorted(members, key=lambda member: float(member["a"][0, 0]))  # noqa: E731
+    chex.assert_trees_all_equal(by_value(one), by_value(many))
+    chex.assert_trees_all_equal(child, same_child)
+
+
 @pytest.mark.parametrize("relative_sigma", [True, False])
 def test_noise_is_normal_with_the_promised_standard_deviation(relative_sigma):
     members, _, parent, _, _ = record_cycle(

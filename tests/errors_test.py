@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from egd_optax import egd, evolve, is_due
+from egd_optax import STATIC_ARGS, egd, evolve, is_due
 
 PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
 
@@ -24,6 +24,11 @@ PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
         ({"elite_fraction": "half"}, TypeError, "`elite_fraction` must be a real number, got 'half'"),
         ({"elite_fraction": jnp.float32(0.5)}, TypeError, "`elite_fraction`.*static_args"),
         ({"elite_fraction": float("nan")}, ValueError, "`elite_fraction`.*got nan"),
+        ({"candidate_batch_size": 0}, ValueError, "`candidate_batch_size` must be at least 1, got 0"),
+        ({"candidate_batch_size": 9}, ValueError, r"at most `population_size` \(8\), got 9"),
+        ({"noise": "cauchy"}, ValueError, '`noise` must be "full_rank" or "low_rank", got'),
+        ({"noise": "low_rank", "rank": 0}, ValueError, "`rank` must be at least 1, got 0"),
+        ({"rank": 2}, ValueError, '`rank` is that of `noise="low_rank"`, got 2'),
         ({"sigma": -0.1}, ValueError, "`sigma` must be finite and at least 0, got -0.1"),
         ({"sigma": float("inf")}, ValueError, "`sigma` must be finite and at least 0, got inf"),
         ({"sigma": None}, TypeError, "`sigma` must be a real number, got None"),
@@ -190,9 +195,8 @@ def test_steps_count_from_one(step):
 
 
 def test_injected_hyperparameters_pass_as_arrays():
-    tx = optax.inject_hyperparams(
-        egd, static_args=("population_size", "elite_fraction", "nesterov")
-    )(
+    static_args = {*STATIC_ARGS, "nesterov"} - {"evolve_every", "recombine", "mutable"}
+    tx = optax.inject_hyperparams(egd, static_args=static_args)(
         learning_rate=optax.linear_schedule(0.1, 0.0, 10),
         momentum=0.9,
         weight_decay=1e-3,

@@ -43,16 +43,16 @@ def train(tx, params, steps=6, value_fn=mlp_loss, jit=True):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "recombine", "accept", "elite_fraction"),
+    ("dtype", "recombine", "accept", "elite_fraction", "kwargs"),
     [
-        (jnp.float32, "mean", "always", 0.5),
-        (jnp.float32, "softmax", "best", 0.5),
-        (jnp.float32, "mean", "best", 0.1),
-        (jnp.bfloat16, "softmax", "always", 0.5),
-        (jnp.bfloat16, "mean", "best", 0.5),
+        (jnp.float32, "mean", "always", 0.5, {}),
+        (jnp.float32, "softmax", "best", 0.5, {"candidate_batch_size": 3}),
+        (jnp.float32, "mean", "best", 0.1, {"noise": "low_rank"}),
+        (jnp.bfloat16, "softmax", "always", 0.5, {"noise": "low_rank", "rank": 3}),
+        (jnp.bfloat16, "mean", "best", 0.5, {"candidate_batch_size": 7}),
     ],
 )
-def test_memory_modes_agree_to_the_bit(dtype, recombine, accept, elite_fraction):
+def test_memory_modes_agree_to_the_bit(dtype, recombine, accept, elite_fraction, kwargs):
     def run(memory):
         tx = egd(
             0.05,
@@ -66,6 +66,7 @@ def test_memory_modes_agree_to_the_bit(dtype, recombine, accept, elite_fraction)
             accept=accept,
             reset_base=True,
             memory=memory,
+            **kwargs,
         )
         return train(tx, mlp_params(dtype))
 
@@ -119,6 +120,25 @@ def test_two_cycles_share_no_noise():
         noises.append(2 * updates)
     correlation = jnp.corrcoef(jnp.stack(noises)) - jnp.eye(4)
     assert jnp.abs(correlation).max() < 5 / jnp.sqrt(params.size)
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("batch_size", [2, 4, 8])
+def test_members_evaluated_together_give_the_same_elites(memory, batch_size):
+    def run(batch_size):
+        tx = egd(
+            0.05,
+            evolve_every=1,
+            accept="always",
+            sigma=0.2,
+            memory=memory,
+            candidate_batch_size=batch_size,
+        )
+        return train(tx, mlp_params(), steps=1)
+
+    one, many = run(1), run(batch_size)
+    chex.assert_trees_all_equal(one[0], many[0])  # the mean of the same elites
+    chex.assert_trees_all_close(one[1].info, many[1].info, rtol=1e-5)
 
 
 @pytest.mark.parametrize("memory", MEMORY)

@@ -26,9 +26,11 @@ class CycleSpec(NamedTuple):
 
     population_size: int
     elite_count: int
+    candidate_batch_size: int
     sigma: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike]
     relative_sigma: bool
     min_scale: jax.typing.ArrayLike
+    rank: int | None
     recombine: Rule
     temperature: jax.typing.ArrayLike
     accept: str
@@ -124,6 +126,7 @@ def run_cycle(
         sigma=sigma,
         relative_sigma=spec.relative_sigma,
         min_scale=spec.min_scale,
+        rank=spec.rank,
     )
     fitness = evaluate(value_fn, parent, extra_args=extra_args, axis_name=spec.axis_name)
     paging = make_paging(spec.memory, spec.elite_count, draw)
@@ -134,6 +137,7 @@ def run_cycle(
         genome=genome,
         population_size=spec.population_size,
         elite_count=spec.elite_count,
+        batch_size=spec.candidate_batch_size,
     )
     child = recombine(elites, genome, paging, rule=spec.recombine, temperature=spec.temperature)
     child_score = fitness(child)

@@ -6,8 +6,10 @@ device, in another order, or after a resume. That is what `memory="replay"` rest
 """
 
 from collections.abc import Callable
+import math
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from egd_optax._cycle.branch import when
@@ -37,6 +39,7 @@ def mutate(
     sigma: jax.Array,
     relative_sigma: bool,
     min_scale: jax.typing.ArrayLike,
+    rank: int | None,
 ) -> Draw:
     """Prepares the population of a cycle; no member is drawn yet.
 
@@ -47,11 +50,12 @@ def mutate(
             or, with `relative_sigma=False`, of the parameters.
         relative_sigma: whether `sigma` is relative.
         min_scale: floor of the root mean square, in units of the parameters.
+        rank: of the noise of matrices, see `standard_noise`; None for full rank.
 
     Returns:
         A function from a member index, int32 `[]`, to the moving leaves of that
-        member. Member 0 is the parent, unmutated. A draw costs one normal number a
-        parameter and is made in float32, then cast to the leaf's dtype.
+        member. Member 0 is the parent, unmutated. A draw is made in float32, then cast
+        to the leaf's dtype.
     """
     genome = parent.genome
     stds = tuple(
@@ -60,7 +64,7 @@ def mutate(
     )
 
     def perturb(genome: Leaves, member: jax.Array) -> Leaves:
-        return _perturb(genome, stds, parent.moving, jax.random.fold_in(key, member))
+        return _perturb(genome, stds, parent.moving, jax.random.fold_in(key, member), rank)
 
     def draw(member: jax.Array) -> Leaves:
         return when(member > 0, perturb, genome, member)
@@ -89,12 +93,42 @@ def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
-def _perturb(genome: Leaves, stds: Leaves, moving: tuple[int, ...], key: jax.Array) -> Leaves:
+def standard_noise(
+    key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, rank: int | None
+) -> jax.Array:
+    """Noise of mean 0 and standard deviation 1 in every entry.
+
+    Of low rank the noise of a leaf is A B^T / sqrt(rank) (Sarkar et al., `Evolution
+    Strategies at the Hyperscale <https://arxiv.org/abs/2511.16652>`_, 2025): A has a row
+    for every index of all axes but the last, B one for every index of the last. The
+    entries of A and B are independent normal numbers.
+
+    Args:
+        key: threefry key of this leaf.
+        shape: of the leaf.
+        dtype: float32 or complex64.
+        rank: None for independent normal entries; they are also drawn for vectors and
+            scalars, and where A and B would have as many entries as the leaf.
+
+    Returns:
+        An array of that shape and dtype.
+    """
+    rows, columns = math.prod(shape[:-1]), math.prod(shape[-1:])
+    if rank is None or (rows + columns) * rank >= rows * columns:
+        return jax.random.normal(key, shape, dtype)
+    factors = jax.random.normal(key, (rows + columns, rank), dtype) / rank**0.25
+    product = jnp.matmul(factors[:rows], factors[rows:].T, precision=lax.Precision.HIGHEST)
+    return product.reshape(shape)
+
+
+def _perturb(
+    genome: Leaves, stds: Leaves, moving: tuple[int, ...], key: jax.Array, rank: int | None
+) -> Leaves:
     def perturb_leaf(leaf: jax.Array, std: jax.Array, position: int) -> jax.Array:
         wide = wide_dtype(leaf.dtype)
         # float32 noise for float64 leaves too: the draw is the same in every precision.
         drawn = jnp.complex64 if jnp.issubdtype(wide, jnp.complexfloating) else jnp.float32
-        noise = jax.random.normal(jax.random.fold_in(key, position), leaf.shape, drawn)
+        noise = standard_noise(jax.random.fold_in(key, position), leaf.shape, drawn, rank)
         return (leaf.astype(wide) + std * noise.astype(wide)).astype(leaf.dtype)
 
     return tuple(map(perturb_leaf, genome, stds, moving))

@@ -43,6 +43,7 @@ def select(
     genome: Leaves,
     population_size: int,
     elite_count: int,
+    batch_size: int,
 ) -> tuple[Elites, jax.Array]:
     """Draws and evaluates every member of the population and keeps the elites.
 
@@ -53,10 +54,12 @@ def select(
         genome: the moving leaves of the parent.
         population_size: members to evaluate, the parent included.
         elite_count: k, the members to keep.
+        batch_size: members to evaluate at a time, under `jax.vmap`.
 
     Returns:
         The elites, and the fitness of all members, `[population_size]`. Costs
-        `population_size` forward passes and as many draws but one.
+        `population_size` forward passes and as many draws but one, and device memory
+        for `batch_size` members.
     """
     empty = Elites(
         fitness=jnp.full([elite_count], jnp.inf, fitness_dtype()),
@@ -65,13 +68,31 @@ def select(
         pages=paging.blank(genome),
     )
 
-    def step(elites: Elites, member: jax.Array) -> tuple[Elites, jax.Array]:
+    def one(elites: Elites, member: jax.Array) -> tuple[Elites, jax.Array]:
         candidate = draw(member)
         score = fitness(candidate)
         return _insert(elites, member, score, candidate, paging), score
 
+    def batch(elites: Elites, members: jax.Array) -> tuple[Elites, jax.Array]:
+        candidates = lax.map(draw, members)  # one by one: the bits of a member stay the same
+        scores = jax.vmap(fitness)(candidates)
+
+        def insert(at: jax.Array, elites: Elites) -> Elites:
+            candidate = jax.tree.map(lambda leaf: leaf[at], candidates)
+            return _insert(elites, members[at], scores[at], candidate, paging)
+
+        return lax.fori_loop(0, members.size, insert, elites), scores
+
     members = jnp.arange(population_size, dtype=jnp.int32)
-    return lax.scan(step, empty, members)
+    if batch_size == 1:
+        return lax.scan(one, empty, members)
+    whole = population_size // batch_size * batch_size
+    elites, scores = lax.scan(batch, empty, members[:whole].reshape(-1, batch_size))
+    scores = scores.reshape(-1)
+    if whole < population_size:
+        elites, rest = batch(elites, members[whole:])
+        scores = jnp.concatenate([scores, rest])
+    return elites, scores
 
 
 def _insert(
