@@ -1,8 +1,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+AOT := .aot
 
-.PHONY: demo test test-matrix notebooks lint types lock clean
+.PHONY: demo test test-matrix test-aot bench notebooks lint types lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -17,6 +18,20 @@ test-matrix: $(VENV)/installed
 # Executes the .py of every notebook and writes the .ipynb beside it.
 notebooks: $(VENV)/installed
 	$(BIN)/python notebooks/execute.py
+
+# Compiles for a TPU and a GPU that are not here, and reads the programs.
+test-aot: $(AOT)/installed
+	$(AOT)/bin/python -m pytest aot
+
+$(AOT)/installed: requirements.lock aot/requirements.txt
+	$(PYTHON) -m venv --clear $(AOT)
+	$(AOT)/bin/python -m pip install --quiet --constraint requirements.lock \
+	  --requirement aot/requirements.txt
+	touch $@
+
+# Measures what the optimizer costs; the results are in benchmarks/results.
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -39,4 +54,4 @@ lock: $(VENV)/installed
 	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml requirements.in
 
 clean:
-	rm -rf $(VENV) .nox demo/output
+	rm -rf $(VENV) $(AOT) .nox demo/output

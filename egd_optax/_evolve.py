@@ -181,7 +181,8 @@ def evolve(
         forward passes and `population_size - 1` draws of noise: a normal number for every
         parameter, or `rank * (rows + columns)` of them for every matrix. "host" moves an
         elite to the host each time that one enters and back once to recombine, "replay"
-        draws k elites again. Device memory: the parent, `candidate_batch_size` active
+        draws k elites again; where the best elite is taken, all modes draw it again. No
+        mode stores or moves the parent. Device memory: the parent, `candidate_batch_size` active
         members and one sum, whatever the population size. Under `jax.vmap` of the
         optimizer XLA runs the cycle on every step.
 

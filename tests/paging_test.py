@@ -138,7 +138,8 @@ def test_every_elite_is_visited_once_in_page_order():
 
     visited = buffered.visit(pages, jnp.arange(3), on, append, jnp.float32(0))
     assert float(visited) == 13
-    replayed = paging.Replayed(3, lambda member: (jnp.full(2, member, jnp.float32),))
+    draw = lambda member, buffer: (jnp.full(2, member, jnp.float32),)  # noqa: E731
+    replayed = paging.Replayed(3, draw, genomes[0])
     assert float(replayed.visit((), jnp.arange(3), on, append, jnp.float32(0))) == 13
 
 

@@ -129,7 +129,7 @@ def run_cycle(
         rank=spec.rank,
     )
     fitness = evaluate(value_fn, parent, extra_args=extra_args, axis_name=spec.axis_name)
-    paging = make_paging(spec.memory, spec.elite_count, draw)
+    paging = make_paging(spec.memory, spec.elite_count, draw, genome)
     elites, scores = select(
         draw,
         fitness,
@@ -145,8 +145,8 @@ def run_cycle(
     updates = resume(
         choice,
         child,
-        elites,
-        paging,
+        elites.member[0],
+        draw,
         params=params,
         base_updates=base_updates,
         moving=parent.moving,

@@ -12,10 +12,9 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from egd_optax._cycle.branch import when
 from egd_optax._cycle.snapshot import Leaves, Parent
 
-Draw = Callable[[jax.Array], Leaves]
+Draw = Callable[[jax.Array, Leaves], Leaves]
 
 # Sets the noise apart from what a training loop derives from the same key.
 _PURPOSE = 0x45474421
@@ -53,9 +52,10 @@ def mutate(
         rank: of the noise of matrices, see `standard_noise`; None for full rank.
 
     Returns:
-        A function from a member index, int32 `[]`, to the moving leaves of that
-        member. Member 0 is the parent, unmutated. A draw is made in float32, then cast
-        to the leaf's dtype.
+        A function from a member index, int32 `[]`, and a buffer like the moving leaves,
+        to those of that member, which overwrite the buffer. Member 0, the parent, leaves
+        the buffer as it is: whoever draws it passes the parent. A draw is made in
+        float32, then cast to the leaf's dtype.
     """
     genome = parent.genome
     stds = tuple(
@@ -63,11 +63,16 @@ def mutate(
         for leaf in genome
     )
 
-    def perturb(genome: Leaves, member: jax.Array) -> Leaves:
+    def perturb(member: jax.Array, buffer: Leaves) -> Leaves:
+        del buffer  # its memory is what is used
         return _perturb(genome, stds, parent.moving, jax.random.fold_in(key, member), rank)
 
-    def draw(member: jax.Array) -> Leaves:
-        return when(member > 0, perturb, genome, member)
+    def draw(member: jax.Array, buffer: Leaves) -> Leaves:
+        # A loop over this one member, or over none. See `when`: nothing is fused across, and
+        # XLA cannot move the draw out of the loop because it depends on the loop's index.
+        end = member + (member > 0).astype(member.dtype)
+        drawn: Leaves = lax.fori_loop(member, end, perturb, buffer)
+        return drawn
 
     return draw
 

@@ -55,7 +55,7 @@ class Buffered(NamedTuple):
     on_host: bool
 
     def blank(self, genome: Leaves) -> Pages:
-        return tuple(self._place(tuple(map(jnp.zeros_like, genome))) for _ in range(self.size))
+        return tuple(self._place(_unwritten(genome)) for _ in range(self.size))
 
     def write(self, pages: Pages, page: jax.Array, genome: Leaves, on: jax.Array) -> Pages:
         return tuple(
@@ -85,11 +85,13 @@ class Replayed(NamedTuple):
 
     Attributes:
         size: the number of elites.
-        draw: draws a member from its index.
+        draw: draws a member, see `mutate`.
+        genome: the moving leaves of the parent, copied to draw into.
     """
 
     size: int
     draw: Draw
+    genome: Leaves
 
     def blank(self, genome: Leaves) -> Pages:
         del genome
@@ -104,7 +106,7 @@ class Replayed(NamedTuple):
 
         def visit_page(page: jax.Array, value: T) -> T:
             def body(value: T, member: jax.Array) -> T:
-                return fn(page, self.draw(member), value)
+                return fn(page, self.draw(member, self.genome), value)
 
             return when(on[page], body, value, members[page])
 
@@ -112,10 +114,10 @@ class Replayed(NamedTuple):
         return result
 
 
-def make_paging(memory: str, count: int, draw: Draw) -> Paging:
+def make_paging(memory: str, count: int, draw: Draw, genome: Leaves) -> Paging:
     """The paging of a memory mode, "host", "device" or "replay"."""
     if memory == "replay":
-        return Replayed(count, draw)
+        return Replayed(count, draw, genome)
     return Buffered(count, on_host=memory == "host" and pages_to_host())
 
 
@@ -150,3 +152,11 @@ def has_pinned_host(device: jax.Device) -> bool:
 
 def _transfer(leaves: Leaves, space: Any) -> Leaves:
     return tuple(jax.device_put(leaf, space) for leaf in leaves)
+
+
+def _unwritten(genome: Leaves) -> Leaves:
+    """Buffers like the leaves, never read before they are written: zeros would be a transfer."""
+    if jax.sharding.get_abstract_mesh().manual_axes:  # zeros vary over them as the leaf does
+        return tuple(map(jnp.zeros_like, genome))
+    like = tuple(map(jax.typeof, genome))
+    return tuple(lax.empty(leaf.shape, leaf.dtype, out_sharding=leaf.sharding) for leaf in like)

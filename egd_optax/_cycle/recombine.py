@@ -39,8 +39,8 @@ def recombine(
         temperature: of the softmax, in units of fitness.
 
     Returns:
-        The moving leaves of the child. Costs one read of every elite, or with
-        "replay" one draw of every elite but the parent.
+        The moving leaves of the child. Costs one read, or with "replay" one draw, of
+        every elite but the parent.
     """
     weights = elite_weights(rule, elites.fitness, temperature)
 

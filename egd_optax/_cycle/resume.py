@@ -8,18 +8,16 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax._cycle.branch import when
-from egd_optax._cycle.mutate import wide_dtype
-from egd_optax._cycle.paging import Paging
+from egd_optax._cycle.mutate import Draw, wide_dtype
 from egd_optax._cycle.recombine import ELITE, PARENT
-from egd_optax._cycle.select import Elites, visit
 from egd_optax._cycle.snapshot import Leaves, flatten
 
 
 def resume(
     choice: jax.Array,
     child: Leaves,
-    elites: Elites,
-    paging: Paging,
+    best: jax.Array,
+    draw: Draw,
     *,
     params: optax.Params,
     base_updates: optax.Updates,
@@ -30,25 +28,18 @@ def resume(
     Args:
         choice: PARENT, ELITE or CHILD, int32 `[]`.
         child: the moving leaves of the child.
-        elites: the selected members.
-        paging: where the elites are.
+        best: index of the best elite, int32 `[]`; not the parent's where `choice` is ELITE.
+        draw: draws a member, see `mutate`.
         params: the parameters before the step.
         base_updates: the updates of the base optimizer, a pytree like `params`.
         moving: positions of the leaves that mutate.
 
     Returns:
         Updates like those of `widen`. Where the parent stands, and in leaves that do
-        not move, they are the base updates. Costs one read, or with "replay" one draw,
-        of the best elite if that is the choice.
+        not move, they are the base updates. Costs one draw if the choice is the best
+        elite, in every memory mode: it is over the child, and moves nothing.
     """
-    ranks = jnp.arange(elites.fitness.size)
-    taken = visit(
-        elites,
-        paging,
-        (choice == ELITE) & (ranks == 0),
-        lambda rank, elite, genome: elite,
-        child,
-    )
+    taken = draw(jnp.where(choice == ELITE, best, 0), child)
     updates, treedef = flatten(widen(base_updates, params, moving))
     sources, _ = flatten(params)
     for at, target in zip(moving, taken, strict=True):

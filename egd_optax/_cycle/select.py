@@ -5,7 +5,7 @@ held whole, only the active member and the elites are.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax import lax
@@ -48,7 +48,7 @@ def select(
     """Draws and evaluates every member of the population and keeps the elites.
 
     Args:
-        draw: draws a member from its index.
+        draw: draws a member, see `mutate`.
         fitness: the fitness of a member.
         paging: where elites are kept.
         genome: the moving leaves of the parent.
@@ -68,37 +68,43 @@ def select(
         pages=paging.blank(genome),
     )
 
-    def one(elites: Elites, member: jax.Array) -> tuple[Elites, jax.Array]:
-        candidate = draw(member)
+    def one(carry: tuple[Elites, Leaves], member: jax.Array) -> tuple[Any, jax.Array]:
+        elites, buffer = carry
+        candidate = draw(member, buffer)
         score = fitness(candidate)
-        return _insert(elites, member, score, candidate, paging), score
+        return (_insert(elites, member, score, candidate, paging), candidate), score
 
-    def batch(elites: Elites, members: jax.Array) -> tuple[Elites, jax.Array]:
-        candidates = lax.map(draw, members)  # one by one: the bits of a member stay the same
+    def batch(carry: tuple[Elites, Leaves], members: jax.Array) -> tuple[Any, jax.Array]:
+        # Drawn one by one, so that the bits of a member stay the same.
+        _, candidates = lax.scan(lambda buffer, at: (draw(at, buffer),) * 2, carry[1], members)
         scores = jax.vmap(fitness)(candidates)
 
-        def insert(at: jax.Array, elites: Elites) -> Elites:
+        def insert(at: jax.Array, carry: tuple[Elites, Leaves]) -> tuple[Elites, Leaves]:
             candidate = jax.tree.map(lambda leaf: leaf[at], candidates)
-            return _insert(elites, members[at], scores[at], candidate, paging)
+            return _insert(carry[0], members[at], scores[at], candidate, paging), candidate
 
-        return lax.fori_loop(0, members.size, insert, elites), scores
+        return lax.fori_loop(0, members.size, insert, carry), scores
 
     members = jnp.arange(population_size, dtype=jnp.int32)
+    start = (empty, genome)  # the buffer to draw into holds the parent, member 0
     if batch_size == 1:
-        return lax.scan(one, empty, members)
+        (elites, _), scores = lax.scan(one, start, members)
+        return elites, scores
     whole = population_size // batch_size * batch_size
-    elites, scores = lax.scan(batch, empty, members[:whole].reshape(-1, batch_size))
+    carry, scores = lax.scan(batch, start, members[:whole].reshape(-1, batch_size))
     scores = scores.reshape(-1)
     if whole < population_size:
-        elites, rest = batch(elites, members[whole:])
+        carry, rest = batch(carry, members[whole:])
         scores = jnp.concatenate([scores, rest])
-    return elites, scores
+    return carry[0], scores
 
 
 def _insert(
     elites: Elites, member: jax.Array, score: jax.Array, candidate: Leaves, paging: Paging
 ) -> Elites:
     """Ranks one more member; it takes over the page of the elite that drops out.
+
+    The parent is never written to its page: it is at hand anyway.
 
     `lax.top_k` is stable and the newcomer stands last, so it goes behind elites of
     equal fitness, which have smaller indices. A fitness of +inf never gets in.
@@ -111,21 +117,22 @@ def _insert(
         fitness=scores[order],
         member=jnp.append(elites.member, member)[order],
         page=jnp.append(elites.page, freed)[order],
-        pages=paging.write(elites.pages, freed, candidate, enters),
+        pages=paging.write(elites.pages, freed, candidate, enters & (member > 0)),
     )
 
 
 def visit(elites: Elites, paging: Paging, on: jax.Array, fn: Visitor[T], carry: T) -> T:
     """Folds `carry = fn(rank, genome, carry)` over the elites for which `on[rank]` holds.
 
-    In page order, which is the same in every memory mode, so that a sum over the
-    elites is the same to the bit.
+    The parent is left out. In page order, which is the same in every memory mode, so that
+    a sum over the elites is the same to the bit.
     """
     rank = jnp.argsort(elites.page)
+    member = elites.member[rank]
     return paging.visit(
         elites.pages,
-        elites.member[rank],
-        on[rank],
+        member,
+        on[rank] & (member > 0),
         lambda page, genome, value: fn(rank[page], genome, value),
         carry,
     )

@@ -1,0 +1,1 @@
+"""Checks on programs compiled for accelerators that this machine does not have."""

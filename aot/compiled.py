@@ -1,0 +1,117 @@
+"""A train step compiled for a TPU or a GPU that is not here."""
+
+import functools
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import optax
+
+from aot.hlo import Program, parse
+from egd_optax import egd
+
+CHIPS = 4
+LEAVES = (jax.ShapeDtypeStruct((1024, 1024), jnp.float32),) * 4
+# The module that compiles for each target.
+PLUGINS = {"TPU v5e": "libtpu", "H100": "jax_plugins.xla_cuda13"}
+# Autotuning would time kernels on the GPU.
+OPTIONS = {"TPU v5e": {}, "H100": {"xla_gpu_autotune_level": 0}}
+
+
+class Compiled(NamedTuple):
+    """The optimised program, and what it allocates on one chip in copies of the parameters.
+
+    Attributes:
+        program: the program of one chip.
+        device: device memory beside arguments and results.
+        host: host memory beside arguments and results.
+    """
+
+    program: Program
+    device: float
+    host: float
+
+
+def missing(target: str) -> str | None:
+    """Why nothing can be compiled for a target here, or None."""
+    try:
+        found = importlib.util.find_spec(PLUGINS[target])
+    except ModuleNotFoundError:  # the package of the module is not there either
+        found = None
+    return None if found else f"{PLUGINS[target]} is not installed"
+
+
+@functools.cache
+def compile_step(
+    target: str,
+    memory: str,
+    population: int,
+    elites: int,
+    chips: int = 1,
+    *,
+    evolve: bool | None = None,
+) -> Compiled:
+    """Compiles gradient, update and new parameters, with donated parameters and state.
+
+    Args:
+        target: a key of `PLUGINS`.
+        memory: see `egd_optax.evolve`.
+        population: members a cycle.
+        elites: members that recombine.
+        chips: devices that the rows of every parameter are spread over.
+        evolve: see `egd_optax.evolve`.
+    """
+    mesh = Mesh(_topology(target).devices[:chips], ("rows",))
+    tx = egd(
+        0.1, 0.9, population_size=population, elite_fraction=elites / population, memory=memory
+    )
+
+    def step(params, state):
+        grads = jax.grad(_loss)(params)
+        updates, state = tx.update(grads, state, params, value_fn=_loss, evolve=evolve)
+        return optax.apply_updates(params, updates), state
+
+    params = _spread(LEAVES, mesh)
+    state = _spread(jax.eval_shape(tx.init, params), mesh)
+    with jax.set_mesh(mesh):  # tells "host" which platform the program is for
+        lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, state)
+        compiled = lowered.compile(OPTIONS[target])
+    memory_used = compiled.memory_analysis()
+    return Compiled(
+        parse(compiled.as_text()),
+        memory_used.temp_size_in_bytes / params_bytes(chips),
+        memory_used.host_temp_size_in_bytes / params_bytes(chips),
+    )
+
+
+def params_bytes(chips: int = 1) -> int:
+    """Bytes of the parameters on one chip."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in LEAVES) // chips
+
+
+def _topology(target: str) -> topologies.TopologyDescription:
+    if target == "TPU v5e":
+        return topologies.get_topology_desc("v5e:2x2", platform="tpu")
+    config = Path(__file__).with_name("h100.txtpb").read_text()
+    return topologies.get_topology_desc(
+        platform="cuda", target_config=config, topology=f"1x1x{CHIPS}"
+    )
+
+
+def _loss(params):
+    x = jnp.ones((128, 1024))
+    for weights in params:
+        x = jnp.tanh(x @ weights)
+    return jnp.mean(x**2)
+
+
+def _spread(tree, mesh):
+    def place(leaf):
+        spec = PartitionSpec("rows") if leaf.ndim == 2 else PartitionSpec()
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(place, tree)

@@ -1,0 +1,1 @@
+"""What the optimizer costs, measured: `python -m benchmarks`."""

@@ -1,0 +1,124 @@
+"""Timings side by side in one process, and what a result must say about itself.
+
+Machines are noisy and differ, so only ratios are published. The programs that are compared
+take turns, in a new order every round, and each round gives one ratio: what slows the
+machine down for longer than a round slows all of them.
+"""
+
+from collections.abc import Callable, Mapping
+import datetime
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+import platform
+import random
+import statistics
+import time
+from typing import Any
+
+import jax
+
+import egd_optax
+
+RESULTS = Path(__file__).parent / "results"
+Run = Callable[[], Any]
+
+
+def compare(runs: Mapping[str, Run], reference: str, rounds: int) -> dict[str, dict[str, Any]]:
+    """Times every run once a round, beside the others.
+
+    Args:
+        runs: functions without arguments that return the arrays to wait for; already
+            compiled, or they are called once before the first round.
+        reference: the name of the run that the others are divided by.
+        rounds: at least 3.
+
+    Returns:
+        For every run: `seconds` (wall) and `cpu_seconds` of the process, and `ratio` and
+        `cpu_ratio` over the reference, each with median and quartiles over the rounds.
+    """
+    for run in runs.values():
+        jax.block_until_ready(run())
+    order, draw = list(runs), random.Random(0)
+    wall: dict[str, list[float]] = {name: [] for name in runs}
+    cpu: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        draw.shuffle(order)
+        for name in order:
+            start, cpu_start = time.perf_counter(), time.process_time()
+            jax.block_until_ready(runs[name]())
+            wall[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - cpu_start)
+    return {
+        name: {
+            "seconds": spread(wall[name]),
+            "cpu_seconds": spread(cpu[name]),
+            "ratio": spread(_ratios(wall[name], wall[reference])),
+            "cpu_ratio": spread(_ratios(cpu[name], cpu[reference])),
+        }
+        for name in runs
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """The median and the quartiles of some values."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "low": low, "high": high, "count": len(values)}
+
+
+def loop(step: Callable[..., Any], state: Any, steps: int) -> Run:
+    """A run of `steps` steps that goes on where the last run ended.
+
+    Args:
+        step: maps the state to the next; may donate it.
+        state: pytree of arrays to start from; copied.
+        steps: how many.
+    """
+    holder = [jax.tree.map(lambda leaf: leaf.copy(), state)]
+
+    def run() -> Any:
+        for _ in range(steps):
+            holder[0] = step(holder[0])
+        return holder[0]
+
+    return run
+
+
+def save(name: str, rows: list[dict[str, Any]], **about: Any) -> Path:
+    """Writes rows with the versions, the device and the date that they belong to."""
+    RESULTS.mkdir(exist_ok=True)
+    device = jax.local_devices()[0]
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")}
+    record = {
+        "name": name,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "versions": {**versions, "egd_optax": egd_optax.__version__},
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.local_device_count(),
+            "machine": platform.machine(),
+            "cores": _cores(),
+        },
+        **about,
+        "rows": rows,
+    }
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return path
+
+
+def load(name: str) -> dict[str, Any]:
+    """Reads what `save` wrote."""
+    record: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return record
+
+
+def _ratios(values: list[float], reference: list[float]) -> list[float]:
+    return [value / base for value, base in zip(values, reference, strict=True)]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0
