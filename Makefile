@@ -31,6 +31,8 @@ $(AOT)/installed: requirements.lock aot/requirements.txt
 
 # Measures what the optimizer costs; the results are in benchmarks/results.
 bench: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock \
+	  --requirement benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks
 
 lint: $(VENV)/installed

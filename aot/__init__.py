@@ -1,1 +1,8 @@
-"""Checks on programs compiled for accelerators that this machine does not have."""
+"""Programs compiled ahead of time for accelerators that are not here: `make test-aot`."""
+
+import os
+
+# Before jax starts its backend.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # asks no metadata server which TPU this is
+os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # looks for no CUDA libraries

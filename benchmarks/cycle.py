@@ -128,7 +128,9 @@ def floor(problem: models.Problem, population: int, draws: int) -> measure.Run:
             return problem.loss(mutant(params, member), batch)
 
         drawn = lax.map(score, keys[:first])
-        unmutated = jnp.stack([problem.loss(params, batch)] * 2)
+        # For the child other inputs, or XLA would evaluate the parent once for both.
+        other = (batch[0] + 1e-3, batch[1])
+        unmutated = problem.loss(params, batch), problem.loss(params, other)
 
         def again(total: Any, member: jax.Array) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, mutant(params, member)), None

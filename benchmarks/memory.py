@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import optax
 
-from benchmarks import models
+from benchmarks import idle, models
 from egd_optax import evolve
 
 SAMPLES = 8
@@ -19,8 +19,39 @@ MEMORY = ("device", "replay")
 
 def cases(quick: bool) -> Iterator[tuple[str, Any]]:
     """The name of each case, and a function that measures it and returns its rows."""
+    yield "steps without a cycle", measure_idle
     for population in (4, 16, 64, 256)[: 2 if quick else None]:
         yield (f"population {population}", lambda p=population: measure_population(p))
+
+
+def measure_idle() -> list[dict[str, Any]]:
+    """A row for each form of a step without a cycle, with the copies in its program.
+
+    What a conditional takes or returns exists as a whole: all gradients at once, where the
+    base alone applies one and frees it.
+    """
+    problem = models.perceptron(10**6, SAMPLES)
+    (shape,) = {leaf.shape for leaf in jax.tree.leaves(problem.params) if leaf.ndim == 2}
+    matrix = f"f32[{shape[0]},{shape[1]}]"
+    rows = []
+    for form, (step, start) in idle.programs(optax.sgd(1e-3), problem).items():
+        compiled = step.lower(start).compile()
+        entry = compiled.as_text().split("ENTRY ")[1].splitlines()
+        temporary = compiled.memory_analysis().temp_size_in_bytes
+        rows.append(
+            {
+                "form": form,
+                "temp_over_params": temporary / (4 * models.size(problem.params)),
+                "matrices": models.LAYERS,
+                "returned_by_the_conditional": sum(
+                    line.split(" conditional(")[0].count(matrix)
+                    for line in entry
+                    if " conditional(" in line
+                ),
+                "copies": sum(f"= {matrix}" in line and " copy(" in line for line in entry),
+            }
+        )
+    return rows
 
 
 def measure_population(population: int) -> list[dict[str, Any]]:

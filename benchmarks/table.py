@@ -1,4 +1,4 @@
-"""The tables of the README, from the results: `python -m benchmarks.table` rewrites them."""
+"""The tables of the READMEs, from the results: `python -m benchmarks.table` rewrites them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,16 +8,23 @@ from rich.table import Table
 
 from benchmarks import measure
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 START, END = "<!-- costs: made by `python -m benchmarks.table` -->\n", "<!-- /costs -->\n"
 Rows = list[list[str]]
 
 
 def tables() -> Iterator[tuple[str, list[str], Rows]]:
-    """Title, header and rows of every table that there is a result for."""
-    for make in (idle, cycle, noise, batches, memory, side_by_side):
-        if (measure.RESULTS / f"{make.__name__.replace('batches', 'cycle')}.json").exists():
-            yield make()
+    """Title, header and rows of every table."""
+    for make in (idle, cycle, noise, batches, memory, aot, side_by_side):
+        yield make()
+
+
+def documents() -> dict[Path, list[tuple[str, list[str], Rows]]]:
+    """The files that hold tables, and which; the project's README holds the main ones."""
+    return {
+        ROOT / "README.md": [idle(), cycle(), noise()],
+        ROOT / "benchmarks" / "README.md": list(tables()),
+    }
 
 
 def idle() -> tuple[str, list[str], Rows]:
@@ -67,9 +74,9 @@ def batches() -> tuple[str, list[str], Rows]:
 
 def memory() -> tuple[str, list[str], Rows]:
     """Temporary memory of train steps."""
-    rows = measure.load("memory")["rows"]
+    rows = [row for row in measure.load("memory")["rows"] if "population" in row]
     populations = sorted({row["population"] for row in rows})
-    names = {(row["method"], _share(row)): None for row in rows}
+    names = sorted({(row["method"], _share(row)) for row in rows})
     body = []
     for method, share in names:
         found = {
@@ -81,6 +88,26 @@ def memory() -> tuple[str, list[str], Rows]:
         body.append([label, *(found.get(population, "") for population in populations)])
     header = ["method", *(f"population {population}" for population in populations)]
     return "Temporary memory of a train step with a cycle, over the parameters", header, body
+
+
+def aot() -> tuple[str, list[str], Rows]:
+    """Steps compiled for accelerators."""
+    rows = measure.load("aot")["rows"]
+    header = ["for", "chips", "memory", "population", "elites", "device memory", "host memory"]
+    header += ["to host, a page each", "to device"]
+    body = [
+        [
+            *(str(row[key]) for key in ("target", "chips", "memory", "population", "elites")),
+            *(f"{row[key]:.1f}" for key in ("device_over_params", "host_over_params")),
+            *(f"{row[key]:.0f}" for key in ("to_host", "to_device")),
+        ]
+        for row in rows
+    ]
+    title = (
+        "A train step compiled for an accelerator, temporary memory and copies between host and "
+        "device in the program, all over the parameters"
+    )
+    return title, header, body
 
 
 def side_by_side() -> tuple[str, list[str], Rows]:
@@ -103,14 +130,6 @@ def side_by_side() -> tuple[str, list[str], Rows]:
     return "One generation, time over ours and peak memory over the parameters", header, body
 
 
-def text() -> str:
-    """All tables in Markdown."""
-    return "\n".join(
-        f"{title}:\n\n" + "".join("| " + " | ".join(row) + " |\n" for row in _ruled(header, rows))
-        for title, header, rows in tables()
-    )
-
-
 def pretty(title: str, header: list[str], rows: Rows) -> Table:
     """A table for the terminal."""
     shown = Table(title=title)
@@ -121,11 +140,15 @@ def pretty(title: str, header: list[str], rows: Rows) -> Table:
     return shown
 
 
-def rewritten(readme: str) -> str:
-    """The README with the tables of today's results."""
-    before, rest = readme.split(START)
+def rewritten(document: str, shown: list[tuple[str, list[str], Rows]]) -> str:
+    """A document with the tables of today's results."""
+    before, rest = document.split(START)
     _, after = rest.split(END)
-    return f"{before}{START}\n{text()}\n{END}{after}"
+    text = "\n".join(
+        f"{title}:\n\n" + "".join("| " + " | ".join(row) + " |\n" for row in _ruled(header, rows))
+        for title, header, rows in shown
+    )
+    return f"{before}{START}\n{text}\n{END}{after}"
 
 
 def _ruled(header: list[str], rows: Rows) -> Rows:
@@ -150,12 +173,11 @@ def _memory(ratio: float | None) -> str:
 
 
 def _share(row: dict[str, Any]) -> str:
-    if not row["elites"]:
-        return ""
-    if row["elites"] == 1:
-        return "1 elite"
-    return "a half elite" if 2 * row["elites"] == row["population"] else "a quarter elite"
+    if row["elites"] <= 1:
+        return "k = 1" if row["elites"] else ""
+    return "k = P / 2" if 2 * row["elites"] == row["population"] else "k = P / 4"
 
 
 if __name__ == "__main__":
-    README.write_text(rewritten(README.read_text()))
+    for path, shown in documents().items():
+        path.write_text(rewritten(path.read_text(), shown))

@@ -1,7 +1,0 @@
-"""Settings for compiling without the hardware, made before jax starts its backend."""
-
-import os
-
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # asks no metadata server which TPU this is
-os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # looks for no CUDA libraries
