@@ -11,6 +11,7 @@ from jupyter_client.manager import AsyncKernelManager
 import jupytext
 from nbclient import NotebookClient
 import nbformat
+import traitlets
 
 
 def main() -> None:
@@ -24,11 +25,19 @@ def main() -> None:
         print(f"{script.stem}: {time.perf_counter() - start:.1f} s")
 
 
+class ThisPython(AsyncKernelManager):
+    """Starts a kernel of this Python, whatever kernels the user has installed."""
+
+    @traitlets.default("kernel_spec_manager")
+    def _ipykernels_own(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])
+
+
 def client(notebook: nbformat.NotebookNode, **options: object) -> NotebookClient:
-    """A client whose kernel is this Python, whatever kernels the user has installed."""
-    kernels = KernelSpecManager(kernel_dirs=[])  # what is left is ipykernel's own
-    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=kernels)
-    return NotebookClient(notebook, km=manager, timeout=120, **options)
+    """A client that starts its kernel and ends it with all connections."""
+    return NotebookClient(
+        notebook, kernel_manager_class=ThisPython, kernel_name="python3", timeout=120, **options
+    )
 
 
 def clean(notebook: nbformat.NotebookNode) -> None:

@@ -1,6 +1,7 @@
 """The notebooks run, their two files agree, and what is committed is complete and readable."""
 
 import base64
+import gc
 import io
 import os
 from pathlib import Path
@@ -52,6 +53,8 @@ def test_the_notebook_executes(path, tmp_path):
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     execution.execute(env=env)
     assert not list(tmp_path.iterdir())  # nothing is left behind
+    del execution
+    gc.collect()  # a connection left open would warn here, not in some later test
 
 
 def test_committed_outputs_are_complete(path):
