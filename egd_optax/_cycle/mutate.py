@@ -99,7 +99,7 @@ def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
 
 
 def standard_noise(
-    key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype, rank: int | None
+    key: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike, rank: int | None
 ) -> jax.Array:
     """Noise of mean 0 and standard deviation 1 in every entry.
 
