@@ -1,13 +1,11 @@
 """Records what a step allocates and moves on the accelerators: `python -m aot`."""
 
-from aot.compiled import CHIPS, PLUGINS, compile_step, missing, params_bytes
+import itertools
+
+from aot.compiled import CASES, PLUGINS, compile_step, missing, params_bytes
 from benchmarks import measure
 
-CASES = [
-    (memory, population, elites, chips)
-    for memory in ("host", "replay", "device")
-    for population, elites, chips in ((8, 2, 1), (16, 8, 1), (64, 16, 1), (16, 8, CHIPS))
-]
+MEMORY = ("host", "replay", "device")
 
 
 def main() -> None:
@@ -17,8 +15,8 @@ def main() -> None:
         if reason := missing(target):
             print(f"not run for {target}: {reason}")
             continue
-        for case in CASES:
-            rows.append(measure_case(target, *case))
+        for memory, case in itertools.product(MEMORY, CASES):
+            rows.append(measure_case(target, memory, *case))
             measure.save("aot", rows)
             print(rows[-1])
 

@@ -15,6 +15,8 @@ from aot.hlo import Program, parse
 from egd_optax import egd
 
 CHIPS = 4
+# Members, elites, and chips that the parameters are spread over.
+CASES = ((8, 2, 1), (16, 8, 1), (64, 16, 1), (16, 8, CHIPS))
 LEAVES = (jax.ShapeDtypeStruct((1024, 1024), jnp.float32),) * 4
 # The module that compiles for each target.
 PLUGINS = {"TPU v5e": "libtpu", "H100": "jax_plugins.xla_cuda13"}

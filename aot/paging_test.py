@@ -6,10 +6,8 @@ makes the copies that it holds follows from the loops around them.
 
 import pytest
 
-from aot.compiled import CHIPS, LEAVES, PLUGINS, compile_step, missing, params_bytes
+from aot.compiled import CASES, CHIPS, LEAVES, PLUGINS, compile_step, missing, params_bytes
 
-# Members, elites, and chips that the parameters are spread over.
-CASES = [(8, 2, 1), (16, 8, 1), (64, 16, 1), (16, 8, CHIPS)]
 host_cases = pytest.mark.parametrize(("population", "elites", "chips"), CASES)
 
 

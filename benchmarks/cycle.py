@@ -1,6 +1,7 @@
 """A cycle, over the least it can cost: its forward passes and its draws and nothing else."""
 
 from collections.abc import Iterator
+import functools
 from typing import Any
 
 import jax
@@ -18,15 +19,14 @@ BATCHES = (1, 2, 4, 8, 16)
 
 def cases(quick: bool) -> Iterator[tuple[str, Any]]:
     """The name of each case, and a function that measures it and returns its rows."""
-    sizes = [("1M", 10**6, 4), ("1M", 10**6, 16), ("1M", 10**6, 64)]
-    if not quick:
-        sizes += [("10M", 10**7, 4), ("10M", 10**7, 16), ("10M", 10**7, 64)]
-    for label, parameters, population in sizes[: 1 if quick else None]:
-        yield (
-            f"memory modes, {label}, population {population}",
-            lambda a=(label, parameters, population): measure_modes(*a),
-        )
-    for label, parameters in [("1M", 10**6), ("10M", 10**7)][: 1 if quick else None]:
+    sizes = list(models.SIZES.items())[: 1 if quick else None]
+    for label, parameters in sizes:
+        for population in (4, 16, 64)[: 1 if quick else None]:
+            yield (
+                f"memory modes, {label}, population {population}",
+                lambda a=(label, parameters, population): measure_modes(*a),
+            )
+    for label, parameters in sizes:
         yield (
             f"candidate_batch_size, {label}",
             lambda a=(label, parameters): measure_batches(*a),
@@ -56,14 +56,14 @@ def measure_modes(label: str, parameters: int, population: int) -> list[dict[str
 def measure_batches(label: str, parameters: int) -> list[dict[str, Any]]:
     """A row for each `candidate_batch_size`: time over that of 1, and memory."""
     problem, population = models.perceptron(parameters, SAMPLES), 16
-    runs = {
-        str(size): cycle(problem, population_size=population, candidate_batch_size=size)
+    programs = {
+        size: program(problem, population_size=population, candidate_batch_size=size)
         for size in BATCHES
     }
+    runs = {str(size): functools.partial(*called) for size, called in programs.items()}
     timings = measure.compare(runs, "1", rounds=9)
     rows = []
-    for size in BATCHES:
-        compiled = program(problem, population_size=population, candidate_batch_size=size)
+    for size, (compiled, *_) in programs.items():
         temporary = compiled.memory_analysis().temp_size_in_bytes
         about = {"case": "batch", "candidate_batch_size": size, "size": label}
         rows.append(
@@ -80,13 +80,15 @@ def measure_batches(label: str, parameters: int) -> list[dict[str, Any]]:
 
 def cycle(problem: models.Problem, **kwargs: Any) -> measure.Run:
     """A run of one `update` with a cycle."""
-    compiled = program(problem, **kwargs)
-    params, state = arguments(problem, **kwargs)
-    return lambda: compiled(params, state)
+    return functools.partial(*program(problem, **kwargs))
 
 
-def program(problem: models.Problem, **kwargs: Any) -> jax.stages.Compiled:
-    """The compiled `update` that always evolves, around a base that does nothing."""
+def program(problem: models.Problem, **kwargs: Any) -> tuple[jax.stages.Compiled, Any, Any]:
+    """The compiled `update` that always evolves, around a base that does nothing.
+
+    Returns:
+        The program, and the parameters and the state that it takes.
+    """
     tx = evolve(optax.identity(), evolve_every=1, **kwargs)
 
     def update(params: Any, state: Any) -> Any:
@@ -94,13 +96,8 @@ def program(problem: models.Problem, **kwargs: Any) -> jax.stages.Compiled:
         value_fn = lambda params: problem.loss(params, problem.batch)  # noqa: E731
         return tx.update(zeros, state, params, value_fn=value_fn)
 
-    return jax.jit(update).lower(*arguments(problem, **kwargs)).compile()
-
-
-def arguments(problem: models.Problem, **kwargs: Any) -> tuple[Any, Any]:
-    """Parameters and the optimizer's state."""
-    tx = evolve(optax.identity(), evolve_every=1, **kwargs)
-    return problem.params, tx.init(problem.params)
+    state = tx.init(problem.params)
+    return jax.jit(update).lower(problem.params, state).compile(), problem.params, state
 
 
 def floor(problem: models.Problem, population: int, draws: int) -> measure.Run:

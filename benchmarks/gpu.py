@@ -22,13 +22,11 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 
-from benchmarks import idle, measure, models, side_by_side
+from benchmarks import idle, measure, models, noise, side_by_side
 
 MEMORY = ("host", "device", "replay")
-NOISE = ("full_rank", "low_rank")
 POPULATIONS = (16, 4, 64)  # the first is measured at every size before the others
 ROUNDS = 9
 Rows = list[dict[str, Any]]
@@ -192,7 +190,7 @@ def peak_child(memory: str, population: int, parameters: int, samples: int) -> d
         "params_bytes": params_bytes,
         "peak_bytes_in_use": peak,
         "peak_over_params": None if peak is None else peak / params_bytes,
-        "program_bytes": device_bytes(sizes) - sizes.alias_size_in_bytes,
+        "program_bytes": side_by_side.held_bytes(sizes),
         "program_host_bytes": sizes.host_temp_size_in_bytes,
     }
 
@@ -220,18 +218,18 @@ def measure_idle(timer: Timer, base: str, parameters: int, samples: int) -> Rows
 def measure_cycle(timer: Timer, parameters: int, samples: int, population: int) -> Rows:
     """A row for the forward passes alone, and for every kind of noise and memory."""
     problem = placed(models.perceptron(parameters, samples))
-    forwards = plain_forwards(problem, population + 1)
+    forwards = noise.forwards(problem, population + 1)
     runs, seconds, rows = {"forwards": forwards}, timed(forwards), {}
     rows["forwards"] = {"noise": None, "memory": None, "forwards": population + 1}
-    for noise in NOISE:
+    for kind in noise.KINDS:
         for memory in MEMORY:
-            name = f"{noise}, {memory}"
-            rows[name] = {"noise": noise, "memory": memory, "forwards": population + 1}
+            name = f"{kind}, {memory}"
+            rows[name] = {"noise": kind, "memory": memory, "forwards": population + 1}
             if timer.left() <= 0:
                 rows[name] |= not_run("no time is left")
                 continue
             try:
-                run = one_cycle(problem, population, noise, memory)
+                run = one_cycle(problem, population, kind, memory)
                 seconds += timed(run)
                 runs[name] = run
             except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -250,36 +248,20 @@ def measure_cycle(timer: Timer, parameters: int, samples: int, population: int) 
     return list(rows.values())
 
 
-def plain_forwards(problem: models.Problem, count: int) -> measure.Run:
-    """A run of so many forward passes in one program, one after another."""
-
-    @jax.jit
-    def scores(params: Any, batch: Any) -> jax.Array:
-        inputs, targets = batch
-
-        def score(shift: jax.Array) -> jax.Array:
-            # Each on inputs of its own, or the compiler could run one for all.
-            return problem.loss(params, (inputs + shift, targets))
-
-        return lax.map(score, jnp.linspace(0, 1, count))
-
-    return lambda: scores(problem.params, problem.batch)
-
-
-def one_cycle(problem: models.Problem, population: int, noise: str, memory: str) -> measure.Run:
+def one_cycle(problem: models.Problem, population: int, kind: str, memory: str) -> measure.Run:
     """A run of one update with a cycle, from the same parameters every time.
 
     Raises:
         MemoryError: it does not fit the device or the host.
     """
-    method = side_by_side.ours(population, noise, memory, problem.loss)
+    method = side_by_side.ours(population, kind, memory, problem.loss)
     state = on_device(method.start(problem.params))
     compiled = jax.jit(method.step).lower(state, problem.batch).compile()
     sizes = compiled.memory_analysis()
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         free = stats["bytes_limit"] - stats["bytes_in_use"]
-        check_room("device", device_bytes(sizes) - sizes.argument_size_in_bytes, free)
+        check_room("device", side_by_side.held_bytes(sizes) - sizes.argument_size_in_bytes, free)
     free_on_host = side_by_side.available_bytes()
     if free_on_host is not None:
         check_room("host", sizes.host_temp_size_in_bytes, free_on_host)
@@ -291,12 +273,6 @@ def check_room(place: str, needed: int, free: int) -> None:
     if needed > 0.9 * free:
         sizes = f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
         raise MemoryError(f"needs {place} memory of {sizes}")
-
-
-def device_bytes(sizes: Any) -> int:
-    """Arguments, outputs and temporaries of a program, from its memory analysis."""
-    total = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
-    return int(total)
 
 
 def placed(problem: models.Problem) -> models.Problem:

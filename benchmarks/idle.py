@@ -9,7 +9,7 @@ import optax
 from benchmarks import measure, models
 from egd_optax import evolve
 
-SIZES = {"1M": 1e6, "10M": 1e7, "30M": 3e7}
+SIZES = {**models.SIZES, "30M": 3 * 10**7}
 SAMPLES = {"memory-bound": 16, "compute-bound": 512}
 BASES = {"sgd": lambda: optax.sgd(1e-3), "adamw": lambda: optax.adamw(1e-4)}
 NEVER = 10**6  # steps between cycles: none is due while we measure
@@ -22,7 +22,7 @@ def cases(quick: bool) -> Iterator[tuple[str, Any]]:
             for base in BASES:
                 yield (
                     f"{base}, {label}, {bound}",
-                    lambda a=(label, int(parameters), bound, samples, base): measure_case(*a),
+                    lambda a=(label, parameters, bound, samples, base): measure_case(*a),
                 )
 
 
@@ -44,24 +44,26 @@ def measure_case(
 def programs(base: optax.GradientTransformation, problem: models.Problem) -> dict[str, Any]:
     """The donated train steps that are compared, each with the state that it starts from."""
     evolving = evolve(base, evolve_every=NEVER, population_size=8)
+    return {
+        "base": train_step(base, problem),
+        "in graph": train_step(evolving, problem),
+        "evolve=False": train_step(evolving, problem, evolve=False),
+    }
 
-    def program(tx: optax.GradientTransformation, **update_args: Any) -> Any:
-        tx = optax.with_extra_args_support(tx)
 
-        def step(carry: Any) -> Any:
-            params, state = carry
-            grads = jax.grad(problem.loss)(params, problem.batch)
-            updates, state = tx.update(grads, state, params, value_fn=value_fn, **update_args)
-            return optax.apply_updates(params, updates), state
-
-        start = (problem.params, tx.init(problem.params))
-        return jax.jit(step, donate_argnums=0), start
+def train_step(
+    tx: optax.GradientTransformation, problem: models.Problem, **update_args: Any
+) -> tuple[Any, Any]:
+    """A jitted step of parameters and state, which it donates, and those to start from."""
+    tx = optax.with_extra_args_support(tx)
 
     def value_fn(params: Any) -> jax.Array:
         return problem.loss(params, problem.batch)
 
-    return {
-        "base": program(base),
-        "in graph": program(evolving),
-        "evolve=False": program(evolving, evolve=False),
-    }
+    def step(carry: Any) -> Any:
+        params, state = carry
+        grads = jax.grad(problem.loss)(params, problem.batch)
+        updates, state = tx.update(grads, state, params, value_fn=value_fn, **update_args)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(step, donate_argnums=0), (problem.params, tx.init(problem.params))

@@ -37,11 +37,10 @@ def measure_idle() -> list[dict[str, Any]]:
     for form, (step, start) in idle.programs(optax.sgd(1e-3), problem).items():
         compiled = step.lower(start).compile()
         entry = compiled.as_text().split("ENTRY ")[1].splitlines()
-        temporary = compiled.memory_analysis().temp_size_in_bytes
         rows.append(
             {
                 "form": form,
-                "temp_over_params": temporary / (4 * models.size(problem.params)),
+                "temp_over_params": temp_over_params(compiled, problem),
                 "matrices": models.LAYERS,
                 "returned_by_the_conditional": sum(
                     line.split(" conditional(")[0].count(matrix)
@@ -57,7 +56,6 @@ def measure_idle() -> list[dict[str, Any]]:
 def measure_population(population: int) -> list[dict[str, Any]]:
     """A row for each memory mode and number of elites, and one for a vmapped population."""
     problem = models.perceptron(10**6, SAMPLES)
-    size = 4 * models.size(problem.params)
     rows = []
     for elites in sorted({1, -(-population // 4), population // 2}):
         for memory in MEMORY:
@@ -70,26 +68,13 @@ def measure_population(population: int) -> list[dict[str, Any]]:
                 elite_fraction=elites / population,
                 memory=memory,
             )
-            temporary = _temporary(train_step(tx, problem), problem, tx)
-            rows.append({"method": memory, "elites": elites, "temp_over_params": temporary / size})
-    plain = optax.with_extra_args_support(optax.sgd(1e-3))
-    step = _temporary(train_step(plain, problem), problem, plain)
-    rows.append({"method": "plain SGD", "elites": 0, "temp_over_params": step / size})
+            temporary = temp_over_params(compiled_step(tx, problem), problem)
+            rows.append({"method": memory, "elites": elites, "temp_over_params": temporary})
+    plain = temp_over_params(compiled_step(optax.sgd(1e-3), problem), problem)
+    rows.append({"method": "plain SGD", "elites": 0, "temp_over_params": plain})
     whole = vmapped(problem, population)
     rows.append({"method": "vmapped", "elites": 0, "temp_over_params": whole})
     return [{"population": population, **row} for row in rows]
-
-
-def train_step(tx: Any, problem: models.Problem) -> Any:
-    """A donated train step."""
-
-    def step(params: Any, state: Any) -> Any:
-        grads = jax.grad(problem.loss)(params, problem.batch)
-        value_fn = lambda params: problem.loss(params, problem.batch)  # noqa: E731
-        updates, state = tx.update(grads, state, params, value_fn=value_fn)
-        return optax.apply_updates(params, updates), state
-
-    return jax.jit(step, donate_argnums=(0, 1))
 
 
 def vmapped(problem: models.Problem, population: int) -> float:
@@ -110,8 +95,13 @@ def vmapped(problem: models.Problem, population: int) -> float:
     return held / (4 * models.size(problem.params))
 
 
-def _temporary(step: Any, problem: models.Problem, tx: Any) -> int:
-    state = jax.eval_shape(tx.init, problem.params)
-    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), problem.params)
-    compiled = step.lower(params, state).compile()
-    return int(compiled.memory_analysis().temp_size_in_bytes)
+def compiled_step(tx: optax.GradientTransformation, problem: models.Problem) -> jax.stages.Compiled:
+    """A compiled train step."""
+    step, start = idle.train_step(tx, problem)
+    return step.lower(start).compile()
+
+
+def temp_over_params(compiled: jax.stages.Compiled, problem: models.Problem) -> float:
+    """Temporary memory of a program, over the parameters."""
+    temporary: int = compiled.memory_analysis().temp_size_in_bytes
+    return temporary / (4 * models.size(problem.params))

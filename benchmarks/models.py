@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+SIZES = {"1M": 10**6, "10M": 10**7}
 LAYERS = 8
 TOKENS = 32
 HEADS = 8

@@ -38,7 +38,6 @@ from egd_optax import evolve
 SAMPLES = 64
 SIGMA = 0.02
 ELITE_FRACTION = 0.25
-SIZES = {"1M": 10**6, "10M": 10**7}
 POPULATIONS = (16, 64)
 REFERENCE = "egd_optax, full_rank, host"
 NO_EVOSAX = "not run: evosax is not installed"
@@ -70,7 +69,7 @@ class Method(NamedTuple):
 
 def cases(quick: bool) -> Iterator[tuple[str, Any]]:
     """The name of each case, and a function that measures it and returns its rows."""
-    for label, parameters in list(SIZES.items())[: 1 if quick else None]:
+    for label, parameters in list(models.SIZES.items())[: 1 if quick else None]:
         for population in POPULATIONS[: 1 if quick else None]:
             work = parameters * population
             rounds = 3 if quick or work > 5e8 else 5 if work > 1e8 else 7
@@ -312,7 +311,11 @@ def program_bytes(method: Method, problem: models.Problem) -> int:
     """Peak bytes of the compiled generation; nothing is allocated for it."""
     state = jax.eval_shape(method.start, problem.params)
     compiled = jax.jit(method.step, donate_argnums=0).lower(state, problem.batch).compile()
-    sizes = compiled.memory_analysis()
+    return held_bytes(compiled.memory_analysis())
+
+
+def held_bytes(sizes: Any) -> int:
+    """Arguments, outputs and temporaries of a program, less what is aliased."""
     total = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
     return int(total - sizes.alias_size_in_bytes)
 

@@ -51,25 +51,26 @@ def as_trained(params: Params) -> Params:
     return params
 
 
+def egd(weight_decay: float, evolve_every: int, sigma: float, accept: str) -> Method:
+    """EGD with what was fixed before the others were searched, see above."""
+    cycles = Cycles(
+        evolve_every=evolve_every,
+        population_size=32,
+        elite_fraction=0.25,
+        sigma=sigma,
+        accept=accept,
+        fitness_size=32,
+    )
+    return Method(learning_rate=0.1, weight_decay=weight_decay, batch_size=32, cycles=cycles)
+
+
 STORIES = (
     Story(
         title="Plain training",
         deploy=as_trained,
         methods={
             "SGD": Method(learning_rate=0.1, weight_decay=1e-3, batch_size=32),
-            "EGD": Method(
-                learning_rate=0.1,
-                weight_decay=1e-3,
-                batch_size=32,
-                cycles=Cycles(
-                    evolve_every=100,
-                    population_size=32,
-                    elite_fraction=0.25,
-                    sigma=0.1,
-                    accept="best",
-                    fitness_size=32,
-                ),
-            ),
+            "EGD": egd(weight_decay=1e-3, evolve_every=100, sigma=0.1, accept="best"),
         },
     ),
     Story(
@@ -77,19 +78,7 @@ STORIES = (
         deploy=ternarize,
         methods={
             "SGD": Method(learning_rate=0.1, weight_decay=1e-2, batch_size=32),
-            "EGD": Method(
-                learning_rate=0.1,
-                weight_decay=1e-3,
-                batch_size=32,
-                cycles=Cycles(
-                    evolve_every=10,
-                    population_size=32,
-                    elite_fraction=0.25,
-                    sigma=0.05,
-                    accept="always",
-                    fitness_size=32,
-                ),
-            ),
+            "EGD": egd(weight_decay=1e-3, evolve_every=10, sigma=0.05, accept="always"),
             "SGD, straight-through": Method(
                 learning_rate=0.03, weight_decay=1e-3, batch_size=8, straight_through=True
             ),

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from demo import digits
-from demo.method import Cycles, Method
-from demo.stories import BUDGET, CHECKS, STORIES, Story
+from demo.method import Method
+from demo.stories import BUDGET, CHECKS, STORIES, Story, egd
 from demo.train import run
 
 SEEDS = (100, 101, 102)
@@ -31,10 +31,7 @@ def gradient_grid(*, straight_through: bool) -> list[Method]:
 def egd_grid() -> list[Method]:
     """Settings of EGD; learning rate, batch, population and fitness batch are fixed."""
     decays, every, sigmas, rules = (0.0, 1e-3), (10, 30, 100), (0.02, 0.05, 0.1), ("always", "best")
-    return [
-        Method(0.1, decay, 32, cycles=Cycles(evolve_every, 32, 0.25, sigma, rule, 32))
-        for decay, evolve_every, sigma, rule in itertools.product(decays, every, sigmas, rules)
-    ]
+    return list(itertools.starmap(egd, itertools.product(decays, every, sigmas, rules)))
 
 
 GRIDS = {

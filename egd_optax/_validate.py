@@ -54,12 +54,12 @@ def cycle_spec(
 ) -> CycleSpec:
     """Checks what a cycle does and puts it together."""
     population_size = check_size("population_size", population_size)
-    check_batch_size(candidate_batch_size, population_size)
+    candidate_batch_size = check_batch_size(candidate_batch_size, population_size)
     if not callable(sigma):
         check_number("sigma", sigma, zero=True)
     check_flag("relative_sigma", relative_sigma)
     check_number("min_scale", min_scale, zero=True)
-    check_noise(noise, rank)
+    noise_rank = check_noise(noise, rank)
     if not callable(recombine):
         check_choice("recombine", recombine, RECOMBINE_RULES, "a callable from fitness to weights")
     check_number("temperature", temperature, zero=False)
@@ -74,7 +74,7 @@ def cycle_spec(
         sigma=sigma,
         relative_sigma=relative_sigma,
         min_scale=min_scale,
-        rank=rank if noise == "low_rank" else None,
+        rank=noise_rank,
         recombine=recombine,
         temperature=temperature,
         accept=accept,
@@ -87,11 +87,7 @@ def cycle_spec(
 
 def check_size(name: str, value: Any) -> int:
     """A positive Python int that shapes the program, so it may not be traced."""
-    if isinstance(value, jax.Array):
-        raise TypeError(
-            f"`{name}` must be a Python int, got {value!r}: under "
-            f'optax.inject_hyperparams name it in `static_args=("{name}", ...)`.'
-        )
+    _check_static(name, value, "int")
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"`{name}` must be a Python int, got {value!r}.")
     if value < 1:
@@ -106,34 +102,34 @@ def check_interval(evolve_every: Any) -> Any:
     return check_size("evolve_every", evolve_every)
 
 
-def check_batch_size(candidate_batch_size: Any, population_size: int) -> None:
+def check_batch_size(candidate_batch_size: Any, population_size: int) -> int:
     """A positive Python int, no more than there are members."""
-    check_size("candidate_batch_size", candidate_batch_size)
-    if candidate_batch_size > population_size:
+    size = check_size("candidate_batch_size", candidate_batch_size)
+    if size > population_size:
         raise ValueError(
             f"`candidate_batch_size` must be at most `population_size` ({population_size}), got "
             f"{candidate_batch_size!r}: there are no more members to evaluate at a time."
         )
+    return size
 
 
-def check_noise(noise: Any, rank: Any) -> None:
-    """A kind of noise, and a rank other than 1 only where it means something."""
+def check_noise(noise: Any, rank: Any) -> int | None:
+    """The rank of the noise, None for full rank; a rank is given only where it means something."""
     check_choice("noise", noise, NOISE_KINDS)
-    check_size("rank", rank)
-    if noise != "low_rank" and rank != 1:
+    size = check_size("rank", rank)
+    if noise == "low_rank":
+        return size
+    if size != 1:
         raise ValueError(
             f'`rank` is that of `noise="low_rank"`, got {rank!r} with noise={noise!r}: leave '
             "one of them out."
         )
+    return None
 
 
 def elite_count(elite_fraction: Any, population_size: int) -> int:
     """The number of elites, ceil(elite_fraction * population_size) and at least 1."""
-    if isinstance(elite_fraction, jax.Array):
-        raise TypeError(
-            f"`elite_fraction` must be a Python float, got {elite_fraction!r}: under "
-            'optax.inject_hyperparams name it in `static_args=("elite_fraction", ...)`.'
-        )
+    _check_static("elite_fraction", elite_fraction, "float")
     fraction = _real("elite_fraction", elite_fraction)
     if not 0 < fraction <= 1:
         raise ValueError(
@@ -230,6 +226,14 @@ def make_key_data(key: Any) -> jax.Array:
         key = jax.random.key_data(key)
     # The state may be donated, the caller's key may not.
     return jnp.array(key, jnp.uint32, copy=True)
+
+
+def _check_static(name: str, value: Any, kind: str) -> None:
+    if isinstance(value, jax.Array):
+        raise TypeError(
+            f"`{name}` must be a Python {kind}, got {value!r}: under "
+            f'optax.inject_hyperparams name it in `static_args=("{name}", ...)`.'
+        )
 
 
 def _is_seed(key: jax.Array | np.ndarray) -> bool:

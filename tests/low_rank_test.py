@@ -11,6 +11,7 @@ import pytest
 from egd_optax import egd, evolve
 
 SIGMA = 0.5
+KINDS = ("full_rank", "low_rank")
 
 
 def drawn(shape, members, dtype=jnp.float32, **kwargs):
@@ -65,9 +66,6 @@ def test_noise_is_drawn_in_full_where_factors_would_take_as_many_numbers(shape):
     updates = [t.update(params, t.init(params), params, value_fn=value_fn)[0] for t in tx.values()]
     chex.assert_trees_all_equal(*updates)
     assert (updates[0] != 0).any()
-
-
-KINDS = ("full_rank", "low_rank")
 
 
 def test_vectors_move_as_with_full_rank_and_matrices_do_not():
