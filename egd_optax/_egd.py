@@ -18,6 +18,8 @@ def egd(
     evolve_every: int = 200,
     population_size: int = 8,
     elite_fraction: float = 0.25,
+    antithetic: bool = False,
+    generations: int = 1,
     candidate_batch_size: int = 1,
     sigma: ScalarOrSchedule = 0.02,
     relative_sigma: bool = True,
@@ -25,6 +27,7 @@ def egd(
     noise: str = "full_rank",
     rank: int = 1,
     recombine: Recombine = "mean",
+    recombine_step: jax.typing.ArrayLike = 1.0,
     temperature: jax.typing.ArrayLike = 1.0,
     accept: str = "best",
     reset_base: bool = False,
@@ -50,13 +53,17 @@ def egd(
         evolve_every: steps between cycles.
         population_size: members evaluated in a cycle, the parent included.
         elite_fraction: share of the population that recombines.
+        antithetic: whether members come in mirrored pairs.
+        generations: rounds of a cycle.
         candidate_batch_size: members evaluated at a time.
         sigma: standard deviation of the noise, a float or a schedule of the cycle index.
         relative_sigma: whether `sigma` is relative to the root mean square of a leaf.
         min_scale: floor of that root mean square.
         noise: "full_rank" or "low_rank".
         rank: of the low-rank noise.
-        recombine: "mean", "softmax" or a callable from fitness to weights.
+        recombine: "mean", "softmax", "centered_rank", "log_rank", or a callable from fitness
+            to weights.
+        recombine_step: how far the child goes, 1 for all the way to the weighted sum.
         temperature: of the softmax, in units of fitness.
         accept: "always", "improved" or "best".
         reset_base: whether the momentum is reset after a jump.
@@ -98,6 +105,8 @@ def egd(
         evolve_every=evolve_every,
         population_size=population_size,
         elite_fraction=elite_fraction,
+        antithetic=antithetic,
+        generations=generations,
         candidate_batch_size=candidate_batch_size,
         sigma=sigma,
         relative_sigma=relative_sigma,
@@ -105,6 +114,7 @@ def egd(
         noise=noise,
         rank=rank,
         recombine=recombine,
+        recombine_step=recombine_step,
         temperature=temperature,
         accept=accept,
         reset_base=reset_base,

@@ -23,6 +23,7 @@ STATIC_ARGS = (
     "evolve_every",
     "population_size",
     "elite_fraction",
+    "generations",
     "candidate_batch_size",
     "rank",
     "recombine",
@@ -83,6 +84,8 @@ def evolve(
     evolve_every: int = 200,
     population_size: int = 8,
     elite_fraction: float = 0.25,
+    antithetic: bool = False,
+    generations: int = 1,
     candidate_batch_size: int = 1,
     sigma: ScalarOrSchedule = 0.02,
     relative_sigma: bool = True,
@@ -90,6 +93,7 @@ def evolve(
     noise: str = "full_rank",
     rank: int = 1,
     recombine: Recombine = "mean",
+    recombine_step: jax.typing.ArrayLike = 1.0,
     temperature: jax.typing.ArrayLike = 1.0,
     accept: str = "best",
     reset_base: bool = False,
@@ -107,11 +111,16 @@ def evolve(
     child, to the best elite or to the parent.
 
     `update` takes `value_fn` as an extra argument: `update(grads, state, params,
-    value_fn=fn, evolve=None, **extra)`.
+    value_fn=fn, accept_value_fn=None, evolve=None, **extra)`.
 
     * `value_fn(params, **kw)` returns a real scalar, at least float32, lower is better.
       It is never differentiated and traced once. It gets those of `extra` that its
-      signature names. A NaN or infinite value counts as worst.
+      signature names, and where it names `generation` the index of the generation, int32
+      `[]`: to score each generation, all its members alike, on a minibatch of its own. A
+      NaN or infinite value counts as worst.
+    * `accept_value_fn`, the same kind of function, on data that `value_fn` does not see: it
+      takes the place of `value_fn` where `accept` compares, so that what was selected for
+      the luck of its batch is not taken.
     * `evolve` is None to let the step counter decide in the compiled program, or True or
       False to decide when the step is traced. With False `value_fn` may be left out.
     * all of it is also passed to `base`.
@@ -121,7 +130,13 @@ def evolve(
         evolve_every: steps between cycles.
         population_size: members evaluated in a cycle, the parent included.
         elite_fraction: share of the population that recombines, in (0, 1]: the best
-            k = ceil(elite_fraction * population_size).
+            k = ceil(elite_fraction * population_size). Rules that weigh all members do
+            without.
+        antithetic: whether members come in mirrored pairs, parent + noise and parent -
+            noise, of one draw. `population_size` is then even, and the parent, which
+            belongs to no pair, is evaluated besides.
+        generations: rounds of mutation, selection and recombination in a cycle, each around
+            what the one before chose.
         candidate_batch_size: members evaluated at a time, under `jax.vmap`: more work for
             an accelerator that one small forward pass leaves idle, and memory for as many
             members and their activations. Members are the same to the bit, fitness within
@@ -141,8 +156,12 @@ def evolve(
         rank: of the low-rank noise; higher is closer to normal noise and dearer.
         recombine: "mean"; "softmax", weights softmax(-fitness / temperature); or a
             callable from the elites' fitness, float `[k]`, best first and +inf for an
-            empty place, to weights `[k]`. The child is parent + sum of weight * (elite -
-            parent): with weights that sum to one, the weighted mean of the elites.
+            empty place, to weights `[k]`. The child is parent + recombine_step * sum of
+            weight * (elite - parent): with weights that sum to one, the weighted mean of the
+            elites. Or a rule that weighs all members: "centered_rank", weights that fall in
+            equal steps from the best to the worst, the positive ones to a sum of one and the
+            negative ones to minus one; "log_rank", those of CMA-ES for the better half.
+        recombine_step: how far the child goes.
         temperature: of the softmax, in units of fitness.
         accept: what a cycle ends with. "always": the child. "improved": the child if it
             is better than the parent. "best": the best of child, elites and parent. A
@@ -177,14 +196,16 @@ def evolve(
             `mutable` does not fit them.
 
     Cost:
-        A step without a cycle costs a step of `base`. A cycle costs `population_size + 1`
-        forward passes and `population_size - 1` draws of noise: a normal number for every
-        parameter, or `rank * (rows + columns)` of them for every matrix. "host" moves an
-        elite to the host each time that one enters and back once to recombine, "replay"
-        draws k elites again; where the best elite is taken, all modes draw it again. No
-        mode stores or moves the parent. Device memory: the parent, `candidate_batch_size` active
-        members and one sum, whatever the population size. Under `jax.vmap` of the
-        optimizer XLA runs the cycle on every step.
+        A step without a cycle costs a step of `base`. A generation costs `population_size
+        + 1` forward passes, one more if antithetic, and `population_size - 1` draws of noise,
+        half of `population_size` if antithetic: a normal number for every parameter, or
+        `rank * (rows + columns)` of them for every matrix. `accept_value_fn` adds two forward
+        passes, three with accept="best". "host" moves an elite to the host each time that one
+        enters and back once to recombine, "replay" draws k elites again; the rules that weigh
+        all members store none in any mode, they repeat every draw. Where the best member is
+        taken, it is drawn again. No mode stores or moves the parent. Device memory: the
+        parent, `candidate_batch_size` active members and one sum, whatever the population
+        size. Under `jax.vmap` of the optimizer XLA runs the cycle on every step.
 
     References:
         Xue et al., `Evolutionary Gradient Descent for Non-convex Optimization
@@ -218,6 +239,8 @@ def evolve(
     spec = _validate.cycle_spec(
         population_size=population_size,
         elite_fraction=elite_fraction,
+        antithetic=antithetic,
+        generations=generations,
         candidate_batch_size=candidate_batch_size,
         sigma=sigma,
         relative_sigma=relative_sigma,
@@ -225,6 +248,7 @@ def evolve(
         noise=noise,
         rank=rank,
         recombine=recombine,
+        recombine_step=recombine_step,
         temperature=temperature,
         accept=accept,
         reset_base=reset_base,
@@ -249,13 +273,18 @@ def evolve(
         params: optax.Params | None = None,
         *,
         value_fn: Callable[..., Any] | None = None,
+        accept_value_fn: Callable[..., Any] | None = None,
         evolve: bool | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, EvolveState]:
-        value_fn, evolve = _validate.check_call(params, value_fn, evolve)
+        value_fn, evolve = _validate.check_call(
+            params, value_fn, accept_value_fn, evolve, accept=spec.accept
+        )
         if evolve is None:
             warn_inside_multi_steps()
         base_args = dict(extra_args, value_fn=value_fn, evolve=evolve)
+        if accept_value_fn is not None:
+            base_args["accept_value_fn"] = accept_value_fn
         base_updates, base_state = base.update(updates, state.base_state, params, **base_args)
         count = optax.safe_increment(state.count)
         if evolve is False:
@@ -265,13 +294,13 @@ def evolve(
         # program of its own behind the same boundary and rounds in the same way.
         due = count > 0 if evolve or always_due else is_due(count, evolve_every)
         kept_state = base_state if spec.reset_base else None
+        objectives = _cycle.Objectives(value_fn, accept_value_fn, extra_args)
 
         def cycle_step() -> tuple[optax.Updates, optax.OptState, _cycle.CycleInfo]:
             return _cycle.run_cycle(
                 spec,
                 base,
-                value_fn,
-                extra_args,
+                objectives,
                 params=params,
                 base_updates=base_updates,
                 base_state=kept_state,

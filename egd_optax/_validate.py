@@ -15,11 +15,12 @@ import numpy as np
 import optax
 
 from egd_optax._cycle import CycleSpec
+from egd_optax._cycle.recombine import RANK_WEIGHTS
 
 ACCEPT_RULES = ("always", "improved", "best")
 MEMORY_MODES = ("host", "device", "replay")
 NOISE_KINDS = ("full_rank", "low_rank")
-RECOMBINE_RULES = ("mean", "softmax")
+RECOMBINE_RULES = ("mean", "softmax", *RANK_WEIGHTS)
 
 
 def check_base(base: Any) -> optax.GradientTransformationExtraArgs:
@@ -38,6 +39,8 @@ def cycle_spec(
     *,
     population_size: Any,
     elite_fraction: Any,
+    antithetic: Any,
+    generations: Any,
     candidate_batch_size: Any,
     sigma: Any,
     relative_sigma: Any,
@@ -45,6 +48,7 @@ def cycle_spec(
     noise: Any,
     rank: Any,
     recombine: Any,
+    recombine_step: Any,
     temperature: Any,
     accept: Any,
     reset_base: Any,
@@ -54,7 +58,10 @@ def cycle_spec(
 ) -> CycleSpec:
     """Checks what a cycle does and puts it together."""
     population_size = check_size("population_size", population_size)
-    candidate_batch_size = check_batch_size(candidate_batch_size, population_size)
+    check_flag("antithetic", antithetic)
+    if antithetic:
+        check_pairs(population_size)
+    candidate_batch_size = check_batch_size(candidate_batch_size, population_size, antithetic)
     if not callable(sigma):
         check_number("sigma", sigma, zero=True)
     check_flag("relative_sigma", relative_sigma)
@@ -62,6 +69,7 @@ def cycle_spec(
     noise_rank = check_noise(noise, rank)
     if not callable(recombine):
         check_choice("recombine", recombine, RECOMBINE_RULES, "a callable from fitness to weights")
+    check_number("recombine_step", recombine_step, zero=False)
     check_number("temperature", temperature, zero=False)
     check_choice("accept", accept, ACCEPT_RULES)
     check_flag("reset_base", reset_base)
@@ -70,12 +78,15 @@ def cycle_spec(
     return CycleSpec(
         population_size=population_size,
         elite_count=elite_count(elite_fraction, population_size),
+        antithetic=antithetic,
+        generations=check_size("generations", generations),
         candidate_batch_size=candidate_batch_size,
         sigma=sigma,
         relative_sigma=relative_sigma,
         min_scale=min_scale,
         rank=noise_rank,
         recombine=recombine,
+        recombine_step=recombine_step,
         temperature=temperature,
         accept=accept,
         reset_base=reset_base,
@@ -102,13 +113,27 @@ def check_interval(evolve_every: Any) -> Any:
     return check_size("evolve_every", evolve_every)
 
 
-def check_batch_size(candidate_batch_size: Any, population_size: int) -> int:
-    """A positive Python int, no more than there are members."""
+def check_pairs(population_size: int) -> None:
+    """An even number of members, which come in pairs."""
+    if population_size % 2:
+        raise ValueError(
+            f"`population_size` must be even with antithetic=True, got {population_size}: the "
+            "population is mirrored pairs around the parent, which is evaluated besides."
+        )
+
+
+def check_batch_size(candidate_batch_size: Any, population_size: int, antithetic: bool) -> int:
+    """A positive Python int, no more than there are members, that divides no pair."""
     size = check_size("candidate_batch_size", candidate_batch_size)
     if size > population_size:
         raise ValueError(
             f"`candidate_batch_size` must be at most `population_size` ({population_size}), got "
             f"{candidate_batch_size!r}: there are no more members to evaluate at a time."
+        )
+    if antithetic and size % 2 and size > 1:
+        raise ValueError(
+            f"`candidate_batch_size` must be 1 or even with antithetic=True, got {size}: the two "
+            "members of a pair are evaluated together."
         )
     return size
 
@@ -192,7 +217,9 @@ def check_key(key: Any) -> None:
         )
 
 
-def check_call(params: Any, value_fn: Any, evolve: Any) -> tuple[Callable[..., Any], bool | None]:
+def check_call(
+    params: Any, value_fn: Any, accept_value_fn: Any, evolve: Any, *, accept: str
+) -> tuple[Callable[..., Any], bool | None]:
     """Checks what `update` was called with; `evolve` comes back as None or a Python bool."""
     if evolve is not None and not isinstance(evolve, (bool, np.bool_)):
         raise TypeError(
@@ -210,10 +237,16 @@ def check_call(params: Any, value_fn: Any, evolve: Any) -> tuple[Callable[..., A
             "params, value_fn=lambda params: loss(params, batch))`. If you did, a wrapper "
             "around this optimizer dropped it."
         )
-    if value_fn is not None and not callable(value_fn):
-        raise TypeError(
-            f"`value_fn` must be a function of the parameters, got {value_fn!r}: pass "
-            "`lambda params: loss(params, batch)`, not the loss itself."
+    for name, fn in (("value_fn", value_fn), ("accept_value_fn", accept_value_fn)):
+        if fn is not None and not callable(fn):
+            raise TypeError(
+                f"`{name}` must be a function of the parameters, got {fn!r}: pass "
+                "`lambda params: loss(params, batch)`, not the loss itself."
+            )
+    if accept_value_fn is not None and accept == "always":
+        raise ValueError(
+            f"`accept_value_fn` must be left out with accept={accept!r}, got {accept_value_fn!r}: "
+            'nothing is compared there. Use accept="improved" or "best".'
         )
     return value_fn, None if evolve is None else bool(evolve)
 

@@ -1,43 +1,30 @@
 """One evolution cycle, a stage a file.
 
-snapshot -> mutate -> evaluate -> select -> recombine -> resume
+snapshot -> (mutate -> evaluate -> select -> recombine) x generations -> resume
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import optax
 
-from egd_optax._cycle.evaluate import AxisName, evaluate, fitness_dtype
-from egd_optax._cycle.mutate import cycle_key, mutate
-from egd_optax._cycle.paging import make_paging
-from egd_optax._cycle.recombine import PARENT, Rule, accept, recombine
+from egd_optax._cycle.evaluate import fitness_dtype
+from egd_optax._cycle.generation import CycleSpec, Objectives, Outcome, run_generation
+from egd_optax._cycle.mutate import cycle_key
 from egd_optax._cycle.resume import reset_base_state, resume, widen
-from egd_optax._cycle.select import select
-from egd_optax._cycle.snapshot import moving_leaves, snapshot
+from egd_optax._cycle.snapshot import Leaves, moving_leaves, snapshot
 
-__all__ = ["CycleInfo", "CycleSpec", "moving_leaves", "no_cycle_yet", "run_cycle", "widen"]
-
-
-class CycleSpec(NamedTuple):
-    """What a cycle does; see the arguments of `egd_optax.evolve`."""
-
-    population_size: int
-    elite_count: int
-    candidate_batch_size: int
-    sigma: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike]
-    relative_sigma: bool
-    min_scale: jax.typing.ArrayLike
-    rank: int | None
-    recombine: Rule
-    temperature: jax.typing.ArrayLike
-    accept: str
-    reset_base: bool
-    mutable: object
-    memory: str
-    axis_name: AxisName
+__all__ = [
+    "CycleInfo",
+    "CycleSpec",
+    "Objectives",
+    "moving_leaves",
+    "no_cycle_yet",
+    "run_cycle",
+    "widen",
+]
 
 
 class CycleInfo(NamedTuple):
@@ -48,13 +35,15 @@ class CycleInfo(NamedTuple):
 
     Attributes:
         cycle: int32, index of the cycle, from 0.
-        parent_fitness: fitness of the base step's parameters, member 0.
+        parent_fitness: fitness of the base step's parameters, member 0; in the first
+            generation, where there are several. All below are of the last one.
         best_fitness: fitness of the best member, the parent included.
         mean_fitness: mean over the members of finite fitness.
         child_fitness: fitness of the recombined child.
-        accepted: bool, whether the parameters left the parent.
+        accepted: bool, whether the parameters left the parent, in any generation.
         sigma: float like the fitness, the sigma that was used.
-        evaluations: int32, forward passes of the cycle: the population and the child.
+        evaluations: int32, evaluations of `value_fn` in the cycle: in each generation
+            the population, the parent of antithetic pairs, and the child.
     """
 
     cycle: jax.Array
@@ -88,8 +77,7 @@ def no_cycle_yet() -> CycleInfo:
 def run_cycle(
     spec: CycleSpec,
     base: optax.GradientTransformationExtraArgs,
-    value_fn: Callable[..., Any],
-    extra_args: Mapping[str, Any],
+    objectives: Objectives,
     *,
     params: optax.Params,
     base_updates: optax.Updates,
@@ -102,8 +90,7 @@ def run_cycle(
     Args:
         spec: what to do.
         base: the base optimizer, for its `init` after a jump.
-        value_fn: the fitness of parameters.
-        extra_args: extra arguments of `update`, for `value_fn`.
+        objectives: what to select on.
         params: the parameters before the step.
         base_updates: the updates of the base optimizer.
         base_state: its state after the step.
@@ -111,69 +98,38 @@ def run_cycle(
         cycle: int32 `[]`, index of this cycle.
 
     Returns:
-        The updates, the state of the base optimizer, and what happened. Costs
-        `population_size + 1` forward passes.
+        The updates, the state of the base optimizer, and what happened.
     """
     sigma = spec.sigma(cycle) if callable(spec.sigma) else spec.sigma
     sigma = jnp.asarray(sigma, fitness_dtype())
     key = cycle_key(key_data, cycle)
-
     parent = snapshot(params, base_updates, spec.mutable)
-    genome = parent.genome
-    draw = mutate(
-        parent,
-        key,
-        sigma=sigma,
-        relative_sigma=spec.relative_sigma,
-        min_scale=spec.min_scale,
-        rank=spec.rank,
-    )
-    fitness = evaluate(value_fn, parent, extra_args=extra_args, axis_name=spec.axis_name)
-    paging = make_paging(spec.memory, spec.elite_count, draw, genome)
-    elites, scores = select(
-        draw,
-        fitness,
-        paging,
-        genome=genome,
-        population_size=spec.population_size,
-        elite_count=spec.elite_count,
-        batch_size=spec.candidate_batch_size,
-    )
-    child = recombine(elites, genome, paging, rule=spec.recombine, temperature=spec.temperature)
-    child_score = fitness(child)
-    choice = accept(spec.accept, scores[0], elites.fitness[0], child_score)
-    updates = resume(
-        choice,
-        child,
-        elites.member[0],
-        draw,
-        params=params,
-        base_updates=base_updates,
-        moving=parent.moving,
-    )
+
+    def generation(genome: Leaves, index: jax.Array) -> tuple[Leaves, Outcome]:
+        chosen, outcome = run_generation(spec, objectives, parent, genome, key, sigma, index)
+        if spec.generations > 1:
+            chosen = optax.tree.where(outcome.moved, chosen, genome)
+        return chosen, outcome
+
+    if spec.generations > 1:
+        indices = jnp.arange(spec.generations, dtype=jnp.int32)
+        genome, outcomes = lax.scan(generation, parent.genome, indices)
+    else:
+        genome, outcome = generation(parent.genome, jnp.int32(0))
+        outcomes = jax.tree.map(lambda scalar: scalar[None], outcome)
+    moved = jnp.any(outcomes.moved)
+    updates = resume(moved, genome, params=params, base_updates=base_updates, moving=parent.moving)
     if spec.reset_base:
         landed = optax.apply_updates(params, updates)
-        base_state = reset_base_state(base, base_state, landed, choice != PARENT)
-    info = _report(cycle, scores, child_score, choice, sigma)
-    return updates, base_state, info
-
-
-def _report(
-    cycle: jax.Array,
-    scores: jax.Array,
-    child_score: jax.Array,
-    choice: jax.Array,
-    sigma: jax.Array,
-) -> CycleInfo:
-    finite = jnp.isfinite(scores)
-    mean = jnp.sum(scores, where=finite) / jnp.maximum(jnp.sum(finite), 1)
-    return CycleInfo(
+        base_state = reset_base_state(base, base_state, landed, moved)
+    info = CycleInfo(
         cycle=cycle,
-        parent_fitness=scores[0],
-        best_fitness=jnp.min(scores),
-        mean_fitness=jnp.where(jnp.any(finite), mean, jnp.inf),
-        child_fitness=child_score,
-        accepted=choice != PARENT,
+        parent_fitness=outcomes.parent[0],
+        best_fitness=outcomes.best[-1],
+        mean_fitness=outcomes.mean[-1],
+        child_fitness=outcomes.child[-1],
+        accepted=moved,
         sigma=sigma,
-        evaluations=jnp.full([], scores.size + 1, jnp.int32),
+        evaluations=jnp.full([], spec.generations * (spec.member_count + 1), jnp.int32),
     )
+    return updates, base_state, info

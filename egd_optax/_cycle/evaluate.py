@@ -12,6 +12,7 @@ import numpy as np
 from egd_optax._cycle.snapshot import Leaves, Parent
 
 AxisName = str | tuple[str, ...] | None
+Fitness = Callable[[Leaves], jax.Array]
 
 
 def evaluate(
@@ -20,8 +21,8 @@ def evaluate(
     *,
     extra_args: Mapping[str, Any],
     axis_name: AxisName,
-) -> Callable[[Leaves], jax.Array]:
-    """Prepares the fitness function of a cycle; nothing is evaluated yet.
+) -> Fitness:
+    """Prepares the fitness function of a generation; nothing is evaluated yet.
 
     Args:
         value_fn: maps parameters to a real scalar of at least float32; never

@@ -7,14 +7,44 @@ device, in another order, or after a resume. That is what `memory="replay"` rest
 
 from collections.abc import Callable
 import math
+from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from egd_optax._cycle.snapshot import Leaves, Parent
+from egd_optax._cycle.branch import when
+from egd_optax._cycle.snapshot import Leaves
 
 Draw = Callable[[jax.Array, Leaves], Leaves]
+
+
+class Mutants(NamedTuple):
+    """The members of a generation, none of them drawn yet.
+
+    Member 0 is the parent. All but it come in mirrored pairs (1, 2), (3, 4), ... where
+    they are antithetic: the noise of the second is that of the first with the sign turned.
+
+    Attributes:
+        genome: the moving leaves of the parent.
+        size: the members, the parent included.
+        antithetic: whether they come in pairs.
+        draw: maps a member index, int32 `[]`, and a buffer like the genome to the moving
+            leaves of that member, which overwrite the buffer. Member 0 leaves the buffer
+            as it is: whoever draws it passes the parent.
+        follow: the same, for a buffer that holds the member before, which saves the second
+            of a pair its draw; the bits are the same.
+        deviation: maps the index of a member that is not the second of a pair to what sets
+            it apart from the parent, in float32 or wider.
+    """
+
+    genome: Leaves
+    size: int
+    antithetic: bool
+    draw: Draw
+    follow: Draw
+    deviation: Callable[[jax.Array], Leaves]
+
 
 # Sets the noise apart from what a training loop derives from the same key.
 _PURPOSE = 0x45474421
@@ -32,19 +62,29 @@ def cycle_key(key_data: jax.Array, cycle: jax.Array) -> jax.Array:
 
 
 def mutate(
-    parent: Parent,
+    genome: Leaves,
+    moving: tuple[int, ...],
     key: jax.Array,
+    first: jax.typing.ArrayLike,
     *,
+    size: int,
+    antithetic: bool,
     sigma: jax.Array,
     relative_sigma: bool,
     min_scale: jax.typing.ArrayLike,
     rank: int | None,
-) -> Draw:
-    """Prepares the population of a cycle; no member is drawn yet.
+) -> Mutants:
+    """Prepares the members of a generation; none is drawn yet.
 
     Args:
-        parent: the snapshot.
+        genome: the moving leaves of the parent.
+        moving: their positions in the parameters.
         key: threefry key of this cycle.
+        first: the number of member 0 in the cycle, int32 `[]`.
+        size: the members, the parent included.
+        antithetic: whether they come in mirrored pairs (Brockhoff et al., `Mirrored
+            Sampling and Sequential Selection for Evolution Strategies
+            <https://doi.org/10.1007/978-3-642-15844-5_2>`_, 2010).
         sigma: `[]`, noise standard deviation, in units of a leaf's root mean square
             or, with `relative_sigma=False`, of the parameters.
         relative_sigma: whether `sigma` is relative.
@@ -52,29 +92,54 @@ def mutate(
         rank: of the noise of matrices, see `standard_noise`; None for full rank.
 
     Returns:
-        A function from a member index, int32 `[]`, and a buffer like the moving leaves,
-        to those of that member, which overwrite the buffer. Member 0, the parent, leaves
-        the buffer as it is: whoever draws it passes the parent. A draw is made in
-        float32, then cast to the leaf's dtype.
+        The members. Noise is drawn in float32, and the sum cast to the leaf's dtype.
     """
-    genome = parent.genome
     stds = tuple(
         noise_std(leaf, sigma, relative_sigma=relative_sigma, min_scale=min_scale)
         for leaf in genome
     )
 
+    def deviation(member: jax.Array) -> Leaves:
+        return _deviation(genome, stds, moving, jax.random.fold_in(key, first + member), rank)
+
     def perturb(member: jax.Array, buffer: Leaves) -> Leaves:
         del buffer  # its memory is what is used
-        return _perturb(genome, stds, parent.moving, jax.random.fold_in(key, member), rank)
+        return move(genome, deviation(member))
 
-    def draw(member: jax.Array, buffer: Leaves) -> Leaves:
+    def drawn(member: jax.Array, on: jax.Array, buffer: Leaves) -> Leaves:
         # A loop over this one member, or over none. See `when`: nothing is fused across, and
         # XLA cannot move the draw out of the loop because it depends on the loop's index.
-        end = member + (member > 0).astype(member.dtype)
-        drawn: Leaves = lax.fori_loop(member, end, perturb, buffer)
-        return drawn
+        result: Leaves = lax.fori_loop(member, member + on.astype(member.dtype), perturb, buffer)
+        return result
 
-    return draw
+    def draw(member: jax.Array, buffer: Leaves) -> Leaves:
+        return drawn(member, member > 0, buffer)
+
+    if not antithetic:
+        return Mutants(genome, size, antithetic, draw, draw, deviation)
+
+    def is_second(member: jax.Array) -> jax.Array:
+        return (member > 0) & (member % 2 == 0)
+
+    def draw_of_pair(member: jax.Array, buffer: Leaves) -> Leaves:
+        second = is_second(member)
+        buffer = drawn(member - second.astype(member.dtype), member > 0, buffer)
+        return when(second, _mirror, buffer, genome)
+
+    def follow(member: jax.Array, buffer: Leaves) -> Leaves:
+        second = is_second(member)
+        buffer = drawn(member, (member > 0) & ~second, buffer)
+        return when(second, _mirror, buffer, genome)
+
+    return Mutants(genome, size, antithetic, draw_of_pair, follow, deviation)
+
+
+def move(genome: Leaves, deviation: Leaves) -> Leaves:
+    """The genome with a deviation added, in the dtype of the genome."""
+    return tuple(
+        (leaf.astype(by.dtype) + by).astype(leaf.dtype)
+        for leaf, by in zip(genome, deviation, strict=True)
+    )
 
 
 def noise_std(
@@ -96,6 +161,11 @@ def noise_std(
 def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype that a leaf is computed in: float32, or its own where that is wider."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype that deviations of a leaf are summed in: that of fitness, or its own wide one."""
+    return jnp.promote_types(wide_dtype(dtype), jnp.result_type(float))
 
 
 def standard_noise(
@@ -126,14 +196,25 @@ def standard_noise(
     return product.reshape(shape)
 
 
-def _perturb(
+def _deviation(
     genome: Leaves, stds: Leaves, moving: tuple[int, ...], key: jax.Array, rank: int | None
 ) -> Leaves:
-    def perturb_leaf(leaf: jax.Array, std: jax.Array, position: int) -> jax.Array:
+    def of_leaf(leaf: jax.Array, std: jax.Array, position: int) -> jax.Array:
         wide = wide_dtype(leaf.dtype)
         # float32 noise for float64 leaves too: the draw is the same in every precision.
         drawn = jnp.complex64 if jnp.issubdtype(wide, jnp.complexfloating) else jnp.float32
         noise = standard_noise(jax.random.fold_in(key, position), leaf.shape, drawn, rank)
-        return (leaf.astype(wide) + std * noise.astype(wide)).astype(leaf.dtype)
+        return std * noise.astype(wide)
 
-    return tuple(map(perturb_leaf, genome, stds, moving))
+    return tuple(map(of_leaf, genome, stds, moving))
+
+
+def _mirror(member: Leaves, genome: Leaves) -> Leaves:
+    """The member on the other side of the parent, made in place: no noise is kept."""
+
+    def other_side(leaf: jax.Array, parent: jax.Array) -> jax.Array:
+        wide = wide_dtype(leaf.dtype)
+        centre = parent.astype(wide)
+        return (centre - (leaf.astype(wide) - centre)).astype(leaf.dtype)
+
+    return tuple(map(other_side, member, genome))

@@ -22,7 +22,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from egd_optax._cycle.branch import when
-from egd_optax._cycle.mutate import Draw
+from egd_optax._cycle.mutate import Draw, Mutants
 from egd_optax._cycle.snapshot import Leaves
 
 T = TypeVar("T")
@@ -114,10 +114,10 @@ class Replayed(NamedTuple):
         return result
 
 
-def make_paging(memory: str, count: int, draw: Draw, genome: Leaves) -> Paging:
+def make_paging(memory: str, count: int, mutants: Mutants) -> Paging:
     """The paging of a memory mode, "host", "device" or "replay"."""
     if memory == "replay":
-        return Replayed(count, draw, genome)
+        return Replayed(count, mutants.draw, mutants.genome)
     return Buffered(count, on_host=memory == "host" and pages_to_host())
 
 

@@ -6,12 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from egd_optax._cycle.evaluate import fitness_dtype
-from egd_optax._cycle.mutate import wide_dtype
+from egd_optax._cycle.mutate import Mutants, move, sum_dtype
 from egd_optax._cycle.paging import Paging
+from egd_optax._cycle.rank import centered_ranks, log_ranks, weighted_sum
 from egd_optax._cycle.select import Elites, visit
 from egd_optax._cycle.snapshot import Leaves
 
 Rule = str | Callable[[jax.Array], jax.Array]
+
+# The rules that weigh all members, and so keep none.
+RANK_WEIGHTS = {"centered_rank": centered_ranks, "log_rank": log_ranks}
 
 # What a cycle can end with, in the order in which ties are settled.
 PARENT, ELITE, CHILD = range(3)
@@ -24,11 +28,12 @@ def recombine(
     *,
     rule: Rule,
     temperature: jax.typing.ArrayLike,
+    step: jax.typing.ArrayLike,
 ) -> Leaves:
-    """Child = parent + sum of weight * (elite - parent) over the elites.
+    """Child = parent + step * sum of weight * (elite - parent) over the elites.
 
-    With weights that sum to one this is the weighted mean of the elites, more exact
-    than the plain sum because only the differences are rounded.
+    With a step of one and weights that sum to one this is the weighted mean of the elites,
+    more exact than the plain sum because only the differences are rounded.
 
     Args:
         elites: the selected members.
@@ -37,12 +42,13 @@ def recombine(
         rule: "mean", "softmax", or a callable from fitness `[k]`, best first, to
             weights `[k]`.
         temperature: of the softmax, in units of fitness.
+        step: how far the child goes, 1 for all the way to the weighted sum.
 
     Returns:
         The moving leaves of the child. Costs one read, or with "replay" one draw, of
         every elite but the parent.
     """
-    weights = elite_weights(rule, elites.fitness, temperature)
+    weights = jnp.asarray(step * elite_weights(rule, elites.fitness, temperature))
 
     def add(rank: jax.Array, elite: Leaves, total: Leaves) -> Leaves:
         return tuple(
@@ -50,12 +56,32 @@ def recombine(
             for sum_, leaf, base in zip(total, elite, genome, strict=True)
         )
 
-    zeros = tuple(jnp.zeros_like(leaf, _sum_dtype(leaf.dtype)) for leaf in genome)
-    total = visit(elites, paging, weights != 0, add, zeros)
-    return tuple(
-        (leaf.astype(sum_.dtype) + sum_).astype(leaf.dtype)
-        for leaf, sum_ in zip(genome, total, strict=True)
-    )
+    zeros = tuple(jnp.zeros_like(leaf, sum_dtype(leaf.dtype)) for leaf in genome)
+    return move(genome, visit(elites, paging, weights != 0, add, zeros))
+
+
+def recombine_all(
+    mutants: Mutants,
+    scores: jax.Array,
+    *,
+    rule: str,
+    step: jax.typing.ArrayLike,
+    batch_size: int,
+) -> Leaves:
+    """Child = parent + step * sum of weight * (member - parent) over all members.
+
+    Args:
+        mutants: the members.
+        scores: their fitness, `[size]`.
+        rule: "centered_rank" or "log_rank".
+        step: how far the child goes.
+        batch_size: members to draw at a time.
+
+    Returns:
+        The moving leaves of the child.
+    """
+    weights = jnp.asarray(step * RANK_WEIGHTS[rule](scores))
+    return move(mutants.genome, weighted_sum(mutants, weights, batch_size=batch_size))
 
 
 def elite_weights(rule: Rule, fitness: jax.Array, temperature: jax.typing.ArrayLike) -> jax.Array:
@@ -113,7 +139,3 @@ def _checked(weights: jax.Array, fitness: jax.Array) -> jax.Array:
     if jnp.issubdtype(jnp.result_type(weights), jnp.complexfloating):
         raise TypeError(f"`recombine` must return real weights, got {jnp.result_type(weights)}.")
     return jnp.asarray(weights)
-
-
-def _sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    return jnp.promote_types(wide_dtype(dtype), fitness_dtype())

@@ -8,16 +8,30 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax._cycle.branch import when
-from egd_optax._cycle.mutate import Draw, wide_dtype
-from egd_optax._cycle.recombine import ELITE, PARENT
+from egd_optax._cycle.mutate import Mutants, wide_dtype
+from egd_optax._cycle.recombine import ELITE
 from egd_optax._cycle.snapshot import Leaves, flatten
 
 
+def settle(choice: jax.Array, child: Leaves, best: jax.Array, mutants: Mutants) -> Leaves:
+    """The moving leaves of what a generation chose; any where the parent stands.
+
+    Args:
+        choice: PARENT, ELITE or CHILD, int32 `[]`.
+        child: the moving leaves of the child.
+        best: index of the best elite, int32 `[]`; not the parent's where `choice` is ELITE.
+        mutants: the members.
+
+    Returns:
+        Leaves like the genome. Costs one draw if the choice is the best elite, in every
+        memory mode: it is over the child, and moves nothing.
+    """
+    return mutants.draw(jnp.where(choice == ELITE, best, 0), child)
+
+
 def resume(
-    choice: jax.Array,
-    child: Leaves,
-    best: jax.Array,
-    draw: Draw,
+    moved: jax.Array,
+    genome: Leaves,
     *,
     params: optax.Params,
     base_updates: optax.Updates,
@@ -26,26 +40,22 @@ def resume(
     """The update that leads from `params` to what the cycle chose.
 
     Args:
-        choice: PARENT, ELITE or CHILD, int32 `[]`.
-        child: the moving leaves of the child.
-        best: index of the best elite, int32 `[]`; not the parent's where `choice` is ELITE.
-        draw: draws a member, see `mutate`.
+        moved: bool `[]`, whether the cycle left the parent.
+        genome: the moving leaves of what it chose; any where it did not.
         params: the parameters before the step.
         base_updates: the updates of the base optimizer, a pytree like `params`.
         moving: positions of the leaves that mutate.
 
     Returns:
         Updates like those of `widen`. Where the parent stands, and in leaves that do
-        not move, they are the base updates. Costs one draw if the choice is the best
-        elite, in every memory mode: it is over the child, and moves nothing.
+        not move, they are the base updates.
     """
-    taken = draw(jnp.where(choice == ELITE, best, 0), child)
     updates, treedef = flatten(widen(base_updates, params, moving))
     sources, _ = flatten(params)
-    for at, target in zip(moving, taken, strict=True):
+    for at, target in zip(moving, genome, strict=True):
         dtype = updates[at].dtype
         jump = target.astype(dtype) - jnp.asarray(sources[at]).astype(dtype)
-        updates[at] = jnp.where(choice == PARENT, updates[at], jump)
+        updates[at] = jnp.where(moved, jump, updates[at])
     return jax.tree.unflatten(treedef, updates)
 
 

@@ -11,8 +11,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from egd_optax._cycle.evaluate import fitness_dtype
-from egd_optax._cycle.mutate import Draw
+from egd_optax._cycle.evaluate import Fitness, fitness_dtype
+from egd_optax._cycle.mutate import Mutants
 from egd_optax._cycle.paging import Pages, Paging, Visitor
 from egd_optax._cycle.snapshot import Leaves
 
@@ -36,67 +36,92 @@ class Elites(NamedTuple):
 
 
 def select(
-    draw: Draw,
-    fitness: Callable[[Leaves], jax.Array],
+    mutants: Mutants,
+    fitness: Fitness,
     paging: Paging,
     *,
-    genome: Leaves,
-    population_size: int,
     elite_count: int,
     batch_size: int,
 ) -> tuple[Elites, jax.Array]:
-    """Draws and evaluates every member of the population and keeps the elites.
+    """Draws and evaluates every member of a generation and keeps the elites.
 
     Args:
-        draw: draws a member, see `mutate`.
+        mutants: the members, see `mutate`.
         fitness: the fitness of a member.
         paging: where elites are kept.
-        genome: the moving leaves of the parent.
-        population_size: members to evaluate, the parent included.
         elite_count: k, the members to keep.
         batch_size: members to evaluate at a time, under `jax.vmap`.
 
     Returns:
-        The elites, and the fitness of all members, `[population_size]`. Costs
-        `population_size` forward passes and as many draws but one, and device memory
-        for `batch_size` members.
+        The elites, and the fitness of all members, `[size]`. Costs `size` forward passes
+        and a draw for every member but the parent, or for every pair of antithetic ones;
+        and device memory for `batch_size` members.
     """
     empty = Elites(
         fitness=jnp.full([elite_count], jnp.inf, fitness_dtype()),
         member=jnp.zeros([elite_count], jnp.int32),
         page=jnp.arange(elite_count, dtype=jnp.int32),
-        pages=paging.blank(genome),
+        pages=paging.blank(mutants.genome),
     )
 
-    def one(carry: tuple[Elites, Leaves], member: jax.Array) -> tuple[Any, jax.Array]:
-        elites, buffer = carry
-        candidate = draw(member, buffer)
-        score = fitness(candidate)
-        return (_insert(elites, member, score, candidate, paging), candidate), score
+    def keep(elites: Elites, member: jax.Array, score: jax.Array, candidate: Leaves) -> Elites:
+        return _insert(elites, member, score, candidate, paging)
+
+    if batch_size == 1:
+        return one_by_one(mutants, fitness, keep, empty)
 
     def batch(carry: tuple[Elites, Leaves], members: jax.Array) -> tuple[Any, jax.Array]:
-        # Drawn one by one, so that the bits of a member stay the same.
-        _, candidates = lax.scan(lambda buffer, at: (draw(at, buffer),) * 2, carry[1], members)
+        # Drawn one by one, so that an elite is the same to the bit if it is drawn again.
+        _, candidates = lax.scan(
+            lambda buffer, at: (mutants.follow(at, buffer),) * 2, carry[1], members
+        )
         scores = jax.vmap(fitness)(candidates)
 
         def insert(at: jax.Array, carry: tuple[Elites, Leaves]) -> tuple[Elites, Leaves]:
             candidate = jax.tree.map(lambda leaf: leaf[at], candidates)
-            return _insert(carry[0], members[at], scores[at], candidate, paging), candidate
+            return keep(carry[0], members[at], scores[at], candidate), candidate
 
         return lax.fori_loop(0, members.size, insert, carry), scores
 
-    members = jnp.arange(population_size, dtype=jnp.int32)
-    start = (empty, genome)  # the buffer to draw into holds the parent, member 0
-    if batch_size == 1:
-        (elites, _), scores = lax.scan(one, start, members)
-        return elites, scores
-    whole = population_size // batch_size * batch_size
+    members = jnp.arange(mutants.size, dtype=jnp.int32)
+    whole = mutants.size // batch_size * batch_size
+    start = (empty, mutants.genome)
     carry, scores = lax.scan(batch, start, members[:whole].reshape(-1, batch_size))
     scores = scores.reshape(-1)
-    if whole < population_size:
+    if whole < mutants.size:
         carry, rest = batch(carry, members[whole:])
         scores = jnp.concatenate([scores, rest])
     return carry[0], scores
+
+
+def one_by_one(
+    mutants: Mutants,
+    fitness: Fitness,
+    keep: Callable[[T, jax.Array, jax.Array, Leaves], T],
+    kept: T,
+) -> tuple[T, jax.Array]:
+    """Draws, evaluates and forgets one member after another, in one buffer.
+
+    Args:
+        mutants: the members.
+        fitness: the fitness of a member.
+        keep: maps what is kept, a member index, its fitness and its moving leaves to what
+            is kept then.
+        kept: what to start from.
+
+    Returns:
+        What is kept in the end, and the fitness of all members, `[size]`.
+    """
+
+    def one(carry: tuple[T, Leaves], member: jax.Array) -> tuple[tuple[T, Leaves], jax.Array]:
+        kept, buffer = carry
+        candidate = mutants.follow(member, buffer)
+        score = fitness(candidate)
+        return (keep(kept, member, score, candidate), candidate), score
+
+    start = (kept, mutants.genome)  # the buffer to draw into holds the parent, member 0
+    (kept, _), scores = lax.scan(one, start, jnp.arange(mutants.size, dtype=jnp.int32))
+    return kept, scores
 
 
 def _insert(

@@ -1,0 +1,187 @@
+"""One round of a cycle: mutate -> evaluate -> select -> recombine, and the choice among them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from egd_optax._cycle import rank
+from egd_optax._cycle.evaluate import AxisName, Fitness, evaluate
+from egd_optax._cycle.mutate import Mutants, mutate
+from egd_optax._cycle.paging import make_paging
+from egd_optax._cycle.recombine import (
+    PARENT,
+    RANK_WEIGHTS,
+    Rule,
+    accept,
+    recombine,
+    recombine_all,
+)
+from egd_optax._cycle.resume import settle
+from egd_optax._cycle.select import select
+from egd_optax._cycle.snapshot import Leaves, Parent
+
+
+class CycleSpec(NamedTuple):
+    """What a cycle does; see the arguments of `egd_optax.evolve`."""
+
+    population_size: int
+    elite_count: int
+    antithetic: bool
+    generations: int
+    candidate_batch_size: int
+    sigma: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike]
+    relative_sigma: bool
+    min_scale: jax.typing.ArrayLike
+    rank: int | None
+    recombine: Rule
+    recombine_step: jax.typing.ArrayLike
+    temperature: jax.typing.ArrayLike
+    accept: str
+    reset_base: bool
+    mutable: object
+    memory: str
+    axis_name: AxisName
+
+    @property
+    def member_count(self) -> int:
+        """The members of a generation, the parent included: antithetic pairs stand beside it."""
+        return self.population_size + self.antithetic
+
+
+class Objectives(NamedTuple):
+    """What a cycle selects on.
+
+    Attributes:
+        value_fn: the fitness of parameters.
+        accept_value_fn: the fitness that the outcome is judged by, or None for `value_fn`.
+        extra_args: extra arguments of `update`, for those of their names that they take.
+    """
+
+    value_fn: Callable[..., Any]
+    accept_value_fn: Callable[..., Any] | None
+    extra_args: Mapping[str, Any]
+
+
+class Outcome(NamedTuple):
+    """What came of a generation; scalars.
+
+    Attributes:
+        moved: bool, whether it left its parent.
+        parent: fitness of its parent; likewise:
+        best: of its best member.
+        mean: over its members of finite fitness, +inf if there is none.
+        child: of its child.
+    """
+
+    moved: jax.Array
+    parent: jax.Array
+    best: jax.Array
+    mean: jax.Array
+    child: jax.Array
+
+
+def run_generation(
+    spec: CycleSpec,
+    objectives: Objectives,
+    parent: Parent,
+    genome: Leaves,
+    key: jax.Array,
+    sigma: jax.Array,
+    generation: jax.Array,
+) -> tuple[Leaves, Outcome]:
+    """Runs a generation around `genome`.
+
+    Args:
+        spec: what to do.
+        objectives: what to select on.
+        parent: the snapshot, for the leaves that do not move.
+        genome: the moving leaves to mutate.
+        key: threefry key of the cycle.
+        sigma: float `[]`.
+        generation: its index in the cycle, int32 `[]`.
+
+    Returns:
+        The moving leaves that it chose, any where it did not move, and what came of it.
+    """
+    mutants = mutate(
+        genome,
+        parent.moving,
+        key,
+        generation * spec.member_count,
+        size=spec.member_count,
+        antithetic=spec.antithetic,
+        sigma=sigma,
+        relative_sigma=spec.relative_sigma,
+        min_scale=spec.min_scale,
+        rank=spec.rank,
+    )
+    args = {"generation": generation, **objectives.extra_args}
+    fitness = evaluate(objectives.value_fn, parent, extra_args=args, axis_name=spec.axis_name)
+    child, best, scores = _breed(spec, mutants, fitness)
+    child_score = fitness(child)
+    judged = scores[0], scores[best], child_score
+    if objectives.accept_value_fn is not None:
+        judge = evaluate(
+            objectives.accept_value_fn, parent, extra_args=args, axis_name=spec.axis_name
+        )
+        judged = _judged_by(judge, spec.accept, mutants, best, child, child_score)
+    choice = accept(spec.accept, *judged)
+    finite = jnp.isfinite(scores)
+    mean = jnp.sum(scores, where=finite) / jnp.maximum(jnp.sum(finite), 1)
+    return settle(choice, child, best, mutants), Outcome(
+        moved=choice != PARENT,
+        parent=scores[0],
+        best=jnp.min(scores),
+        mean=jnp.where(jnp.any(finite), mean, jnp.inf),
+        child=child_score,
+    )
+
+
+def _breed(
+    spec: CycleSpec, mutants: Mutants, fitness: Fitness
+) -> tuple[Leaves, jax.Array, jax.Array]:
+    """The child, the index of the best member, and the fitness of all members."""
+    batch_size = spec.candidate_batch_size
+    if isinstance(spec.recombine, str) and spec.recombine in RANK_WEIGHTS:
+        scores = rank.score(mutants, fitness, batch_size=batch_size)
+        child = recombine_all(
+            mutants,
+            scores,
+            rule=spec.recombine,
+            step=spec.recombine_step,
+            batch_size=batch_size,
+        )
+        return child, jnp.argmin(scores).astype(jnp.int32), scores
+    paging = make_paging(spec.memory, spec.elite_count, mutants)
+    elites, scores = select(
+        mutants, fitness, paging, elite_count=spec.elite_count, batch_size=batch_size
+    )
+    child = recombine(
+        elites,
+        mutants.genome,
+        paging,
+        rule=spec.recombine,
+        temperature=spec.temperature,
+        step=spec.recombine_step,
+    )
+    return child, elites.member[0], scores
+
+
+def _judged_by(
+    judge: Fitness,
+    rule: str,
+    mutants: Mutants,
+    best: jax.Array,
+    child: Leaves,
+    child_score: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Parent, best member and child on data that they were not selected on.
+
+    The best member is judged only where the rule may take it.
+    """
+    parent = judge(mutants.genome)
+    unjudged = jnp.full_like(parent, jnp.inf)
+    elite = judge(mutants.draw(best, mutants.genome)) if rule == "best" else unjudged
+    return parent, elite, jnp.where(jnp.isfinite(child_score), judge(child), jnp.inf)

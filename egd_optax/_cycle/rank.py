@@ -1,0 +1,152 @@
+"""Stage 4 for rules that weigh all members by rank: nothing is kept but their fitness.
+
+What a member weighs is known when all are evaluated. By then none is held any more: its
+noise is drawn again from its key, once a pair where members are antithetic.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from egd_optax._cycle.branch import when
+from egd_optax._cycle.evaluate import Fitness
+from egd_optax._cycle.mutate import Mutants, move, sum_dtype
+from egd_optax._cycle.select import one_by_one
+from egd_optax._cycle.snapshot import Leaves
+
+
+def score(mutants: Mutants, fitness: Fitness, *, batch_size: int) -> jax.Array:
+    """Draws and evaluates every member of a generation and keeps none.
+
+    Args:
+        mutants: the members, see `mutate`.
+        fitness: the fitness of a member.
+        batch_size: members to draw and evaluate at a time, under `jax.vmap`.
+
+    Returns:
+        The fitness of all members, `[size]`. Costs `size` forward passes and a draw for
+        every member but the parent, or for every pair of antithetic ones.
+    """
+    if batch_size == 1:
+        return one_by_one(mutants, fitness, lambda kept, *_: kept, ())[1]
+    signs = _signs(mutants)
+
+    def both_sides(member: jax.Array) -> jax.Array:
+        deviation = mutants.deviation(member)
+
+        def on_side(sign: jax.Array) -> jax.Array:
+            by = jax.tree.map(lambda leaf: sign.astype(leaf.dtype) * leaf, deviation)
+            return fitness(move(mutants.genome, by))
+
+        return jax.vmap(on_side)(signs)
+
+    drawn = _drawn_members(mutants)
+    scores = lax.map(both_sides, drawn, batch_size=batch_size // signs.size)
+    return jnp.append(fitness(mutants.genome), scores.reshape(-1))
+
+
+def centered_ranks(fitness: jax.Array) -> jax.Array:
+    """Weights that fall in equal steps from the best member to the worst, and sum to zero.
+
+    Salimans et al., `Evolution Strategies as a Scalable Alternative to Reinforcement
+    Learning <https://arxiv.org/abs/1703.03864>`_, 2017. Scaled so that the positive weights
+    sum to one. Members of equal fitness weigh the same.
+
+    Args:
+        fitness: `[n]`; +inf weighs nothing, and no rank is counted for it.
+
+    Returns:
+        Weights, `[n]` of the dtype of `fitness`; zeros where all fitness is equal.
+    """
+    better, equal, count = _ranks(fitness)
+    return _normalized((count - better - equal) - better, fitness)
+
+
+def log_ranks(fitness: jax.Array) -> jax.Array:
+    """Weights of the better half, which fall with the logarithm of the rank and sum to one.
+
+    Hansen, `The CMA Evolution Strategy: A Tutorial <https://arxiv.org/abs/1604.00772>`_,
+    2016. Members of equal fitness share their mean rank.
+
+    Args:
+        fitness: `[n]`; +inf weighs nothing, and no rank is counted for it.
+
+    Returns:
+        Weights, `[n]` of the dtype of `fitness`; zeros where all fitness is equal.
+    """
+    better, equal, count = _ranks(fitness)
+    place = better + (equal + 1) / 2  # from 1
+    return _normalized(jnp.maximum(jnp.log((count + 1) / 2) - jnp.log(place), 0), fitness)
+
+
+def weighted_sum(mutants: Mutants, weights: jax.Array, *, batch_size: int) -> Leaves:
+    """The sum of weight * (member - parent) over all members.
+
+    Args:
+        mutants: the members.
+        weights: `[size]`; of a member without finite fitness zero.
+        batch_size: members to draw at a time, under `jax.vmap`.
+
+    Returns:
+        Leaves like the genome, in float32 or wider. Costs as many draws as `score`; one by
+        one those of weight zero are left out.
+    """
+    signs = _signs(mutants).astype(weights.dtype)
+    drawn = _drawn_members(mutants)
+    weight_of = weights[1:].reshape(-1, signs.size) @ signs
+    zeros = tuple(jnp.zeros_like(leaf, sum_dtype(leaf.dtype)) for leaf in mutants.genome)
+
+    if batch_size == 1:
+
+        def add_one(at: jax.Array, total: Leaves) -> Leaves:
+            def add(total: Leaves, member: jax.Array, weight: jax.Array) -> Leaves:
+                deviation = mutants.deviation(member)
+                return tuple(sum_ + weight * by for sum_, by in zip(total, deviation, strict=True))
+
+            return when(weight_of[at] != 0, add, total, drawn[at], weight_of[at])
+
+        result: Leaves = lax.fori_loop(0, drawn.size, add_one, zeros)
+        return result
+
+    def add_batch(total: Leaves, batch: tuple[jax.Array, jax.Array]) -> tuple[Leaves, None]:
+        members, weight = batch
+        deviations = jax.vmap(mutants.deviation)(members)
+
+        def add(sum_: jax.Array, by: jax.Array) -> jax.Array:
+            on = jnp.expand_dims(weight != 0, range(1, by.ndim))
+            return sum_ + jnp.tensordot(weight.astype(by.dtype), jnp.where(on, by, 0), axes=1)
+
+        return tuple(map(add, total, deviations)), None
+
+    size = batch_size // signs.size
+    fill = (0, -drawn.size % size)  # with the first member, at a weight of zero
+    batches = jnp.pad(drawn, fill, constant_values=1), jnp.pad(weight_of, fill)
+    total, _ = lax.scan(add_batch, zeros, jax.tree.map(lambda x: x.reshape(-1, size), batches))
+    return total
+
+
+def _signs(mutants: Mutants) -> jax.Array:
+    """The sides of the parent on which a drawn deviation has a member, float32 `[1 or 2]`."""
+    return jnp.array([1, -1] if mutants.antithetic else [1], jnp.float32)
+
+
+def _drawn_members(mutants: Mutants) -> jax.Array:
+    """The members that have a draw of their own, int32: all but parent and second of pairs."""
+    return jnp.arange(1, mutants.size, 2 if mutants.antithetic else 1, dtype=jnp.int32)
+
+
+def _ranks(fitness: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """How many are better than each, how many equal to it, itself included, and how many count."""
+    ordered = jnp.sort(fitness)
+    better = jnp.searchsorted(ordered, fitness, side="left")
+    equal = jnp.searchsorted(ordered, fitness, side="right") - better
+    count = jnp.sum(jnp.isfinite(fitness))
+    better, equal, count = (x.astype(fitness.dtype) for x in (better, equal, count))
+    return better, equal, count
+
+
+def _normalized(weights: jax.Array, fitness: jax.Array) -> jax.Array:
+    """Zero without finite fitness, and the positive weights scaled to a sum of one."""
+    weights = jnp.where(jnp.isfinite(fitness), weights, 0)
+    total = jnp.sum(jnp.maximum(weights, 0))
+    return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), 0)
