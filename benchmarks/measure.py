@@ -88,10 +88,18 @@ def loop(step: Callable[..., Any], state: Any, steps: int) -> Run:
 def save(name: str, rows: list[dict[str, Any]], **about: Any) -> Path:
     """Writes rows with the versions, the device and the date that they belong to."""
     RESULTS.mkdir(exist_ok=True)
+    record = {"name": name, **about_this_run(), **about, "rows": rows}
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return path
+
+
+def about_this_run(*packages: str) -> dict[str, Any]:
+    """The date, the versions (of other packages too), and the device."""
     device = jax.local_devices()[0]
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")}
-    record = {
-        "name": name,
+    names = ("jax", "jaxlib", "optax", *packages)
+    versions = {name: importlib.metadata.version(name) for name in names}
+    return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "python": platform.python_version(),
         "versions": {**versions, "egd_optax": egd_optax.__version__},
@@ -102,12 +110,7 @@ def save(name: str, rows: list[dict[str, Any]], **about: Any) -> Path:
             "machine": platform.machine(),
             "cores": _cores(),
         },
-        **about,
-        "rows": rows,
     }
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    return path
 
 
 def load(name: str) -> dict[str, Any]:

@@ -2,52 +2,15 @@
 
 import chex
 import jax
-from jax.experimental import io_callback
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from recorded import POPULATION, fitness_of, observed_by, record_cycle, toy_params
 
 from egd_optax import evolve
 
-POPULATION = 5
 MEMORY = ("host", "device", "replay")
-
-
-def toy_params():
-    keys = jax.random.split(jax.random.key(7), 2)
-    return {
-        "a": jax.random.normal(keys[0], (40, 30)),
-        "b": {"c": 5.0 * jax.random.normal(keys[1], (50,)), "d": jnp.zeros((800,))},
-    }
-
-
-def fitness_of(params):
-    return sum(((leaf - 0.3) ** 2).mean() for leaf in jax.tree.leaves(params))
-
-
-def observed_by(score):
-    """A `value_fn` that NumPy computes; each call waits for the one before."""
-    return lambda params: io_callback(score, jax.ShapeDtypeStruct((), jnp.float32), params)
-
-
-def record_cycle(**kwargs):
-    """One step with a cycle: the members and the child in order, then the outcome."""
-    seen = []
-
-    def score(params):
-        seen.append(jax.tree.map(np.array, params))
-        return np.float32(fitness_of(seen[-1]))
-
-    params = toy_params()
-    grads = jax.grad(fitness_of)(params)
-    tx = evolve(optax.sgd(0.25), evolve_every=1, population_size=POPULATION, **kwargs)
-    updates, state = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=observed_by(score)))(
-        grads, tx.init(params), params
-    )
-    parent = jax.tree.map(lambda p, g: np.asarray(p - 0.25 * g), params, grads)
-    landed = optax.apply_updates(params, updates)
-    return seen[:POPULATION], seen[POPULATION:], parent, landed, state.info
 
 
 def oracle_child(members, parent, weights_of, k):

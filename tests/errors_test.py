@@ -26,6 +26,12 @@ PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
         ({"elite_fraction": float("nan")}, ValueError, "`elite_fraction`.*got nan"),
         ({"candidate_batch_size": 0}, ValueError, "`candidate_batch_size` must be at least 1, got 0"),
         ({"candidate_batch_size": 9}, ValueError, r"at most `population_size` \(8\), got 9"),
+        ({"antithetic": 1}, TypeError, "`antithetic` must be True or False, got 1"),
+        ({"antithetic": True, "population_size": 9}, ValueError, "`population_size` must be even .* got 9"),
+        ({"antithetic": True, "candidate_batch_size": 3}, ValueError, "must be 1 or even .* got 3"),
+        ({"generations": 0}, ValueError, "`generations` must be at least 1, got 0"),
+        ({"generations": jnp.int32(2)}, TypeError, "`generations`.*static_args"),
+        ({"recombine_step": 0.0}, ValueError, "`recombine_step` must be finite and above 0, got 0.0"),
         ({"noise": "cauchy"}, ValueError, '`noise` must be "full_rank" or "low_rank", got'),
         ({"noise": "low_rank", "rank": 0}, ValueError, "`rank` must be at least 1, got 0"),
         ({"rank": 2}, ValueError, '`rank` is that of `noise="low_rank"`, got 2'),
@@ -34,7 +40,7 @@ PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
         ({"sigma": None}, TypeError, "`sigma` must be a real number, got None"),
         ({"relative_sigma": 1}, TypeError, "`relative_sigma` must be True or False, got 1"),
         ({"min_scale": -1.0}, ValueError, "`min_scale` must be finite and at least 0, got -1.0"),
-        ({"recombine": "median"}, ValueError, '`recombine` must be "mean" or "softmax" or a callable'),
+        ({"recombine": "median"}, ValueError, '`recombine` must be "mean" or "softmax" or .* a callable'),
         ({"temperature": 0.0}, ValueError, "`temperature` must be finite and above 0, got 0.0"),
         ({"accept": "never"}, ValueError, '`accept` must be "always" or "improved" or "best", got'),
         ({"accept": None}, ValueError, "`accept` must be .* got None"),
@@ -79,6 +85,13 @@ def test_update_needs_a_value_fn(decide):
         update(egd(0.1), evolve=decide)
     with pytest.raises(TypeError, match="`value_fn` must be a function of the parameters, got 3.0"):
         update(egd(0.1), evolve=decide, value_fn=3.0)
+    with pytest.raises(TypeError, match="`accept_value_fn` must be a function of .* got 3.0"):
+        update(egd(0.1), evolve=decide, value_fn=jnp.sum, accept_value_fn=3.0)
+
+
+def test_a_guard_needs_a_rule_that_compares():
+    with pytest.raises(ValueError, match="`accept_value_fn` must be left out with accept='always'"):
+        update(egd(0.1, accept="always"), value_fn=jnp.sum, accept_value_fn=jnp.sum)
 
 
 def test_a_value_fn_dropped_on_the_way_is_missed():

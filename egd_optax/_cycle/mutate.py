@@ -6,7 +6,6 @@ device, in another order, or after a resume. That is what `memory="replay"` rest
 """
 
 from collections.abc import Callable
-import math
 from typing import NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from egd_optax._cycle.branch import when
+from egd_optax._cycle.noise import standard_noise, weighted_noise, wide_dtype
 from egd_optax._cycle.snapshot import Leaves
 
 Draw = Callable[[jax.Array, Leaves], Leaves]
@@ -36,6 +36,8 @@ class Mutants(NamedTuple):
             of a pair its draw; the bits are the same.
         deviation: maps the index of a member that is not the second of a pair to what sets
             it apart from the parent, in float32 or wider.
+        weighted_deviation: maps the indices of such members, `[n]`, and weights, `[n]`, to
+            the sum of weight * deviation; holds the noise of all of them at once.
     """
 
     genome: Leaves
@@ -44,6 +46,7 @@ class Mutants(NamedTuple):
     draw: Draw
     follow: Draw
     deviation: Callable[[jax.Array], Leaves]
+    weighted_deviation: Callable[[jax.Array, jax.Array], Leaves]
 
 
 # Sets the noise apart from what a training loop derives from the same key.
@@ -89,7 +92,7 @@ def mutate(
             or, with `relative_sigma=False`, of the parameters.
         relative_sigma: whether `sigma` is relative.
         min_scale: floor of the root mean square, in units of the parameters.
-        rank: of the noise of matrices, see `standard_noise`; None for full rank.
+        rank: of the noise of matrices, see `noise`; None for full rank.
 
     Returns:
         The members. Noise is drawn in float32, and the sum cast to the leaf's dtype.
@@ -99,8 +102,21 @@ def mutate(
         for leaf in genome
     )
 
+    def of_leaf(member: jax.Array, position: int) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, first + member), position)
+
     def deviation(member: jax.Array) -> Leaves:
-        return _deviation(genome, stds, moving, jax.random.fold_in(key, first + member), rank)
+        return tuple(
+            std * standard_noise(of_leaf(member, at), like, rank).astype(wide_dtype(like.dtype))
+            for like, std, at in zip(genome, stds, moving, strict=True)
+        )
+
+    def weighted_deviation(members: jax.Array, weights: jax.Array) -> Leaves:
+        keys_of = jax.vmap(of_leaf, in_axes=(0, None))
+        return tuple(
+            std * weighted_noise(keys_of(members, at), weights, like, rank)
+            for like, std, at in zip(genome, stds, moving, strict=True)
+        )
 
     def perturb(member: jax.Array, buffer: Leaves) -> Leaves:
         del buffer  # its memory is what is used
@@ -116,7 +132,7 @@ def mutate(
         return drawn(member, member > 0, buffer)
 
     if not antithetic:
-        return Mutants(genome, size, antithetic, draw, draw, deviation)
+        return Mutants(genome, size, antithetic, draw, draw, deviation, weighted_deviation)
 
     def is_second(member: jax.Array) -> jax.Array:
         return (member > 0) & (member % 2 == 0)
@@ -131,7 +147,7 @@ def mutate(
         buffer = drawn(member, (member > 0) & ~second, buffer)
         return when(second, _mirror, buffer, genome)
 
-    return Mutants(genome, size, antithetic, draw_of_pair, follow, deviation)
+    return Mutants(genome, size, antithetic, draw_of_pair, follow, deviation, weighted_deviation)
 
 
 def move(genome: Leaves, deviation: Leaves) -> Leaves:
@@ -156,57 +172,6 @@ def noise_std(
         squares = jnp.square(jnp.abs(leaf).astype(real))
         std = std * jnp.maximum(jnp.sqrt(jnp.mean(squares)), jnp.asarray(min_scale, real))
     return jnp.where(jnp.isfinite(std), std, jnp.zeros_like(std))
-
-
-def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype that a leaf is computed in: float32, or its own where that is wider."""
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
-
-
-def sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype that deviations of a leaf are summed in: that of fitness, or its own wide one."""
-    return jnp.promote_types(wide_dtype(dtype), jnp.result_type(float))
-
-
-def standard_noise(
-    key: jax.Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike, rank: int | None
-) -> jax.Array:
-    """Noise of mean 0 and standard deviation 1 in every entry.
-
-    Of low rank the noise of a leaf is A B^T / sqrt(rank) (Sarkar et al., `Evolution
-    Strategies at the Hyperscale <https://arxiv.org/abs/2511.16652>`_, 2025): A has a row
-    for every index of all axes but the last, B one for every index of the last. The
-    entries of A and B are independent normal numbers.
-
-    Args:
-        key: threefry key of this leaf.
-        shape: of the leaf.
-        dtype: float32 or complex64.
-        rank: None for independent normal entries; they are also drawn for vectors and
-            scalars, and where A and B would have as many entries as the leaf.
-
-    Returns:
-        An array of that shape and dtype.
-    """
-    rows, columns = math.prod(shape[:-1]), math.prod(shape[-1:])
-    if rank is None or (rows + columns) * rank >= rows * columns:
-        return jax.random.normal(key, shape, dtype)
-    factors = jax.random.normal(key, (rows + columns, rank), dtype) / rank**0.25
-    product = jnp.matmul(factors[:rows], factors[rows:].T, precision=lax.Precision.HIGHEST)
-    return product.reshape(shape)
-
-
-def _deviation(
-    genome: Leaves, stds: Leaves, moving: tuple[int, ...], key: jax.Array, rank: int | None
-) -> Leaves:
-    def of_leaf(leaf: jax.Array, std: jax.Array, position: int) -> jax.Array:
-        wide = wide_dtype(leaf.dtype)
-        # float32 noise for float64 leaves too: the draw is the same in every precision.
-        drawn = jnp.complex64 if jnp.issubdtype(wide, jnp.complexfloating) else jnp.float32
-        noise = standard_noise(jax.random.fold_in(key, position), leaf.shape, drawn, rank)
-        return std * noise.astype(wide)
-
-    return tuple(map(of_leaf, genome, stds, moving))
 
 
 def _mirror(member: Leaves, genome: Leaves) -> Leaves:

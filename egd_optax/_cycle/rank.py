@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from egd_optax._cycle.branch import when
 from egd_optax._cycle.evaluate import Fitness
-from egd_optax._cycle.mutate import Mutants, move, sum_dtype
-from egd_optax._cycle.select import one_by_one
+from egd_optax._cycle.mutate import Mutants, move
+from egd_optax._cycle.noise import sum_dtype
+from egd_optax._cycle.select import in_batches, one_by_one
 from egd_optax._cycle.snapshot import Leaves
 
 
@@ -31,18 +32,15 @@ def score(mutants: Mutants, fitness: Fitness, *, batch_size: int) -> jax.Array:
         return one_by_one(mutants, fitness, lambda kept, *_: kept, ())[1]
     signs = _signs(mutants)
 
-    def both_sides(member: jax.Array) -> jax.Array:
-        deviation = mutants.deviation(member)
+    def batch(carry: None, members: jax.Array) -> tuple[None, jax.Array]:
+        deviations = jax.vmap(mutants.deviation)(members)
+        # One flat batch: XLA:CPU takes a slower way through two nested ones.
+        sides = tuple(jnp.concatenate([sign * by for sign in signs]) for by in deviations)
+        scores = jax.vmap(lambda by: fitness(move(mutants.genome, by)))(sides)
+        return carry, scores.reshape(len(signs), -1).T
 
-        def on_side(sign: jax.Array) -> jax.Array:
-            by = jax.tree.map(lambda leaf: sign.astype(leaf.dtype) * leaf, deviation)
-            return fitness(move(mutants.genome, by))
-
-        return jax.vmap(on_side)(signs)
-
-    drawn = _drawn_members(mutants)
-    scores = lax.map(both_sides, drawn, batch_size=batch_size // signs.size)
-    return jnp.append(fitness(mutants.genome), scores.reshape(-1))
+    _, scores = in_batches(batch, None, _drawn_members(mutants), batch_size // len(signs))
+    return jnp.append(fitness(mutants.genome), scores)
 
 
 def centered_ranks(fitness: jax.Array) -> jax.Array:
@@ -91,9 +89,9 @@ def weighted_sum(mutants: Mutants, weights: jax.Array, *, batch_size: int) -> Le
         Leaves like the genome, in float32 or wider. Costs as many draws as `score`; one by
         one those of weight zero are left out.
     """
-    signs = _signs(mutants).astype(weights.dtype)
+    signs = _signs(mutants)
     drawn = _drawn_members(mutants)
-    weight_of = weights[1:].reshape(-1, signs.size) @ signs
+    weight_of = weights[1:].reshape(-1, len(signs)) @ jnp.array(signs, weights.dtype)
     zeros = tuple(jnp.zeros_like(leaf, sum_dtype(leaf.dtype)) for leaf in mutants.genome)
 
     if batch_size == 1:
@@ -108,26 +106,18 @@ def weighted_sum(mutants: Mutants, weights: jax.Array, *, batch_size: int) -> Le
         result: Leaves = lax.fori_loop(0, drawn.size, add_one, zeros)
         return result
 
-    def add_batch(total: Leaves, batch: tuple[jax.Array, jax.Array]) -> tuple[Leaves, None]:
-        members, weight = batch
-        deviations = jax.vmap(mutants.deviation)(members)
+    def add_batch(total: Leaves, at: jax.Array) -> tuple[Leaves, None]:
+        return tuple(
+            map(jnp.add, total, mutants.weighted_deviation(drawn[at], weight_of[at]))
+        ), None
 
-        def add(sum_: jax.Array, by: jax.Array) -> jax.Array:
-            on = jnp.expand_dims(weight != 0, range(1, by.ndim))
-            return sum_ + jnp.tensordot(weight.astype(by.dtype), jnp.where(on, by, 0), axes=1)
-
-        return tuple(map(add, total, deviations)), None
-
-    size = batch_size // signs.size
-    fill = (0, -drawn.size % size)  # with the first member, at a weight of zero
-    batches = jnp.pad(drawn, fill, constant_values=1), jnp.pad(weight_of, fill)
-    total, _ = lax.scan(add_batch, zeros, jax.tree.map(lambda x: x.reshape(-1, size), batches))
+    total, _ = in_batches(add_batch, zeros, jnp.arange(drawn.size), batch_size // len(signs))
     return total
 
 
-def _signs(mutants: Mutants) -> jax.Array:
-    """The sides of the parent on which a drawn deviation has a member, float32 `[1 or 2]`."""
-    return jnp.array([1, -1] if mutants.antithetic else [1], jnp.float32)
+def _signs(mutants: Mutants) -> tuple[int, ...]:
+    """The sides of the parent on which a drawn deviation has a member."""
+    return (1, -1) if mutants.antithetic else (1,)
 
 
 def _drawn_members(mutants: Mutants) -> jax.Array:

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from egd_optax._cycle.evaluate import fitness_dtype
-from egd_optax._cycle.mutate import Mutants, move, sum_dtype
+from egd_optax._cycle.mutate import Mutants, move
+from egd_optax._cycle.noise import sum_dtype
 from egd_optax._cycle.paging import Paging
 from egd_optax._cycle.rank import centered_ranks, log_ranks, weighted_sum
 from egd_optax._cycle.select import Elites, visit

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax._cycle.branch import when
-from egd_optax._cycle.mutate import Mutants, wide_dtype
+from egd_optax._cycle.mutate import Mutants
+from egd_optax._cycle.noise import wide_dtype
 from egd_optax._cycle.recombine import ELITE
 from egd_optax._cycle.snapshot import Leaves, flatten
 

@@ -84,14 +84,32 @@ def select(
         return lax.fori_loop(0, members.size, insert, carry), scores
 
     members = jnp.arange(mutants.size, dtype=jnp.int32)
-    whole = mutants.size // batch_size * batch_size
-    start = (empty, mutants.genome)
-    carry, scores = lax.scan(batch, start, members[:whole].reshape(-1, batch_size))
-    scores = scores.reshape(-1)
-    if whole < mutants.size:
-        carry, rest = batch(carry, members[whole:])
-        scores = jnp.concatenate([scores, rest])
-    return carry[0], scores
+    (elites, _), scores = in_batches(batch, (empty, mutants.genome), members, batch_size)
+    return elites, scores
+
+
+def in_batches(
+    fn: Callable[[T, jax.Array], tuple[T, Any]], carry: T, xs: jax.Array, size: int
+) -> tuple[T, Any]:
+    """`lax.scan` over `size` entries of `xs` at a time; the last batch has what is left.
+
+    Args:
+        fn: maps the carry and some entries to the carry and a result, `[entries, ...]`.
+        carry: what to start from.
+        xs: `[n]`.
+        size: entries of a batch.
+
+    Returns:
+        The carry, and the results of all entries, `[n, ...]`.
+    """
+    size = min(size, xs.size)
+    whole = xs.size // size * size
+    carry, results = lax.scan(fn, carry, xs[:whole].reshape(-1, size))
+    results = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), results)
+    if whole < xs.size:
+        carry, rest = fn(carry, xs[whole:])
+        results = jax.tree.map(lambda *parts: jnp.concatenate(parts), results, rest)
+    return carry, results
 
 
 def one_by_one(

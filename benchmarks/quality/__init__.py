@@ -1,0 +1,1 @@
+"""What the optimizer reaches, at equal compute, beside what else a user could pick."""

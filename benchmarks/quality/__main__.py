@@ -1,0 +1,104 @@
+"""Runs the benchmark: `python -m benchmarks.quality [run|time|report] [options]`."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+import tempfile
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks import measure, table
+from benchmarks.quality import figure, report, timing
+from benchmarks.quality.methods import METHODS
+from benchmarks.quality.methods.method import Method
+from benchmarks.quality.problem import Problem
+from benchmarks.quality.problems import PROBLEMS
+from benchmarks.quality.record import Store
+from benchmarks.quality.runner import Effort, complete
+
+FOLDER = measure.RESULTS / "quality"
+QUICK = Effort(trials=2, tune_seeds=1, seeds=2, share=0.05)
+ROUNDS, QUICK_ROUNDS = 7, 3
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+
+
+def main() -> None:
+    """Does what the command says for the problems and methods that are asked for."""
+    arguments = _arguments()
+    quick = arguments.quick
+    effort = QUICK if quick else Effort(arguments.trials, arguments.tune_seeds, arguments.seeds)
+    console = Console()
+    with tempfile.TemporaryDirectory() as scratch:
+        store = Store(Path(scratch) if quick else FOLDER)
+        problems = arguments.problem or list(PROBLEMS)
+        if arguments.command == "run" or quick:
+            run(problems, arguments.method or list(METHODS), store, effort, console)
+        if arguments.command == "time" or quick:
+            time(problems, store, effort, QUICK_ROUNDS if quick else ROUNDS, console)
+        if arguments.command == "report" or quick:
+            show(problems, store, console, publish=not quick)
+
+
+def run(
+    problems: list[str], methods: list[str], store: Store, effort: Effort, console: Console
+) -> None:
+    """Tunes and runs methods on problems."""
+    for name in problems:
+        problem = PROBLEMS[name]()
+        chosen = [METHODS[name] for name in methods if METHODS[name].applies(problem)]
+        _complete(problem, chosen, store, effort, console)
+
+
+def time(problems: list[str], store: Store, effort: Effort, rounds: int, console: Console) -> None:
+    """Times what was tuned, and runs the baseline for as long as our best method takes."""
+    for name in problems:
+        problem = PROBLEMS[name]()
+        with console.status(f"{name}: time"):
+            timing.time_all(problem, store, effort, rounds)
+        _complete(problem, [timing.equal_time(problem, store)], store, effort, console)
+
+
+def show(problems: list[str], store: Store, console: Console, *, publish: bool) -> None:
+    """Prints the tables; with `publish` writes them into the README, and the plot."""
+    sections = list(report.sections(_loaded(problems), store))
+    for title, rows in sections:
+        console.print(table.pretty(title, report.HEADER, rows))
+    found = {
+        problem.name: (problem, report.records(problem, store)) for problem in _loaded(problems)
+    }
+    if publish:
+        report.README.write_text(report.rewritten(report.README.read_text(), sections))
+    console.print(f"Plot: {figure.draw(found, store.folder / 'scores.svg')}")
+
+
+def _complete(
+    problem: Problem, methods: list[Method], store: Store, effort: Effort, console: Console
+) -> None:
+    with Progress(*COLUMNS, console=console) as progress:
+        task = progress.add_task(problem.name, total=sum(map(effort.runs, methods)))
+        for method in methods:
+            progress.update(task, description=f"{problem.name}: {method.name}")
+            complete(method, problem, store, effort, lambda: progress.advance(task))
+
+
+def _loaded(problems: list[str]) -> Iterator[Problem]:
+    return (PROBLEMS[name]() for name in problems)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
+    parser.add_argument("command", nargs="?", default="run", choices=["run", "time", "report"])
+    parser.add_argument("--problem", action="append", choices=PROBLEMS, help="all if not given")
+    parser.add_argument("--method", action="append", choices=METHODS, help="all if not given")
+    parser.add_argument("--trials", type=int, default=16, help="settings drawn for a method")
+    parser.add_argument("--tune-seeds", type=int, default=2, help="seeds of each of them")
+    parser.add_argument("--seeds", type=int, default=30, help="fresh seeds of the best of them")
+    parser.add_argument(
+        "--quick", action="store_true", help="all commands in small; results are not kept"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

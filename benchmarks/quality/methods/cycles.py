@@ -1,0 +1,165 @@
+"""Gradient descent with evolution cycles: how such a run is planned."""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from benchmarks.quality import ledger
+from benchmarks.quality.methods.gradient import Base
+from benchmarks.quality.methods.method import (
+    Plan,
+    Rates,
+    Static,
+    count,
+    sample,
+    samples,
+    scale,
+    streams,
+)
+from benchmarks.quality.problem import Batch, Params, Problem
+from egd_optax import evolve
+
+# Evaluations on the guard's data that a generation is charged for; some rules need fewer.
+GUARD_EVALUATIONS = 3
+
+Carry = tuple[Params, optax.OptState]
+
+
+class Form(NamedTuple):
+    """What a method fixes beforehand; the rest is drawn.
+
+    Attributes:
+        base: the optimizer that steps.
+        options: arguments of `egd_optax.evolve`, from the floats, the other settings, and
+            the cycles of the run.
+        antithetic: whether members come in pairs.
+        absolute: whether `sigma` is in units of the initial parameters of all runs; else
+            in those of the current ones.
+        straight_through: whether gradients are those of the stand-in.
+        training_batch: whether candidates see the batch of the gradient step; else a fresh
+            one every generation.
+        guard: samples that acceptance is judged on, 0 for those of the candidates.
+    """
+
+    base: Base
+    options: Callable[[Rates, Static, int], dict[str, Any]]
+    antithetic: bool = False
+    absolute: bool = False
+    straight_through: bool = False
+    training_batch: bool = False
+    guard: int = 0
+
+
+class Schedule(NamedTuple):
+    """When a run evolves.
+
+    Attributes:
+        steps: gradient steps in all.
+        evolve_every: steps between cycles.
+        generations: of a cycle.
+        forwards: sample-forwards in all.
+    """
+
+    steps: int
+    evolve_every: int
+    generations: int
+    forwards: int
+
+    @property
+    def cycles(self) -> int:
+        """Cycles in all."""
+        return self.steps // self.evolve_every
+
+
+def regular(problem: Problem, static: Static, budget: int, generation: int) -> Schedule:
+    """A cycle every `interval` steps, from the first period to the last."""
+    interval, generations = static["interval"], static["generations"]
+    prices = ledger.evolution(problem, interval, generation, generations)
+    steps = prices.steps_within(budget)
+    return Schedule(steps, interval, generations, prices.spent(steps))
+
+
+def burst(problem: Problem, static: Static, budget: int, generation: int) -> Schedule:
+    """One cycle on the last step, for a quarter of the budget."""
+    prices = ledger.descent(problem)
+    steps = prices.steps_within(budget - budget // 4)
+    generations = ledger.within(budget // 4, generation)
+    return Schedule(steps, steps, generations, prices.spent(steps) + generations * generation)
+
+
+def plan(
+    problem: Problem,
+    static: Static,
+    budget: int,
+    *,
+    form: Form,
+    schedule: Callable[[Problem, Static, int, int], Schedule] = regular,
+) -> Plan:
+    """Gradient steps, some of which evolve."""
+    objective = problem.straight_through if form.straight_through else problem.loss
+    assert objective is not None
+    size, population = samples(problem, static), static["population"]
+    guard = min(form.guard, count(problem.train))
+    unit = scale(problem) if form.absolute else 1.0
+    generation = ledger.generation(population, size, antithetic=form.antithetic)
+    timetable = schedule(problem, static, budget, generation + GUARD_EVALUATIONS * guard)
+
+    def train(key: jax.Array, rates: Rates, data: Batch) -> Params:
+        keys = streams(key)
+        rates = {**rates, "sigma": unit * rates["sigma"]}
+        optimizer = evolve(
+            form.base(rates, timetable.steps, keys.noise),
+            evolve_every=timetable.evolve_every,
+            generations=timetable.generations,
+            population_size=population,
+            candidate_batch_size=population,
+            antithetic=form.antithetic,
+            relative_sigma=not form.absolute,
+            key=keys.noise,
+            **form.options(rates, static, timetable.cycles),
+        )
+        gradient = jax.grad(objective)
+
+        def fitness(key: jax.Array, batch: Batch) -> dict[str, Any]:
+            def draw(generation: jax.Array, size: int) -> Batch:
+                return sample(data, jax.random.fold_in(key, generation), size)
+
+            def value_fn(params: Params, generation: jax.Array) -> jax.Array:
+                seen = batch if form.training_batch else draw(generation, size)
+                return problem.fitness(params, seen)
+
+            def accept_value_fn(params: Params, generation: jax.Array) -> jax.Array:
+                # The negative numbers are those of no generation.
+                return problem.fitness(params, draw(-1 - generation, guard))
+
+            judge = {"accept_value_fn": accept_value_fn} if guard else {}
+            return {"value_fn": value_fn, **judge}
+
+        def step(at: jax.Array, carry: Carry, *, evolve: bool) -> Carry:
+            params, state = carry
+            batch = sample(data, jax.random.fold_in(keys.batches, at), problem.batch_size)
+            extra = fitness(jax.random.fold_in(keys.fitness, at), batch) if evolve else {}
+            gradients = gradient(params, batch)
+            updates, state = optimizer.update(gradients, state, params, evolve=evolve, **extra)
+            return optax.apply_updates(params, updates), state
+
+        idle = functools.partial(step, evolve=False)
+
+        # A period is idle steps and then one with a cycle: no conditional in the program.
+        def period(carry: Carry, first: jax.Array) -> tuple[Carry, None]:
+            last = first + timetable.evolve_every - 1
+            return step(last, lax.fori_loop(first, last, idle, carry), evolve=True), None
+
+        params = problem.init(keys.init)
+        whole = timetable.cycles * timetable.evolve_every
+        starts = jnp.arange(0, whole, timetable.evolve_every)
+        carry, _ = lax.scan(period, (params, optimizer.init(params)), starts)
+        last, _ = lax.fori_loop(whole, timetable.steps, idle, carry)
+        return last
+
+    return Plan(timetable.forwards, train)

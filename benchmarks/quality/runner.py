@@ -1,0 +1,153 @@
+"""Tunes a method on a problem and runs it on fresh seeds, from wherever a record stands."""
+
+from collections.abc import Callable
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks.quality.methods import METHODS
+from benchmarks.quality.methods.method import Method, Settings, Trainer
+from benchmarks.quality.problem import Problem
+from benchmarks.quality.record import Record, Store, read, written
+
+FIRST_TUNE_SEED, FIRST_SEED = 1000, 2000
+# Compiles in half the time programs that run about as fast: most of them run a few times.
+COMPILER_OPTIONS = {"xla_backend_optimization_level": 1}
+
+
+class Effort(NamedTuple):
+    """How much is run.
+
+    Attributes:
+        trials: settings drawn for a method that is tuned.
+        tune_seeds: seeds that each of them is run on.
+        seeds: seeds that the best of them is run on.
+        share: of a problem's budget.
+    """
+
+    trials: int = 16
+    tune_seeds: int = 2
+    seeds: int = 30
+    share: float = 1.0
+
+    def budget(self, method: Method, problem: Problem) -> int:
+        """Sample-forwards that a run may spend."""
+        return int(problem.budget * method.budget * self.share)
+
+    def runs(self, method: Method) -> int:
+        """Trials and runs on fresh seeds."""
+        return self.seeds + (0 if method.settings_of else self.trials)
+
+
+def complete(
+    method: Method,
+    problem: Problem,
+    store: Store,
+    effort: Effort,
+    on_run: Callable[[], None] = lambda: None,
+) -> Record:
+    """Runs what a record lacks and saves it after every trial and every seed.
+
+    Args:
+        method: the method.
+        problem: the problem; the method applies to it.
+        store: holds the records.
+        effort: what makes a record complete.
+        on_run: called after each trial and each seed, or at once for what is there.
+
+    Returns:
+        The complete record.
+    """
+    budget = effort.budget(method, problem)
+    record = store.load(problem.name, method.name)
+    if record.get("budget") != budget:
+        record = {"problem": problem.name, "method": method.name, "budget": budget}
+    trainer = Trainer(method, problem, budget, COMPILER_OPTIONS)
+
+    def save() -> None:
+        store.save(problem.name, method.name, record)
+
+    if method.settings_of:
+        source = complete(METHODS[method.settings_of], problem, store, effort)
+        settings: Settings = source["settings"]
+    else:
+        settings = _tuned(record, trainer, method, problem, effort, save, on_run)
+    if record.get("settings") != settings:
+        forwards = trainer.forwards(settings)
+        record |= {"settings": settings, "forwards": forwards, "scores": [], "seconds": []}
+    _run(record, trainer, problem, effort, save, on_run)
+    # Hundreds of programs would exhaust the mappings of memory that a process may have.
+    jax.clear_caches()
+    return record
+
+
+def draws(method: Method, trials: int) -> list[Settings]:
+    """The settings to try: a trial draws from a key of its own, the learning rate first."""
+    return [method.settings(np.random.default_rng(trial)) for trial in range(trials)]
+
+
+def _tuned(
+    record: Record,
+    trainer: Trainer,
+    method: Method,
+    problem: Problem,
+    effort: Effort,
+    save: Callable[[], None],
+    on_run: Callable[[], None],
+) -> Settings:
+    """Completes the trials; the settings of the lowest mean validation score."""
+    seeds = range(FIRST_TUNE_SEED, FIRST_TUNE_SEED + effort.tune_seeds)
+    score = jax.jit(lambda params: problem.score(params, problem.validation))
+    trials = record.setdefault("trials", [])
+    for at, settings in enumerate(draws(method, effort.trials)):
+        # Trials of another search space are no trials of this one.
+        if at < len(trials) and not _holds(trials[at], settings, effort):
+            del trials[at:]
+        if at == len(trials):
+            trials.append({"settings": settings, **_scores(trainer, settings, seeds, score)})
+            save()
+        on_run()
+    best: Settings = min(trials[: effort.trials], key=mean)["settings"]
+    return best
+
+
+def _holds(trial: Record, settings: Settings, effort: Effort) -> bool:
+    return trial["settings"] == settings and len(trial["scores"]) == effort.tune_seeds
+
+
+def _run(
+    record: Record,
+    trainer: Trainer,
+    problem: Problem,
+    effort: Effort,
+    save: Callable[[], None],
+    on_run: Callable[[], None],
+) -> None:
+    """Completes the runs on fresh seeds, judged on the test split."""
+    score = jax.jit(lambda params: problem.score(params, problem.test))
+    for seed in range(effort.seeds):
+        if seed == len(record["scores"]):
+            run = _scores(trainer, record["settings"], [FIRST_SEED + seed], score)
+            record["scores"] += run["scores"]
+            record["seconds"] += run["seconds"]
+            save()
+        on_run()
+
+
+def _scores(trainer: Trainer, settings: Settings, seeds: Any, score: Any) -> dict[str, list[Any]]:
+    """Scores and wall times of runs; compiling is not timed."""
+    trainer.prepare(settings)
+    scores, seconds = [], []
+    for seed in seeds:
+        start = time.perf_counter()
+        params = jax.block_until_ready(trainer(settings, seed))
+        seconds.append(round(time.perf_counter() - start, 4))
+        scores.append(written(float(score(params))))
+    return {"scores": scores, "seconds": seconds}
+
+
+def mean(trial: Record) -> float:
+    """The validation score of a trial."""
+    return float(np.mean([read(score) for score in trial["scores"]]))

@@ -1,0 +1,56 @@
+"""Wall time of tuned runs side by side, and the baseline at the time of our best."""
+
+import functools
+
+from benchmarks import measure
+from benchmarks.quality.methods import METHODS
+from benchmarks.quality.methods.method import Method, Trainer
+from benchmarks.quality.methods.presets import OURS
+from benchmarks.quality.problem import Problem
+from benchmarks.quality.record import Record, Store
+from benchmarks.quality.runner import Effort, mean
+
+NAME = "time"
+
+
+def baseline(problem: Problem) -> str:
+    """What a user would run otherwise: the trick where there is one, else Adam."""
+    return "straight_through" if problem.straight_through else "adam"
+
+
+def equal_time_name(problem: Problem) -> str:
+    """The name of the baseline that may take as long as our best method."""
+    return f"{baseline(problem)}_equal_time"
+
+
+def time_all(problem: Problem, store: Store, effort: Effort, rounds: int) -> Record:
+    """Times one run of every method that was tuned on a problem; saves and returns ratios."""
+    runs = {}
+    for name, method in METHODS.items():
+        record = store.load(problem.name, name)
+        if "settings" in record:
+            trainer = Trainer(method, problem, effort.budget(method, problem))
+            runs[name] = functools.partial(trainer, record["settings"], 0)
+    rows = measure.compare(runs, baseline(problem), rounds)
+    timed = {"problem": problem.name, "reference": baseline(problem), "methods": rows}
+    store.save(problem.name, NAME, timed)
+    return timed
+
+
+def equal_time(problem: Problem, store: Store) -> Method:
+    """The baseline with a budget that takes as long as our best method, tuned anew."""
+    ratios = store.load(problem.name, NAME)["methods"]
+    name = best_of_ours(problem, store)
+    method = METHODS[baseline(problem)]
+    return method._replace(
+        name=equal_time_name(problem), budget=max(ratios[name]["ratio"]["median"], 1.0)
+    )
+
+
+def best_of_ours(problem: Problem, store: Store) -> str:
+    """Which of our methods did best in tuning; the test split has no say."""
+
+    def validation(name: str) -> float:
+        return min(map(mean, store.load(problem.name, name)["trials"]))
+
+    return min((ours.name for ours in OURS if ours.applies(problem)), key=validation)

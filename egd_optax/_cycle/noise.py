@@ -1,0 +1,91 @@
+"""The noise of a leaf: mean 0 and standard deviation 1 in every entry, of full or of low rank.
+
+Of low rank the noise of a leaf is A B^T / sqrt(rank) (Sarkar et al., `Evolution Strategies
+at the Hyperscale <https://arxiv.org/abs/2511.16652>`_, 2025): A has a row for every index of
+all axes but the last, B one for every index of the last. The entries of A and B are
+independent normal numbers. Vectors and scalars are drawn in full, and so are leaves for
+which A and B would have as many entries as the leaf.
+"""
+
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+
+def standard_noise(key: jax.Array, like: jax.Array, rank: int | None) -> jax.Array:
+    """The noise of one member.
+
+    Args:
+        key: threefry key of this member and leaf.
+        like: the leaf.
+        rank: None for independent normal entries.
+
+    Returns:
+        An array of the shape of `like`, float32 or complex64 whatever its precision: the
+        draw is the same in all.
+    """
+    if rank is None or not _splits(like, rank):
+        return _normal(key, like.shape, like)
+    factors, rows = _factors(key, like, rank)
+    product = jnp.matmul(factors[:rows], factors[rows:].T, precision=lax.Precision.HIGHEST)
+    return product.reshape(like.shape)
+
+
+def weighted_noise(
+    keys: jax.Array, weights: jax.Array, like: jax.Array, rank: int | None
+) -> jax.Array:
+    """The sum of weight * noise over some members.
+
+    Of low rank it is one matrix product of all their factors: the noise of no member is
+    formed.
+
+    Args:
+        keys: threefry keys of the members and this leaf, `[n]`.
+        weights: float `[n]`.
+        like: the leaf.
+        rank: None for independent normal entries.
+
+    Returns:
+        An array of the shape of `like`, of `sum_dtype` of its dtype.
+    """
+    dtype = sum_dtype(like.dtype)
+    weights = weights.astype(dtype)
+    if rank is None or not _splits(like, rank):
+        noise = jax.vmap(lambda key: _normal(key, like.shape, like))(keys)
+        return jnp.tensordot(weights, noise.astype(dtype), axes=1, precision=lax.Precision.HIGHEST)
+    factors, rows = jax.vmap(lambda key: _factors(key, like, rank), out_axes=(0, None))(keys)
+    left = weights[:, None, None] * factors[:, :rows]
+    product = jnp.einsum("nir,njr->ij", left, factors[:, rows:], precision=lax.Precision.HIGHEST)
+    return product.reshape(like.shape)
+
+
+def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype that a leaf is computed in: float32, or its own where that is wider."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype that noise of a leaf is summed in: that of fitness, or its own wide one."""
+    return jnp.promote_types(wide_dtype(dtype), jnp.result_type(float))
+
+
+def _normal(key: jax.Array, shape: tuple[int, ...], like: jax.Array) -> jax.Array:
+    is_complex = jnp.issubdtype(like.dtype, jnp.complexfloating)
+    return jax.random.normal(key, shape, jnp.complex64 if is_complex else jnp.float32)
+
+
+def _splits(like: jax.Array, rank: int) -> bool:
+    rows, columns = _sides(like)
+    return (rows + columns) * rank < rows * columns
+
+
+def _sides(like: jax.Array) -> tuple[int, int]:
+    return math.prod(like.shape[:-1]), math.prod(like.shape[-1:])
+
+
+def _factors(key: jax.Array, like: jax.Array, rank: int) -> tuple[jax.Array, int]:
+    """A over B, `[rows + columns, rank]`, and how many rows are A's."""
+    rows, columns = _sides(like)
+    return _normal(key, (rows + columns, rank), like) / rank**0.25, rows

@@ -1,0 +1,290 @@
+"""Mirrored pairs, rank weights, generations, the step and the guard, against NumPy."""
+
+import chex
+from hypothesis import given
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from recorded import fitness_of, record_evaluations, toy_params
+
+from egd_optax import evolve
+from egd_optax._cycle.rank import centered_ranks, log_ranks
+
+MEMORY = ("host", "device", "replay")
+
+
+def centered(fitness):
+    """Weights by comparing every member with every other."""
+    finite = np.isfinite(fitness)
+    wins = np.array([(finite & (fitness > f)).sum() - (fitness < f).sum() for f in fitness])
+    wins = np.where(finite, wins, 0)
+    return wins / max(wins[wins > 0].sum(), 1)
+
+
+def logarithmic(fitness):
+    """Weights of CMA-ES, without ties."""
+    n = np.isfinite(fitness).sum()
+    raw = np.zeros(len(fitness))
+    for place, member in enumerate(np.argsort(fitness, kind="stable")[:n], start=1):
+        raw[member] = max(np.log((n + 1) / 2) - np.log(place), 0)
+    return raw / raw.sum()
+
+
+RULES = {"centered_rank": (centered, centered_ranks), "log_rank": (logarithmic, log_ranks)}
+distinct = st.lists(st.integers(-(10**6), 10**6), min_size=9, max_size=9, unique=True)
+
+
+def by_place(members, parent):
+    """Members in an order that does not depend on when they were evaluated."""
+    return sorted(members, key=lambda member: float(member["a"][0, 0] - parent["a"][0, 0]))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(fitness=distinct, lost=st.sets(st.integers(0, 6)))
+def test_weights_are_those_of_the_papers(rule, fitness, lost):
+    fitness = np.array(fitness, np.float32)
+    fitness[list(lost)] = np.inf  # two are left
+    oracle, weights_of = RULES[rule]
+    weights = np.asarray(weights_of(jnp.asarray(fitness)))
+    np.testing.assert_allclose(weights, oracle(fitness), atol=1e-6)
+    assert not weights[np.isinf(fitness)].any()
+    np.testing.assert_allclose(weights[weights > 0].sum(), 1, rtol=1e-5)
+    # Ranks alone count.
+    np.testing.assert_array_equal(weights, weights_of(jnp.asarray(fitness) / 2 - 7))
+
+
+@pytest.mark.parametrize("weights_of", [centered_ranks, log_ranks])
+def test_equal_fitness_weighs_the_same_and_says_nothing(weights_of):
+    weights = weights_of(jnp.array([3.0, 1.0, 3.0, 0.0, 3.0]))
+    assert weights[0] == weights[2] == weights[4] < weights[1] < weights[3]
+    for silent in ([2.0, 2.0, 2.0], [jnp.inf, jnp.inf], [1.0, jnp.inf], [5.0]):
+        np.testing.assert_array_equal(weights_of(jnp.array(silent)), 0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize(("batch_size", "noise"), [(1, "full_rank"), (4, "low_rank")])
+def test_numpy_reproduces_the_child_of_all_members(rule, antithetic, batch_size, noise):
+    size = 6
+    seen, parent, landed, info = record_evaluations(
+        population_size=size,
+        antithetic=antithetic,
+        recombine=rule,
+        recombine_step=0.5,
+        candidate_batch_size=batch_size,
+        noise=noise,
+        accept="always",
+        sigma=0.3,
+    )
+    *members, child = seen
+    assert int(info.evaluations) == len(seen) == size + antithetic + 1
+    weights = RULES[rule][0](np.array([fitness_of(member) for member in members], np.float32))
+    expected = jax.tree.map(
+        lambda base, *leaves: (
+            base + 0.5 * sum(w * (leaf - base) for w, leaf in zip(weights, leaves, strict=True))
+        ),
+        parent,
+        *members,
+    )
+    chex.assert_trees_all_close(child, expected, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(landed, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_scales_the_way_to_the_mean_of_the_elites():
+    *_, parent, whole, _ = record_evaluations(accept="always")
+    *_, half, _ = record_evaluations(accept="always", recombine_step=0.5)
+    middle = jax.tree.map(lambda base, leaf: (base + leaf) / 2, parent, whole)
+    chex.assert_trees_all_close(half, middle, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_antithetic_members_are_mirrored_pairs_around_the_parent(batch_size):
+    (first, *members), parent, *_ = record_evaluations(
+        population_size=4, antithetic=True, candidate_batch_size=batch_size
+    )
+    members = by_place(members[:4], parent)
+    chex.assert_trees_all_close(first, parent, rtol=1e-6)
+    for one, other in ((members[0], members[3]), (members[1], members[2])):
+        middle = jax.tree.map(lambda a, b: (a + b) / 2, one, other)
+        chex.assert_trees_all_close(middle, parent, rtol=1e-5, atol=1e-6)
+
+
+def test_a_pair_takes_one_draw_which_is_that_of_its_first_member():
+    plain, *_ = record_evaluations(population_size=5)
+    paired, *_ = record_evaluations(population_size=4, antithetic=True)
+    chex.assert_trees_all_equal(plain[1], paired[1])
+    chex.assert_trees_all_equal(plain[3], paired[3])
+
+
+def test_mirrored_elites_are_the_same_in_every_memory_mode():
+    wave = jnp.linspace(-1, 2, 24).reshape(4, 6)
+    params = {"w": wave, "half": wave.astype(jnp.bfloat16), "turned": (1 + 2j) * wave}
+
+    def loss(params):
+        return sum(jnp.sum(jnp.abs(p - 0.3) ** 2).astype(jnp.float32) for p in params.values())
+
+    def landed(memory, accept, batch_size):
+        tx = evolve(
+            optax.sgd(0.0),
+            evolve_every=1,
+            population_size=8,
+            antithetic=True,
+            elite_fraction=0.5,
+            sigma=0.2,
+            generations=2,
+            memory=memory,
+            accept=accept,
+            candidate_batch_size=batch_size,
+        )
+
+        @jax.jit
+        def step(params, state):
+            updates, state = tx.update(params, state, params, value_fn=loss)
+            return optax.apply_updates(params, updates), state
+
+        return step(*step(params, tx.init(params)))[0]
+
+    for accept, batch_size in (("best", 1), ("always", 4)):
+        first, *others = (landed(memory, accept, batch_size) for memory in MEMORY)
+        for before, after in zip(params.values(), first.values(), strict=True):
+            assert (before != after).any()
+        for other in others:
+            chex.assert_trees_all_equal(first, other)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"antithetic": True, "recombine": "centered_rank"}])
+def test_a_generation_starts_from_what_the_one_before_chose(kwargs):
+    size = 4
+    seen, _, landed, info = record_evaluations(
+        population_size=size, generations=3, accept="improved", sigma=0.3, **kwargs
+    )
+    a_round = size + bool(kwargs) + 1
+    assert int(info.evaluations) == len(seen) == 3 * a_round
+    rounds = [seen[at : at + a_round] for at in range(0, len(seen), a_round)]
+    for before, after in zip(rounds, [*rounds[1:], [landed]], strict=True):
+        expected = min(before[0], before[-1], key=fitness_of)
+        chex.assert_trees_all_close(after[0], expected, rtol=1e-5, atol=1e-6)
+    noise = [jax.tree.map(np.subtract, members[1], members[0]) for members in rounds]
+    assert (np.sign(noise[0]["a"]) != np.sign(noise[1]["a"])).any()
+
+
+def test_value_fn_is_told_the_generation_and_traced_once():
+    batches = jnp.array([0.0, 10.0, 20.0])
+    params = jnp.full(50, 8.0)
+
+    @chex.assert_max_traces(n=1)
+    def value_fn(params, generation, batches):
+        return jnp.mean((params - batches[generation]) ** 2)
+
+    tx = evolve(
+        optax.sgd(0.0), evolve_every=2, population_size=2, generations=3, accept="always", sigma=0.0
+    )
+    update = jax.jit(lambda s: tx.update(params, s, params, value_fn=value_fn, batches=batches))
+    state = update(update(tx.init(params))[1])[1]
+    # The parent of the first generation, and what is left of it in the last.
+    np.testing.assert_allclose(state.info.parent_fitness, 64)
+    np.testing.assert_allclose(state.info.child_fitness, 144)
+
+
+def test_an_argument_of_that_name_is_the_users_own():
+    tx = evolve(optax.sgd(0.0), evolve_every=1, population_size=2, generations=2)
+    params = jnp.ones(3)
+    _, state = tx.update(
+        params,
+        tx.init(params),
+        params,
+        value_fn=lambda params, generation: generation + 0 * params.sum(),
+        generation=jnp.float32(7),
+    )
+    np.testing.assert_allclose(state.info.parent_fitness, 7)
+
+
+def guarded(guard, **kwargs):
+    """One cycle from `toy_params` around a base that stands still."""
+    params = toy_params()
+    tx = evolve(optax.sgd(0.0), evolve_every=1, sigma=0.3, **kwargs)
+    updates, state = jax.jit(
+        lambda p, s: tx.update(p, s, p, value_fn=fitness_of, accept_value_fn=guard)
+    )(params, tx.init(params))
+    return params, optax.apply_updates(params, updates), state.info
+
+
+@pytest.mark.parametrize("recombine", ["mean", "centered_rank"])
+@pytest.mark.parametrize("accept", ["improved", "best"])
+def test_the_guard_decides_on_its_own_data(accept, recombine):
+    start, landed, info = guarded(lambda p: -fitness_of(p), accept=accept, recombine=recombine)
+    # What is better by fitness is worse by the guard.
+    assert float(info.best_fitness) < float(info.parent_fitness)
+    assert not bool(info.accepted)
+    chex.assert_trees_all_equal(start, landed)
+    _, landed, info = guarded(fitness_of, accept=accept, recombine=recombine)
+    unguarded = guarded(None, accept=accept, recombine=recombine)
+    assert bool(info.accepted)
+    chex.assert_trees_all_close(landed, unguarded[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("accept", ["improved", "best"])
+def test_what_the_guard_cannot_judge_is_not_taken(accept):
+    start, landed, info = guarded(lambda p: jnp.nan * fitness_of(p), accept=accept)
+    assert not bool(info.accepted)
+    chex.assert_trees_all_equal(start, landed)
+
+
+@pytest.mark.parametrize(("batch_size", "bad"), [(1, np.nan), (4, -np.inf)])
+def test_a_member_without_finite_fitness_weighs_nothing(bad, batch_size):
+    def score_of(params):
+        return bad if params["a"][0, 0] > parent["a"][0, 0] + 1e-6 else fitness_of(params)
+
+    kwargs = {
+        "population_size": 8,
+        "antithetic": True,
+        "recombine": "centered_rank",
+        "candidate_batch_size": batch_size,
+        "accept": "always",
+    }
+    _, parent, *_ = record_evaluations(**kwargs)
+    (*members, child), _, landed, info = record_evaluations(score_of, **kwargs)
+    scores = np.array([score_of(member) for member in members])
+    assert 0 < np.isfinite(scores).sum() < len(scores)
+    scores = np.where(np.isfinite(scores), scores, np.inf)
+    weights = centered(scores)
+    expected = jax.tree.map(
+        lambda base, *leaves: (
+            base + sum(w * (x - base) for w, x in zip(weights, leaves, strict=True))
+        ),
+        parent,
+        *members,
+    )
+    chex.assert_trees_all_close(child, expected, rtol=1e-4, atol=1e-5)
+    chex.assert_tree_all_finite(landed)
+    assert np.isfinite(info.mean_fitness)
+
+
+def test_a_population_that_is_lost_leaves_the_base_step():
+    for rule in RULES:
+        _, parent, landed, info = record_evaluations(
+            lambda _: np.nan, recombine=rule, accept="always"
+        )
+        chex.assert_trees_all_close(landed, parent, rtol=1e-6)
+        assert not bool(info.accepted)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_rank_rules_hold_no_member(batch_size):
+    def temp_in_copies(population_size):
+        params = jax.ShapeDtypeStruct((512, 512), jnp.float32)
+        tx = evolve(
+            optax.sgd(0.1),
+            population_size=population_size,
+            antithetic=True,
+            recombine="centered_rank",
+            candidate_batch_size=batch_size,
+        )
+        step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=lambda p: jnp.sum(p[0])))
+        compiled = step.lower(params, jax.eval_shape(tx.init, params), params).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / (512 * 512 * 4)
+
+    assert temp_in_copies(64) - temp_in_copies(16) < 0.1
