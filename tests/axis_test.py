@@ -17,12 +17,26 @@ def loss(params, batch):
     return jnp.mean((batch @ params - 1.0) ** 2)
 
 
-def optimizer(axis_name=None, memory="host"):
-    return egd(0.1, evolve_every=2, sigma=0.3, axis_name=axis_name, memory=memory)
+RANKED = {
+    "population_size": 8,
+    "antithetic": True,
+    "recombine": "centered_rank",
+    "generations": 2,
+    "noise": "low_rank",
+}
+KINDS = {
+    **{memory: {"memory": memory} for memory in ("host", "device", "replay")},
+    "ranked": RANKED,
+    "ranked, in batches": {**RANKED, "candidate_batch_size": 4},
+}
 
 
-def train_on_one_device():
-    tx = optimizer()
+def optimizer(kind, axis_name=None):
+    return egd(0.1, evolve_every=2, sigma=0.3, axis_name=axis_name, **KINDS[kind])
+
+
+def train_on_one_device(kind):
+    tx = optimizer(kind)
     params, state = PARAMS, tx.init(PARAMS)
     for _ in range(4):
         grads = jax.grad(loss)(params, DATA)
@@ -41,9 +55,9 @@ def replica_step(tx, axis_name):
     return step
 
 
-@pytest.mark.parametrize("memory", ["host", "device", "replay"])
-def test_pmap_replicas_agree_with_each_other_and_with_one_device(memory):
-    tx = optimizer("batch", memory)
+@pytest.mark.parametrize("kind", KINDS)
+def test_pmap_replicas_agree_with_each_other_and_with_one_device(kind):
+    tx = optimizer(kind, "batch")
     devices = 4
     replicate = lambda tree: jax.tree.map(lambda x: jnp.stack([x] * devices), tree)  # noqa: E731
     params, state = replicate(PARAMS), replicate(tx.init(PARAMS))
@@ -52,18 +66,18 @@ def test_pmap_replicas_agree_with_each_other_and_with_one_device(memory):
         params, state = step(params, state, DATA.reshape(devices, 4, 5))
     for replica in range(1, devices):
         chex.assert_trees_all_equal(params[replica], params[0])
-    expected, info = train_on_one_device()
+    expected, info = train_on_one_device(kind)
     np.testing.assert_allclose(params[0], expected, atol=2e-5)
     chex.assert_trees_all_close(jax.tree.map(lambda x: x[0], state.info), info, rtol=1e-4)
 
 
-@pytest.mark.parametrize("memory", ["host", "device", "replay"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axis_name", ["data", ("data", "more")])
-def test_shard_map_replicas_agree_with_one_device(axis_name, memory):
+def test_shard_map_replicas_agree_with_one_device(axis_name, kind):
     axis_names = ("data", "more")
     mesh = jax.make_mesh((2, 2), axis_names, axis_types=(jax.sharding.AxisType.Auto,) * 2)
     spec = jax.sharding.PartitionSpec
-    tx = optimizer(axis_name, memory)
+    tx = optimizer(kind, axis_name)
     batch_spec = spec(axis_name)
 
     @jax.jit
@@ -77,7 +91,7 @@ def test_shard_map_replicas_agree_with_one_device(axis_name, memory):
     params, state = PARAMS, tx.init(PARAMS)
     for _ in range(4):
         params, state = step(params, state, DATA)
-    expected, info = train_on_one_device()
+    expected, info = train_on_one_device(kind)
     np.testing.assert_allclose(params, expected, atol=2e-5)
     chex.assert_trees_all_close(state.info, info, rtol=1e-4)
 

@@ -113,7 +113,9 @@ def test_static_args_let_inject_hyperparams_wrap(factory):
         "evolve_every": 2,
         "population_size": 5,
         "elite_fraction": 0.5,
+        "generations": 2,
         "recombine": jax.nn.softmax,
+        "recombine_step": 0.5,
         "mutable": lambda params: {"w": True, "b": False},
         "sigma": 0.1,
         "min_scale": 0.01,
@@ -137,7 +139,7 @@ def test_static_args_let_inject_hyperparams_wrap(factory):
     chex.assert_trees_all_close(injected_params, params, rtol=1e-5)
     chex.assert_trees_all_close(injected_state.inner_state, state, rtol=1e-4)
     assert int(state.cycle) == 2
-    assert {"sigma", "min_scale", "temperature", "key"} <= injected_state.hyperparams.keys()
+    assert {"sigma", "min_scale", "recombine_step", "key"} <= injected_state.hyperparams.keys()
 
 
 def test_an_injected_sigma_schedule_runs_by_the_step():

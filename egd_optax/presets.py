@@ -1,0 +1,140 @@
+"""Settings by what they are for, as keyword dictionaries for `evolve` and `egd`.
+
+>>> import optax
+>>> from egd_optax import evolve, presets
+>>> tx = evolve(optax.adam(1e-3), **presets.metric())
+>>> tx = evolve(optax.adam(1e-3), **{**presets.metric(), "sigma": 0.03}, key=1)
+
+They are where the search for settings starts, not where it ends: `sigma` depends on the
+problem. What each of them reaches, and where it loses, is measured in benchmarks/quality.
+"""
+
+from typing import Any
+
+import optax
+
+# What the sigma of `global_search` ends with, over what it starts with.
+FLOOR = 1e-3
+
+
+def safe() -> dict[str, Any]:
+    """A rare and small cycle, taken only where it is better: next to no cost, little gain.
+
+    Pass `accept_value_fn`, with a batch that `value_fn` does not see, to be safe from members
+    that win by the luck of their batch.
+
+    Returns:
+        Arguments of `evolve`: a cycle of 8 mirrored members every 400 steps, with the
+        parent standing unless the child beats it.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from egd_optax import evolve, presets
+        >>> tx = evolve(optax.adam(1e-2), **presets.safe())
+        >>> params = jnp.ones(3)
+        >>> updates, state = tx.update(params, tx.init(params), params, evolve=True,
+        ...   value_fn=lambda p: jnp.sum(p**2), accept_value_fn=lambda p: jnp.sum(p**2) + 1)
+        >>> bool(state.info.accepted)
+        True
+    """
+    return {
+        "evolve_every": 400,
+        "population_size": 8,
+        "antithetic": True,
+        "sigma": 0.02,
+        "recombine": "centered_rank",
+        "accept": "improved",
+    }
+
+
+def metric() -> dict[str, Any]:
+    """Many cheap generations that follow a metric without a gradient.
+
+    The gradient steps follow a loss that has one; the cycles turn them towards `value_fn`.
+    The child is taken as it is, since it is the average of many members, and a comparison on
+    a small batch would say little. Score a member on a small batch, a fresh one each
+    cycle, and give an adaptive optimizer a decaying learning rate. For a small model add
+    `candidate_batch_size=64`, which evaluates a population at once where there is memory for it.
+
+    Returns:
+        Arguments of `evolve`: 64 mirrored members every 5 steps, low-rank noise, centered
+        ranks over all of them.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from egd_optax import evolve, presets
+        >>> schedule = optax.cosine_decay_schedule(3e-3, 50)
+        >>> tx = evolve(optax.adam(schedule), **presets.metric())
+        >>> def value_fn(params, batches, generation):
+        ...   x = batches[generation]
+        ...   return jnp.mean(jnp.sign(x @ params["w"]) != jnp.sign(x[:, 0]))
+        >>> params = {"w": jnp.ones(4)}
+        >>> batches = jax.random.normal(jax.random.key(0), (1, 16, 4))  # one a generation
+        >>> updates, state = tx.update(params, tx.init(params), params, evolve=True,
+        ...   value_fn=value_fn, batches=batches)
+        >>> int(state.info.evaluations)
+        66
+    """
+    return {
+        "evolve_every": 5,
+        "population_size": 64,
+        "antithetic": True,
+        "sigma": 0.06,
+        "noise": "low_rank",
+        "recombine": "centered_rank",
+        "accept": "always",
+    }
+
+
+def global_search(sigma: float, cycles: int) -> dict[str, Any]:
+    """From far to near over a multimodal function: evolution does the work.
+
+    Use it around an optimizer of a small learning rate, which polishes what is found.
+
+    Args:
+        sigma: standard deviation of the noise in the first cycle, in units of the parameters:
+            about a third of the half-width of the region to be searched. It decays to a
+            thousandth of that.
+        cycles: cycles of the run, which is the steps of the run.
+
+    Returns:
+        Arguments of `evolve`: a cycle on every step, ten generations of 64 mirrored members
+        around the moving parent, centered ranks over all of them.
+
+    Raises:
+        ValueError: `sigma` or `cycles` is not above zero.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from egd_optax import evolve, presets
+        >>> def bumpy(x): return jnp.sum(x**2 + 10 * (1 - jnp.cos(2 * jnp.pi * x)))
+        >>> tx = evolve(optax.sgd(1e-4), **presets.global_search(sigma=1.5, cycles=30))
+        >>> @jax.jit
+        ... def step(params, state):
+        ...   updates, state = tx.update(jax.grad(bumpy)(params), state, params, value_fn=bumpy)
+        ...   return optax.apply_updates(params, updates), state
+        >>> params = jnp.full(5, 3.0)
+        >>> state = tx.init(params)
+        >>> for _ in range(30):
+        ...   params, state = step(params, state)
+        >>> bool(bumpy(params) < 1.5)
+        True
+    """
+    if not sigma > 0:
+        raise ValueError(
+            f"`sigma` must be above 0, got {sigma!r}: it is the first one, in units "
+            "of the parameters."
+        )
+    if not cycles > 0:
+        raise ValueError(f"`cycles` must be above 0, got {cycles!r}: pass the steps of the run.")
+    return {
+        "evolve_every": 1,
+        "population_size": 64,
+        "antithetic": True,
+        "generations": 10,
+        "sigma": optax.exponential_decay(sigma, cycles, FLOOR),
+        "relative_sigma": False,
+        "recombine": "centered_rank",
+        "recombine_step": 0.3,
+        "accept": "always",
+    }

@@ -1,0 +1,88 @@
+"""Every preset is a dictionary of arguments, and does what it is named for."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from egd_optax import egd, evolve, presets
+
+STEPS = 40
+PRESETS = {
+    "safe": presets.safe(),
+    "metric": presets.metric(),
+    "global_search": presets.global_search(sigma=1.5, cycles=STEPS),
+}
+
+
+def bumpy(x):
+    return jnp.sum(x**2 + 10 * (1 - jnp.cos(2 * jnp.pi * x)))
+
+
+def steps(x):
+    """Flat almost everywhere; lowest where every entry rounds to zero."""
+    return jnp.mean(jnp.abs(jnp.round(x)))
+
+
+def run(tx, loss, fitness, params, **extra):
+    @jax.jit
+    def train(params, state):
+        def step(_, carry):
+            params, state = carry
+            grads = jax.grad(loss)(params)
+            updates, state = tx.update(grads, state, params, value_fn=fitness, **extra)
+            return optax.apply_updates(params, updates), state
+
+        return jax.lax.fori_loop(0, STEPS, step, (params, state))
+
+    return train(params, tx.init(params))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_arguments_of_both_optimizers(name):
+    egd(0.1, **PRESETS[name])
+    evolve(optax.adam(0.1), **{**PRESETS[name], "key": 3})
+
+
+def test_each_call_returns_a_dictionary_of_its_own():
+    presets.safe()["sigma"] = 9.0
+    assert presets.safe()["sigma"] != 9.0
+
+
+def test_safe_stands_where_the_guard_sees_no_gain():
+    tx = evolve(optax.sgd(0.0), **{**presets.safe(), "evolve_every": 2, "sigma": 0.1})
+    params = jnp.full(6, 0.7)
+    worse, state = run(tx, bumpy, bumpy, params, accept_value_fn=lambda x: -bumpy(x))
+    assert (worse == params).all()
+    assert not bool(state.info.accepted)
+    better, _ = run(tx, bumpy, bumpy, params, accept_value_fn=bumpy)
+    assert bumpy(better) < bumpy(params)
+
+
+def test_metric_goes_down_where_the_gradient_is_zero():
+    tx = evolve(optax.adam(1e-2), **{**presets.metric(), "sigma": 0.5})
+    params = jnp.linspace(-2.0, 2.0, 30).reshape(5, 6)
+    assert not jax.grad(steps)(params).any()
+    found, _ = run(tx, steps, steps, params)
+    assert steps(found) < 0.5 * steps(params)
+
+
+def test_global_search_leaves_the_basin_that_gradients_end_in():
+    params = jnp.full(5, 3.0)
+    stuck, _ = run(optax.with_extra_args_support(optax.sgd(1e-3)), bumpy, bumpy, params)
+    found, state = run(evolve(optax.sgd(1e-3), **PRESETS["global_search"]), bumpy, bumpy, params)
+    assert bumpy(found) < 0.1 * bumpy(stuck)
+    assert float(state.info.sigma) < 1.5e-3 * 1.5
+
+
+@pytest.mark.parametrize(
+    ("sigma", "cycles", "message"),
+    [
+        (0.0, 10, "`sigma` must be above 0, got 0.0"),
+        (float("nan"), 10, "`sigma` must be above 0, got nan"),
+        (1.0, 0, "`cycles` must be above 0, got 0"),
+    ],
+)
+def test_what_global_search_needs(sigma, cycles, message):
+    with pytest.raises(ValueError, match=message):
+        presets.global_search(sigma, cycles)
