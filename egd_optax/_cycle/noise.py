@@ -8,6 +8,7 @@ which A and B would have as many entries as the leaf.
 """
 
 import math
+from typing import Any
 
 import jax
 from jax import lax
@@ -27,10 +28,9 @@ def standard_noise(key: jax.Array, like: jax.Array, rank: int | None) -> jax.Arr
         draw is the same in all.
     """
     if rank is None or not _splits(like, rank):
-        return _normal(key, like.shape, like)
-    factors, rows = _factors(key, like, rank)
-    product = jnp.matmul(factors[:rows], factors[rows:].T, precision=lax.Precision.HIGHEST)
-    return product.reshape(like.shape)
+        return _normal(key, like.shape, like, out_sharding=jax.typeof(like).sharding)
+    left, right = _factors(key, like, rank)
+    return _product("...r,cr->...c", left, right, like)
 
 
 def weighted_noise(
@@ -53,12 +53,12 @@ def weighted_noise(
     dtype = sum_dtype(like.dtype)
     weights = weights.astype(dtype)
     if rank is None or not _splits(like, rank):
-        noise = jax.vmap(lambda key: _normal(key, like.shape, like))(keys)
+        sharding = jax.typeof(like).sharding
+        noise = jax.vmap(lambda key: _normal(key, like.shape, like, out_sharding=sharding))(keys)
         return jnp.tensordot(weights, noise.astype(dtype), axes=1, precision=lax.Precision.HIGHEST)
-    factors, rows = jax.vmap(lambda key: _factors(key, like, rank), out_axes=(0, None))(keys)
-    left = weights[:, None, None] * factors[:, :rows]
-    product = jnp.einsum("nir,njr->ij", left, factors[:, rows:], precision=lax.Precision.HIGHEST)
-    return product.reshape(like.shape)
+    left, right = jax.vmap(lambda key: _factors(key, like, rank))(keys)
+    left = jnp.expand_dims(weights, range(1, left.ndim)) * left
+    return _product("n...r,ncr->...c", left, right, like)
 
 
 def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
@@ -71,9 +71,12 @@ def sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.promote_types(wide_dtype(dtype), jnp.result_type(float))
 
 
-def _normal(key: jax.Array, shape: tuple[int, ...], like: jax.Array) -> jax.Array:
+def _normal(
+    key: jax.Array, shape: tuple[int, ...], like: jax.Array, out_sharding: Any = None
+) -> jax.Array:
     is_complex = jnp.issubdtype(like.dtype, jnp.complexfloating)
-    return jax.random.normal(key, shape, jnp.complex64 if is_complex else jnp.float32)
+    dtype = jnp.complex64 if is_complex else jnp.float32
+    return jax.random.normal(key, shape, dtype, out_sharding=out_sharding)
 
 
 def _splits(like: jax.Array, rank: int) -> bool:
@@ -85,7 +88,19 @@ def _sides(like: jax.Array) -> tuple[int, int]:
     return math.prod(like.shape[:-1]), math.prod(like.shape[-1:])
 
 
-def _factors(key: jax.Array, like: jax.Array, rank: int) -> tuple[jax.Array, int]:
-    """A over B, `[rows + columns, rank]`, and how many rows are A's."""
+def _factors(key: jax.Array, like: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
+    """A, `[*shape[:-1], rank]`, and B, `[shape[-1], rank]`, of one draw."""
     rows, columns = _sides(like)
-    return _normal(key, (rows + columns, rank), like) / rank**0.25, rows
+    factors = _normal(key, (rows + columns, rank), like) / rank**0.25
+    return factors[:rows].reshape(*like.shape[:-1], rank), factors[rows:]
+
+
+def _product(axes: str, left: jax.Array, right: jax.Array, like: jax.Array) -> jax.Array:
+    # Sharded like the leaf from the start: no device holds all of it.
+    return jnp.einsum(
+        axes,
+        left,
+        right,
+        precision=lax.Precision.HIGHEST,
+        out_sharding=jax.typeof(like).sharding,
+    )
