@@ -8,6 +8,7 @@ machine down for longer than a round slows all of them.
 from collections.abc import Callable, Mapping
 import datetime
 import importlib.metadata
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -95,10 +96,12 @@ def save(name: str, rows: list[dict[str, Any]], **about: Any) -> Path:
 
 
 def about_this_run(*packages: str) -> dict[str, Any]:
-    """The date, the versions (of other packages too), and the device."""
+    """The date, the versions (of other packages too, where they are installed), and the device."""
     device = jax.local_devices()[0]
-    names = ("jax", "jaxlib", "optax", *packages)
-    versions = {name: importlib.metadata.version(name) for name in names}
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")}
+    for name in packages:
+        if importlib.util.find_spec(name):
+            versions[name] = importlib.metadata.version(name)
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "python": platform.python_version(),

@@ -47,7 +47,7 @@ def safe() -> dict[str, Any]:
     }
 
 
-def metric() -> dict[str, Any]:
+def metric(cycles: int | None = None) -> dict[str, Any]:
     """Many cheap generations that follow a metric without a gradient.
 
     The gradient steps follow a loss that has one; the cycles turn them towards `value_fn`.
@@ -56,15 +56,22 @@ def metric() -> dict[str, Any]:
     cycle, and give an adaptive optimizer a decaying learning rate. For a small model add
     `candidate_batch_size=64`, which evaluates a population at once where there is memory for it.
 
+    Args:
+        cycles: cycles of the run, a fifth of its steps: the noise then starts at twice the
+            size and decays along a cosine. None for constant noise.
+
     Returns:
         Arguments of `evolve`: 64 mirrored members every 5 steps, low-rank noise, centered
         ranks over all of them.
+
+    Raises:
+        ValueError: `cycles` is not above zero.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
         >>> from egd_optax import evolve, presets
         >>> schedule = optax.cosine_decay_schedule(3e-3, 50)
-        >>> tx = evolve(optax.adam(schedule), **presets.metric())
+        >>> tx = evolve(optax.adam(schedule), **presets.metric(cycles=10))
         >>> def value_fn(params, batches, generation):
         ...   x = batches[generation]
         ...   return jnp.mean(jnp.sign(x @ params["w"]) != jnp.sign(x[:, 0]))
@@ -75,11 +82,15 @@ def metric() -> dict[str, Any]:
         >>> int(state.info.evaluations)
         66
     """
+    sigma: Any = 0.06
+    if cycles is not None:
+        _check_cycles(cycles)
+        sigma = optax.cosine_decay_schedule(2 * sigma, cycles, alpha=0.01)
     return {
         "evolve_every": 5,
         "population_size": 64,
         "antithetic": True,
-        "sigma": 0.06,
+        "sigma": sigma,
         "noise": "low_rank",
         "recombine": "centered_rank",
         "accept": "always",
@@ -125,8 +136,7 @@ def global_search(sigma: float, cycles: int) -> dict[str, Any]:
             f"`sigma` must be above 0, got {sigma!r}: it is the first one, in units "
             "of the parameters."
         )
-    if not cycles > 0:
-        raise ValueError(f"`cycles` must be above 0, got {cycles!r}: pass the steps of the run.")
+    _check_cycles(cycles)
     return {
         "evolve_every": 1,
         "population_size": 64,
@@ -138,3 +148,8 @@ def global_search(sigma: float, cycles: int) -> dict[str, Any]:
         "recombine_step": 0.3,
         "accept": "always",
     }
+
+
+def _check_cycles(cycles: int) -> None:
+    if not cycles > 0:
+        raise ValueError(f"`cycles` must be above 0, got {cycles!r}: pass those of the run.")

@@ -11,6 +11,7 @@ STEPS = 40
 PRESETS = {
     "safe": presets.safe(),
     "metric": presets.metric(),
+    "metric, decaying": presets.metric(cycles=STEPS // 5),
     "global_search": presets.global_search(sigma=1.5, cycles=STEPS),
 }
 
@@ -42,6 +43,15 @@ def run(tx, loss, fitness, params, **extra):
 def test_presets_are_arguments_of_both_optimizers(name):
     egd(0.1, **PRESETS[name])
     evolve(optax.adam(0.1), **{**PRESETS[name], "key": 3})
+
+
+def test_the_noise_of_metric_decays_over_the_cycles():
+    sigma = presets.metric(cycles=8)["sigma"]
+    sizes = [float(sigma(cycle)) for cycle in range(8)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < sizes[0] / 10
+    with pytest.raises(ValueError, match="`cycles` must be above 0, got 0"):
+        presets.metric(cycles=0)
 
 
 def test_each_call_returns_a_dictionary_of_its_own():

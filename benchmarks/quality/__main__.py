@@ -1,7 +1,6 @@
-"""Runs the benchmark: `python -m benchmarks.quality [run|time|report] [options]`."""
+"""Runs the benchmark: `python -m benchmarks.quality [run|time|ablate|report] [options]`."""
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 import tempfile
 
@@ -10,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import measure, table
 from benchmarks.quality import figure, report, timing
-from benchmarks.quality.methods import METHODS
+from benchmarks.quality.methods import METHODS, VARIANTS
 from benchmarks.quality.methods.method import Method
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.problems import PROBLEMS
@@ -20,6 +19,9 @@ from benchmarks.quality.runner import Effort, complete
 FOLDER = measure.RESULTS / "quality"
 QUICK = Effort(trials=2, tune_seeds=1, seeds=2, share=0.05)
 ROUNDS, QUICK_ROUNDS = 7, 3
+COMMANDS = ("run", "time", "ablate", "report")
+# Problems that the metric preset is taken apart on.
+ABLATED = ("ternary_absmax", "ternary_mse")
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 
@@ -36,6 +38,9 @@ def main() -> None:
             run(problems, arguments.method or list(METHODS), store, effort, console)
         if arguments.command == "time" or quick:
             time(problems, store, effort, QUICK_ROUNDS if quick else ROUNDS, console)
+        if arguments.command == "ablate" or quick:
+            ablated = arguments.problem or list(ABLATED)
+            run(ablated, arguments.variant or list(VARIANTS), store, effort, console)
         if arguments.command == "report" or quick:
             show(problems, store, console, publish=not quick)
 
@@ -43,11 +48,12 @@ def main() -> None:
 def run(
     problems: list[str], methods: list[str], store: Store, effort: Effort, console: Console
 ) -> None:
-    """Tunes and runs methods on problems."""
+    """Tunes and runs methods or variants on problems."""
     for name in problems:
         problem = PROBLEMS[name]()
-        chosen = [METHODS[name] for name in methods if METHODS[name].applies(problem)]
-        _complete(problem, chosen, store, effort, console)
+        chosen = [{**METHODS, **VARIANTS}[name] for name in methods]
+        applicable = [method for method in chosen if method.applies(problem)]
+        _complete(problem, applicable, store, effort, console)
 
 
 def time(problems: list[str], store: Store, effort: Effort, rounds: int, console: Console) -> None:
@@ -61,14 +67,16 @@ def time(problems: list[str], store: Store, effort: Effort, rounds: int, console
 
 def show(problems: list[str], store: Store, console: Console, *, publish: bool) -> None:
     """Prints the tables; with `publish` writes them into the README, and the plot."""
-    sections = list(report.sections(_loaded(problems), store))
-    for title, rows in sections:
-        console.print(table.pretty(title, report.HEADER, rows))
-    found = {
-        problem.name: (problem, report.records(problem, store)) for problem in _loaded(problems)
-    }
+    loaded = [PROBLEMS[name]() for name in problems]
+    sections = list(report.sections(loaded, store))
+    ablations = list(report.ablations(loaded, store))
+    for header, shown in ((report.HEADER, sections), (report.ABLATION_HEADER, ablations)):
+        for title, rows in shown:
+            console.print(table.pretty(title, header, rows))
+    found = {problem.name: (problem, report.records(problem, store)) for problem in loaded}
     if publish:
-        report.README.write_text(report.rewritten(report.README.read_text(), sections))
+        document = report.rewritten(report.README.read_text(), sections)
+        report.README.write_text(report.with_ablations(document, ablations))
     console.print(f"Plot: {figure.draw(found, store.folder / 'scores.svg')}")
 
 
@@ -82,15 +90,14 @@ def _complete(
             complete(method, problem, store, effort, lambda: progress.advance(task))
 
 
-def _loaded(problems: list[str]) -> Iterator[Problem]:
-    return (PROBLEMS[name]() for name in problems)
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
-    parser.add_argument("command", nargs="?", default="run", choices=["run", "time", "report"])
-    parser.add_argument("--problem", action="append", choices=PROBLEMS, help="all if not given")
+    parser.add_argument("command", nargs="?", default="run", choices=COMMANDS)
+    parser.add_argument(
+        "--problem", action="append", choices=PROBLEMS, help="all if not given, to ablate two"
+    )
     parser.add_argument("--method", action="append", choices=METHODS, help="all if not given")
+    parser.add_argument("--variant", action="append", choices=VARIANTS, help="all if not given")
     parser.add_argument("--trials", type=int, default=16, help="settings drawn for a method")
     parser.add_argument("--tune-seeds", type=int, default=2, help="seeds of each of them")
     parser.add_argument("--seeds", type=int, default=30, help="fresh seeds of the best of them")

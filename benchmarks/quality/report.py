@@ -1,16 +1,20 @@
 """Tables of the scores, for the README and the terminal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.quality import statistics, timing
-from benchmarks.quality.methods import METHODS
+from benchmarks.quality.methods import METHODS, VARIANTS
+from benchmarks.quality.methods.presets import METRIC
+from benchmarks.quality.methods.variants import PREFIX
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Record, Store, read
 
 README = Path(__file__).parent / "README.md"
 START = "<!-- scores: made by `python -m benchmarks.quality report` -->\n"
 END = "<!-- /scores -->\n"
+ABLATION_START = "<!-- ablation: made by `python -m benchmarks.quality report` -->\n"
+ABLATION_END = "<!-- /ablation -->\n"
 HEADER = [
     "method",
     "median",
@@ -21,14 +25,14 @@ HEADER = [
     "forwards",
     "time",
 ]
+ABLATION_HEADER = ["variant", "median", "mean ± sd", "better / same / worse", "difference (95 %)"]
 Rows = list[list[str]]
+Sections = list[tuple[str, Rows]]
 
 
 def records(problem: Problem, store: Store) -> dict[str, Record]:
     """The records that have scores to compare, by method."""
-    names = [*METHODS, timing.equal_time_name(problem)]
-    found = {name: store.load(problem.name, name) for name in names}
-    return {name: record for name, record in found.items() if len(record.get("scores", [])) > 1}
+    return _scored(problem, [*METHODS, timing.equal_time_name(problem)], store)
 
 
 def scores(record: Record) -> list[float]:
@@ -39,11 +43,10 @@ def scores(record: Record) -> list[float]:
 def rows(problem: Problem, found: Mapping[str, Record], timed: Record) -> Rows:
     """A row a method, the lowest median first."""
     reference = scores(found[timing.baseline(problem)])
-    ranked = sorted(found, key=lambda name: statistics.summarize(scores(found[name]), None))
-    return [_row(problem, name, found[name], reference, timed) for name in ranked]
+    return [_row(problem, name, found[name], reference, timed) for name in _ranked(found)]
 
 
-def sections(problems: Iterator[Problem], store: Store) -> Iterator[tuple[str, Rows]]:
+def sections(problems: Iterable[Problem], store: Store) -> Iterator[tuple[str, Rows]]:
     """Title and rows of the table of every problem that has scores."""
     for problem in problems:
         found = records(problem, store)
@@ -53,16 +56,47 @@ def sections(problems: Iterator[Problem], store: Store) -> Iterator[tuple[str, R
             yield title, rows(problem, found, store.load(problem.name, timing.NAME))
 
 
-def rewritten(document: str, shown: list[tuple[str, Rows]]) -> str:
-    """A document with the tables of today's results."""
-    before, rest = document.split(START)
-    _, after = rest.split(END)
+def ablations(problems: Iterable[Problem], store: Store) -> Iterator[tuple[str, Rows]]:
+    """Title and rows of the table of every problem that the metric preset was taken apart on."""
+    for problem in problems:
+        found = _scored(problem, [METRIC.name, *VARIANTS], store)
+        if METRIC.name in found and len(found) > 1:
+            reference = scores(found[METRIC.name])
+            body = [
+                [name.removeprefix(PREFIX), *_location(ours), *_comparison(ours, reference)]
+                for name, ours in ((name, scores(found[name])) for name in _ranked(found))
+            ]
+            yield f"{problem.name}, variants against {METRIC.name}", body
+
+
+def rewritten(document: str, shown: Sections) -> str:
+    """A document with the tables of today's scores."""
+    return _between(START, END, document, HEADER, shown)
+
+
+def with_ablations(document: str, shown: Sections) -> str:
+    """A document with the tables of today's ablations."""
+    return _between(ABLATION_START, ABLATION_END, document, ABLATION_HEADER, shown)
+
+
+def _between(start: str, end: str, document: str, header: list[str], shown: Sections) -> str:
+    before, rest = document.split(start)
+    _, after = rest.split(end)
     text = "\n".join(
         f"### {title}\n\n"
-        + "".join(f"| {' | '.join(row)} |\n" for row in [HEADER, ["---"] * len(HEADER), *body])
+        + "".join(f"| {' | '.join(row)} |\n" for row in [header, ["---"] * len(header), *body])
         for title, body in shown
     )
-    return f"{before}{START}\n{text}\n{END}{after}"
+    return f"{before}{start}\n{text}\n{end}{after}"
+
+
+def _scored(problem: Problem, names: Iterable[str], store: Store) -> dict[str, Record]:
+    found = {name: store.load(problem.name, name) for name in names}
+    return {name: record for name, record in found.items() if len(record.get("scores", [])) > 1}
+
+
+def _ranked(found: Mapping[str, Record]) -> list[str]:
+    return sorted(found, key=lambda name: statistics.summarize(scores(found[name]), None))
 
 
 def _row(
@@ -70,16 +104,26 @@ def _row(
 ) -> list[str]:
     ours = scores(record)
     summary = statistics.summarize(ours, problem.success)
-    pairs = min(len(ours), len(reference))
-    paired = statistics.compare(ours[:pairs], reference[:pairs])
     ratio = timed.get("methods", {}).get(name, {}).get("ratio")
     return [
         name,
-        f"{summary.median:.4g}",
-        f"{summary.mean:.4g} ± {summary.deviation:.2g}",
+        *_location(ours),
         "" if summary.solved is None else f"{summary.solved:.0%}",
-        f"{paired.better} / {paired.same} / {paired.worse}",
-        f"{paired.difference:+.3g} ({paired.low:+.3g} to {paired.high:+.3g})",
+        *_comparison(ours, reference),
         f"{record['forwards']:,}",
         "" if ratio is None else f"{ratio['median']:.2f}",
+    ]
+
+
+def _location(ours: list[float]) -> list[str]:
+    summary = statistics.summarize(ours, None)
+    return [f"{summary.median:.4g}", f"{summary.mean:.4g} ± {summary.deviation:.2g}"]
+
+
+def _comparison(ours: list[float], reference: list[float]) -> list[str]:
+    pairs = min(len(ours), len(reference))
+    paired = statistics.compare(ours[:pairs], reference[:pairs])
+    return [
+        f"{paired.better} / {paired.same} / {paired.worse}",
+        f"{paired.difference:+.3g} ({paired.low:+.3g} to {paired.high:+.3g})",
     ]

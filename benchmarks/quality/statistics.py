@@ -54,7 +54,8 @@ def compare(scores: Sequence[float], reference: Sequence[float]) -> Comparison:
     """Compares scores with those of the reference on the same seeds."""
     ours, theirs = np.asarray(scores), np.asarray(reference)
     # Two runs that diverged are the same, though infinity less infinity is not a number.
-    difference = np.where(ours == theirs, 0.0, ours - theirs)
+    with np.errstate(invalid="ignore"):
+        difference = np.where(ours == theirs, 0.0, ours - theirs)
     low = high = median = float(np.median(difference))
     if np.unique(difference).size > 1:
         low, high = stats.bootstrap(

@@ -1,10 +1,20 @@
 """The methods; one family a file."""
 
-from benchmarks.quality.methods import gradient, presets, straight_through, strategies
+from collections.abc import Iterable
+
+from benchmarks.quality.methods import gradient, presets, straight_through, strategies, variants
 from benchmarks.quality.methods.method import Method
 
-METHODS: dict[str, Method] = {
-    method.name: method
+
+def _by_name(methods: Iterable[Method]) -> dict[str, Method]:
+    return {method.name: method for method in methods}
+
+
+METHODS = _by_name(
+    method
     for family in (gradient, straight_through, strategies, presets)
     for method in family.METHODS
-}
+)
+
+# What the ablation runs besides, against the metric preset.
+VARIANTS = _by_name(variants.METHODS)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax import lax
@@ -22,12 +22,14 @@ from benchmarks.quality.methods.method import (
     streams,
 )
 from benchmarks.quality.problem import Batch, Params, Problem
+from demo.ledger import Ledger
 from egd_optax import evolve
 
 # Evaluations on the guard's data that a generation is charged for; some rules need fewer.
 GUARD_EVALUATIONS = 3
 
 Carry = tuple[Params, optax.OptState]
+T = TypeVar("T")
 
 
 class Form(NamedTuple):
@@ -92,6 +94,59 @@ def burst(problem: Problem, static: Static, budget: int, generation: int) -> Sch
     return Schedule(steps, steps, generations, prices.spent(steps) + generations * generation)
 
 
+class Run(NamedTuple):
+    """What a loop is made of.
+
+    Attributes:
+        rates: the settings that are floats, `sigma` in the units of the method.
+        static: the others.
+        timetable: when the run evolves.
+        prices: what it costs.
+        optimizer: maps rates, and arguments of `egd_optax.evolve` that take precedence,
+            to the optimizer.
+        step: takes the step of a number with an optimizer and returns what comes of it,
+            and the loss before it; with `evolve` it ends with a cycle.
+    """
+
+    rates: Rates
+    static: Static
+    timetable: Schedule
+    prices: Ledger
+    optimizer: Callable[..., optax.GradientTransformationExtraArgs]
+    step: Callable[..., tuple[Carry, jax.Array]]
+
+
+def in_periods(
+    timetable: Schedule,
+    idle: Callable[[jax.Array, T], T],
+    evolving: Callable[[jax.Array, T], T],
+    carry: T,
+) -> T:
+    """Takes all steps of a run, those on which a cycle is due with `evolving`."""
+
+    # A period is idle steps and then one with a cycle: no conditional in the program.
+    def period(carry: T, first: jax.Array) -> tuple[T, None]:
+        last = first + timetable.evolve_every - 1
+        return evolving(last, lax.fori_loop(first, last, idle, carry)), None
+
+    whole = timetable.cycles * timetable.evolve_every
+    starts = jnp.arange(0, whole, timetable.evolve_every)
+    carry, _ = lax.scan(period, carry, starts)
+    return lax.fori_loop(whole, timetable.steps, idle, carry)
+
+
+def steady(run: Run, params: Params) -> Params:
+    """One optimizer from the initial parameters to the last."""
+    optimizer = run.optimizer(run.rates)
+
+    def step(at: jax.Array, carry: Carry, *, evolve: bool) -> Carry:
+        return run.step(at, carry, optimizer, evolve=evolve)[0]
+
+    idle, evolving = (functools.partial(step, evolve=evolve) for evolve in (False, True))
+    last, _ = in_periods(run.timetable, idle, evolving, (params, optimizer.init(params)))
+    return last
+
+
 def plan(
     problem: Problem,
     static: Static,
@@ -99,6 +154,7 @@ def plan(
     *,
     form: Form,
     schedule: Callable[[Problem, Static, int, int], Schedule] = regular,
+    loop: Callable[[Run, Params], Params] = steady,
 ) -> Plan:
     """Gradient steps, some of which evolve."""
     objective = problem.straight_through if form.straight_through else problem.loss
@@ -107,23 +163,27 @@ def plan(
     guard = min(form.guard, count(problem.train))
     unit = scale(problem) if form.absolute else 1.0
     generation = ledger.generation(population, size, antithetic=form.antithetic)
-    timetable = schedule(problem, static, budget, generation + GUARD_EVALUATIONS * guard)
+    generation += GUARD_EVALUATIONS * guard
+    timetable = schedule(problem, static, budget, generation)
+    prices = ledger.evolution(problem, timetable.evolve_every, generation, timetable.generations)
 
     def train(key: jax.Array, rates: Rates, data: Batch) -> Params:
         keys = streams(key)
-        rates = {**rates, "sigma": unit * rates["sigma"]}
-        optimizer = evolve(
-            form.base(rates, timetable.steps, keys.noise),
-            evolve_every=timetable.evolve_every,
-            generations=timetable.generations,
-            population_size=population,
-            candidate_batch_size=population,
-            antithetic=form.antithetic,
-            relative_sigma=not form.absolute,
-            key=keys.noise,
-            **form.options(rates, static, timetable.cycles),
-        )
-        gradient = jax.grad(objective)
+
+        def optimizer(rates: Rates, **options: Any) -> optax.GradientTransformationExtraArgs:
+            return evolve(
+                form.base(rates, timetable.steps, keys.noise),
+                evolve_every=timetable.evolve_every,
+                generations=timetable.generations,
+                population_size=population,
+                candidate_batch_size=population,
+                antithetic=form.antithetic,
+                relative_sigma=not form.absolute,
+                key=keys.noise,
+                **{**form.options(rates, static, timetable.cycles), **options},
+            )
+
+        gradient = jax.value_and_grad(objective)
 
         def fitness(key: jax.Array, batch: Batch) -> dict[str, Any]:
             def draw(generation: jax.Array, size: int) -> Batch:
@@ -140,26 +200,22 @@ def plan(
             judge = {"accept_value_fn": accept_value_fn} if guard else {}
             return {"value_fn": value_fn, **judge}
 
-        def step(at: jax.Array, carry: Carry, *, evolve: bool) -> Carry:
+        def step(
+            at: jax.Array,
+            carry: Carry,
+            optimizer: optax.GradientTransformationExtraArgs,
+            *,
+            evolve: bool,
+        ) -> tuple[Carry, jax.Array]:
             params, state = carry
             batch = sample(data, jax.random.fold_in(keys.batches, at), problem.batch_size)
             extra = fitness(jax.random.fold_in(keys.fitness, at), batch) if evolve else {}
-            gradients = gradient(params, batch)
+            loss, gradients = gradient(params, batch)
             updates, state = optimizer.update(gradients, state, params, evolve=evolve, **extra)
-            return optax.apply_updates(params, updates), state
+            return (optax.apply_updates(params, updates), state), loss
 
-        idle = functools.partial(step, evolve=False)
-
-        # A period is idle steps and then one with a cycle: no conditional in the program.
-        def period(carry: Carry, first: jax.Array) -> tuple[Carry, None]:
-            last = first + timetable.evolve_every - 1
-            return step(last, lax.fori_loop(first, last, idle, carry), evolve=True), None
-
-        params = problem.init(keys.init)
-        whole = timetable.cycles * timetable.evolve_every
-        starts = jnp.arange(0, whole, timetable.evolve_every)
-        carry, _ = lax.scan(period, (params, optimizer.init(params)), starts)
-        last, _ = lax.fori_loop(whole, timetable.steps, idle, carry)
-        return last
+        rates = {**rates, "sigma": unit * rates["sigma"]}
+        run = Run(rates, static, timetable, prices, optimizer, step)
+        return loop(run, problem.init(keys.init))
 
     return Plan(timetable.forwards, train)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from evosax.algorithms import Open_ES, Sep_CMA_ES
 import jax
 from jax import lax
 from jax.flatten_util import ravel_pytree
@@ -38,6 +37,8 @@ def open_es(
     population: int, params: Params, rates: Rates, generations: int, unit: float
 ) -> tuple[Any, Any]:
     """OpenAI-ES with SGD, whose rate is in units of the squared standard deviation."""
+    from evosax.algorithms import Open_ES  # only where it runs: the tests do without
+
     sigma = rates["sigma"] * unit
     schedule = cosine({"learning_rate": rates["learning_rate"] * sigma**2}, generations)
     strategy = Open_ES(
@@ -53,6 +54,8 @@ def sep_cma_es(
     population: int, params: Params, rates: Rates, generations: int, unit: float
 ) -> tuple[Any, Any]:
     """CMA-ES with a diagonal covariance, which adapts its own step."""
+    from evosax.algorithms import Sep_CMA_ES
+
     strategy = Sep_CMA_ES(population, params)
     return strategy, strategy.default_params.replace(std_init=rates["sigma"] * unit)
 

@@ -1,0 +1,187 @@
+"""The metric preset with one change each: what every part of it is worth."""
+
+from collections.abc import Callable
+import copy
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.quality import ledger
+from benchmarks.quality.methods import cycles
+from benchmarks.quality.methods.cycles import Carry, Form, Run, Schedule
+from benchmarks.quality.methods.gradient import adam, sgd, sgd_settings
+from benchmarks.quality.methods.method import Method, Rates, Settings, Static, cosine
+from benchmarks.quality.methods.presets import METRIC, decaying, slope
+from benchmarks.quality.problem import Params, Problem
+
+PREFIX = "ablation_"
+# Samples of the batch that is accepted on.
+GUARD_SAMPLES = 128
+# The logarithm of what sigma grows by after a success, and the share of successes that
+# keeps it as it is.
+GROWTH, TARGET = 0.2, 0.5
+# Steps over which a loss is averaged and has to fall, and what it has to fall to.
+WINDOW, FALL = 50, 0.99
+
+
+def settings_with(**changes: Any) -> Callable[[np.random.Generator], Settings]:
+    """Settings of the metric preset, some of them fixed."""
+    return lambda rng: {**METRIC.settings(rng), **changes}
+
+
+def slope_with(**changes: Any) -> Callable[[Rates, Static, int], dict[str, Any]]:
+    """Arguments of the metric preset, some of them changed."""
+    return lambda rates, static, total: {**slope(rates, static, total), **changes}
+
+
+def on_sgd_settings(rng: np.random.Generator) -> Settings:
+    """Learning rates of SGD; the others as Adam would have them in the same trial."""
+    # The learning rate is drawn first.
+    return {**METRIC.settings(copy.deepcopy(rng)), **sgd_settings(rng)}
+
+
+def layer_by_layer(run: Run, params: Params) -> Params:
+    """Cycles mutate one layer each, in turn."""
+    layers, treedef = jax.tree.flatten(params, is_leaf=lambda node: node is not params)
+    masks = [[at == layer for at in range(len(layers))] for layer in range(len(layers))]
+    # They differ in what they mutate, which is no part of their state.
+    optimizers = [
+        run.optimizer(run.rates, mutable=jax.tree.unflatten(treedef, mask)) for mask in masks
+    ]
+
+    def idle(at: jax.Array, carry: Carry) -> Carry:
+        return run.step(at, carry, optimizers[0], evolve=False)[0]
+
+    def evolving(at: jax.Array, carry: Carry) -> Carry:
+        turns = [
+            functools.partial(run.step, optimizer=optimizer, evolve=True)
+            for optimizer in optimizers
+        ]
+        turn = at // run.timetable.evolve_every % len(layers)
+        return lax.switch(turn, turns, at, carry)[0]
+
+    start = params, optimizers[0].init(params)
+    return cycles.in_periods(run.timetable, idle, evolving, start)[0]
+
+
+def sigma_by_success(run: Run, params: Params) -> Params:
+    """Sigma grows when the child is better than its parent, and shrinks when it is not."""
+    optimizer = run.optimizer(run.rates)
+
+    def idle(at: jax.Array, carry: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
+        return run.step(at, carry[0], optimizer, evolve=False)[0], carry[1]
+
+    def evolving(at: jax.Array, carry: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
+        at_scale = run.optimizer({**run.rates, "sigma": run.rates["sigma"] * carry[1]})
+        (params, state), _ = run.step(at, carry[0], at_scale, evolve=True)
+        success = state.info.child_fitness < state.info.parent_fitness
+        change = jnp.where(success, GROWTH, -GROWTH * TARGET / (1 - TARGET))
+        return (params, state), carry[1] * jnp.exp(change)
+
+    start = (params, optimizer.init(params)), jnp.ones([])
+    (last, _), _ = cycles.in_periods(run.timetable, idle, evolving, start)
+    return last
+
+
+def until_spent(problem: Problem, static: Static, budget: int, generation: int) -> Schedule:
+    """As many steps as there may be, if no cycle runs; what is spent is counted in the run."""
+    steps = ledger.descent(problem).steps_within(budget)
+    return Schedule(steps, static["interval"], static["generations"], budget)
+
+
+def on_plateau(run: Run, params: Params) -> Params:
+    """A cycle runs only where the loss has stopped to fall; what that saves goes into steps.
+
+    How many steps there will be is not known: schedules follow what is spent.
+    """
+    interval, budget = run.timetable.evolve_every, run.timetable.forwards
+
+    def optimizer(spent: jax.Array) -> optax.GradientTransformationExtraArgs:
+        sigma = run.rates["sigma"]
+        rates = {
+            "learning_rate": cosine(run.rates, budget)(spent),
+            "sigma": decaying(sigma, budget)(spent) if run.static["decay"] else sigma,
+        }
+        return run.optimizer({**run.rates, **rates})
+
+    def step(at: jax.Array, carry: Any, *, evolve: bool) -> Any:
+        inner, spent, average = carry
+        inner, loss = run.step(at, inner, optimizer(spent), evolve=evolve)
+        price = run.prices.step + evolve * run.prices.cycle
+        # The first average is the first loss.
+        average += (loss - average) / jnp.minimum(at + 1, WINDOW)
+        return inner, spent + price, average
+
+    idle, evolving = (functools.partial(step, evolve=evolve) for evolve in (False, True))
+
+    def period(carry: Any) -> Any:
+        at, inner, history = carry
+        inner = lax.fori_loop(at, at + interval - 1, idle, inner)
+        plateau = inner[-1] >= FALL * history[0]
+        inner = lax.cond(plateau, evolving, idle, at + interval - 1, inner)
+        return at + interval, inner, jnp.append(history[1:], inner[-1])
+
+    def goes_on(carry: Any) -> jax.Array:
+        return carry[1][1] + run.prices.spent(interval) <= budget
+
+    # The averages after the latest periods, the oldest first; none at first.
+    history = jnp.full([WINDOW // interval], jnp.inf)
+    inner = (params, optimizer(jnp.int32(0)).init(params)), jnp.int32(0), jnp.zeros([])
+    at, inner, _ = lax.while_loop(goes_on, period, (jnp.int32(0), inner, history))
+    rest = (budget - inner[1]) // run.prices.step
+    ((last, _), _, _) = lax.fori_loop(at, at + rest, idle, inner)
+    return last
+
+
+def constant_adam(rates: Rates, steps: int, key: jax.Array) -> optax.GradientTransformation:
+    """Adam at the learning rate that it is given for a step."""
+    return optax.adam(rates["learning_rate"])
+
+
+def constant_slope(rates: Rates, static: Static, total: int) -> dict[str, Any]:
+    """Arguments of the metric preset at the sigma that it is given for a step."""
+    return slope(rates, {**static, "decay": False}, total)
+
+
+def _form(**changes: Any) -> Form:
+    return Form(**{"base": adam, "options": slope, "antithetic": True, **changes})
+
+
+def _variant(
+    name: str,
+    form: Form,
+    settings: Callable[[np.random.Generator], Settings] = METRIC.settings,
+    **plan: Any,
+) -> Method:
+    return METRIC._replace(
+        name=PREFIX + name,
+        settings=settings,
+        plan=functools.partial(cycles.plan, form=form, **plan),
+    )
+
+
+METHODS = (
+    # The parent is one of the members here, and evaluated besides the pairs there.
+    _variant("without_antithetic", _form(antithetic=False), settings_with(population=65)),
+    _variant("log_rank", _form(options=slope_with(recombine="log_rank"))),
+    _variant("elite_mean", _form(options=slope_with(recombine="mean", elite_fraction=0.25))),
+    _variant("full_rank", _form(), settings_with(noise="full_rank")),
+    _variant("generations_4", _form(), settings_with(generations=4, interval=20)),
+    _variant("many_samples", _form(), settings_with(samples=128, interval=40)),
+    _variant("guard", _form(guard=GUARD_SAMPLES), settings_with(accept="improved")),
+    _variant("reset_base", _form(options=slope_with(reset_base=True))),
+    _variant("on_sgd", _form(base=sgd), on_sgd_settings),
+    _variant("layer_by_layer", _form(), loop=layer_by_layer),
+    _variant("sigma_by_success", _form(), loop=sigma_by_success),
+    _variant(
+        "on_plateau",
+        _form(base=constant_adam, options=constant_slope),
+        schedule=until_spent,
+        loop=on_plateau,
+    ),
+)

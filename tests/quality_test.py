@@ -1,0 +1,128 @@
+"""The quality benchmark compares at equal compute, resumes, and shows what it found."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from benchmarks.quality import ledger, report, statistics
+from benchmarks.quality.__main__ import FOLDER
+from benchmarks.quality.methods import METHODS
+from benchmarks.quality.methods.method import split
+from benchmarks.quality.problem import Problem
+from benchmarks.quality.problems import PROBLEMS
+from benchmarks.quality.record import Store
+from benchmarks.quality.runner import FIRST_SEED, FIRST_TUNE_SEED, Effort, complete, draws
+from egd_optax import evolve
+
+RECORDS = sorted(FOLDER.glob("*/*.json"))
+
+
+def parabola(params, batch):
+    return jnp.mean((params["x"] - jnp.mean(batch)) ** 2)
+
+
+TOY = Problem(
+    name="toy",
+    kind="metric",
+    init=lambda key: {"x": jax.random.normal(key, [3])},
+    loss=parabola,
+    fitness=parabola,
+    straight_through=parabola,
+    score=parabola,
+    train=jnp.linspace(0.0, 1.0, 40),
+    validation=jnp.zeros(4),
+    test=jnp.ones(4),
+    batch_size=4,
+    budget=30_000,
+)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_objectives_take_any_batch_and_their_gradients_are_finite(name):
+    problem = PROBLEMS[name]()
+    params = problem.init(jax.random.key(0))
+    batch = jax.tree.map(lambda leaf: leaf[:3], problem.train)
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    for objective in (problem.loss, problem.fitness, problem.score):
+        assert jax.eval_shape(objective, params, batch) == scalar
+    value, slope = jax.jit(jax.value_and_grad(problem.loss))(params, batch)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_keep_to_the_budget_and_use_most_of_it(name):
+    method = METHODS[name]
+    if not method.applies(TOY):
+        assert name in {
+            "many_restarts",
+            "global_",
+            "adam_threshold",
+            "adam_threshold_on_validation",
+        }
+        return
+    budget = int(TOY.budget * method.budget)
+    for settings in draws(method, 4):
+        spent = method.plan(TOY, split(settings)[1], budget).forwards
+        assert 0.5 * budget < spent <= budget
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_a_generation_is_charged_what_the_optimizer_evaluates(antithetic):
+    tx = evolve(optax.sgd(0.1), evolve_every=1, population_size=6, antithetic=antithetic)
+    params = TOY.init(jax.random.key(0))
+    _, state = tx.update(params, tx.init(params), params, value_fn=lambda p: jnp.sum(p["x"] ** 2))
+    charged = ledger.generation(6, 16, antithetic=antithetic)
+    assert charged == 16 * int(state.info.evaluations)
+
+
+def test_a_record_goes_on_where_it_stood(tmp_path):
+    store, method, runs = Store(tmp_path), METHODS["adam"], []
+    small = Effort(trials=2, tune_seeds=1, seeds=2, share=0.01)
+    record = complete(method, TOY, store, small)
+    assert [len(trial["scores"]) for trial in record["trials"]] == [1, 1]
+    assert len(record["scores"]) == 2
+    again = complete(method, TOY, store, small._replace(seeds=3), lambda: runs.append(1))
+    assert again["trials"] == record["trials"]
+    assert again["scores"][:2] == record["scores"]
+    assert len(again["scores"]) == 3
+    assert len(runs) == 2 + 3
+
+
+def test_seeds_that_are_published_are_not_those_of_tuning():
+    effort = Effort()
+    published = range(FIRST_SEED, FIRST_SEED + effort.seeds)
+    assert not set(published) & set(range(FIRST_TUNE_SEED, FIRST_TUNE_SEED + effort.tune_seeds))
+
+
+def test_comparisons_count_pairs_and_bracket_the_median():
+    rng = np.random.default_rng(1)
+    theirs = rng.normal(size=30)
+    ours = theirs - 0.5 + 0.1 * rng.normal(size=30)
+    found = statistics.compare([*ours, 1.0, np.inf], [*theirs, 1.0, np.inf])
+    assert (found.better, found.same, found.worse) == (30, 2, 0)
+    assert found.low <= found.difference <= found.high < 0
+    assert statistics.compare([1.0, 2.0], [1.0, 2.0]).low == 0
+
+
+def test_the_tables_shown_are_those_of_the_records():
+    document = report.README.read_text()
+    problems = [make() for name, make in PROBLEMS.items() if (FOLDER / name).exists()]
+    store = Store(FOLDER)
+    shown = report.rewritten(document, list(report.sections(problems, store)))
+    assert report.with_ablations(shown, list(report.ablations(problems, store))) == document
+    assert document.count("| metric |") >= 2
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_record_is_whole_and_says_what_it_was_measured_with(path):
+    record = json.loads(path.read_text())
+    assert {"jax", "jaxlib", "optax", "egd_optax"} <= record["versions"].keys()
+    assert record["device"]["kind"]
+    if path.stem != "time":
+        assert len(record["scores"]) == len(record["seconds"]) == Effort().seeds
+        assert record["forwards"] <= record["budget"]
