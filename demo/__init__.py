@@ -1,1 +1,1 @@
-"""SGD and EGD on scikit-learn's digits at equal compute; run with `python -m demo`."""
+"""Gradient descent and EGD on scikit-learn's digits at equal compute; run with `python -m demo`."""

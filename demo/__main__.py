@@ -17,9 +17,12 @@ NOTES = (
     "validation error, whatever the method.",
     "Forwards are images through the network; a gradient counts three. Validation, the "
     "same for all methods, is not counted.",
-    "With ternary weights every score is that of the rounded network. EGD selects on the "
-    "loss after rounding, which has no gradient. Straight-through, for reference, "
-    "differentiates as if there were no rounding: EGD is for losses without such a trick.",
+    "EGD is `evolve` around SGD with the safe preset, where a tie is expected, and around Adam "
+    "with the metric preset.",
+    "With ternary weights every score is that of the rounded network, whose loss has no "
+    "gradient. Adam takes that of the loss before rounding; EGD does so too, and its cycles "
+    "follow the loss after rounding. Straight-through differentiates as if there were no "
+    "rounding, a trick that not every loss has.",
 )
 
 

@@ -14,8 +14,10 @@ from demo.train import Run
 # From the palette of Okabe and Ito, which colour-blind readers can tell apart.
 STYLES = {
     "SGD": {"color": "#D55E00", "linestyle": "-"},
+    "Adam": {"color": "#D55E00", "linestyle": "-"},
     "EGD": {"color": "#0072B2", "linestyle": "-"},
-    "SGD, straight-through": {"color": "#666666", "linestyle": "--"},
+    "Adam, straight-through": {"color": "#E69F00", "linestyle": "--"},
+    "EGD, straight-through": {"color": "#56B4E9", "linestyle": "--"},
 }
 OTHER_STYLE = {"color": "#009E73", "linestyle": "-"}
 PERCENTS = (2, 3, 5, 10, 20, 50)
@@ -24,20 +26,17 @@ PERCENTS = (2, 3, 5, 10, 20, 50)
 def draw(results: Mapping[str, Mapping[str, Sequence[Run]]], path: Path) -> None:
     """Draws the runs, by story and method, and saves the figure as a PNG."""
     # Without pyplot, which would look for a display and keep the figure alive.
-    figure = Figure(figsize=(11, 5.6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(11, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    panels, rugs = figure.subplots(
-        2, len(results), sharex="col", sharey="row", squeeze=False, height_ratios=(9, 1)
-    )
-    for panel, rug, (title, methods) in zip(panels, rugs, results.items(), strict=True):
+    panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+    for panel, (title, methods) in zip(panels, results.items(), strict=True):
         _draw_errors(panel, methods)
         panel.set_title(title, fontweight="bold")
-        _draw_cycles(rug, [runs[0] for runs in methods.values()])
     panels[0].set_ylabel("validation error of the best checkpoint so far")
     seeds = max(len(runs) for methods in results.values() for runs in methods.values())
     figure.suptitle(
-        "scikit-learn's digits: SGD and EGD at equal compute\n"
-        f"mean and range over {seeds} seeds; below, the evolution cycles of the first"
+        "scikit-learn's digits: gradient descent and EGD at equal compute\n"
+        f"mean and range over {seeds} seeds"
     )
     figure.savefig(path)
 
@@ -59,23 +58,8 @@ def _draw_errors(panel: Axes, methods: Mapping[str, Sequence[Run]]) -> None:
     panel.set_yscale("log")
     panel.set_yticks(PERCENTS, [f"{percent}%" for percent in PERCENTS])
     panel.yaxis.set_minor_formatter(NullFormatter())
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:,.0f}k" if x else "0"))
+    panel.set_xlabel("sample-forwards (a gradient on B images counts 3 B)")
     panel.grid(axis="y", alpha=0.3)
     panel.spines[["top", "right"]].set_visible(False)
     panel.legend(frameon=False, loc="upper right")
-
-
-def _draw_cycles(rug: Axes, runs: Sequence[Run]) -> None:
-    """Marks each cycle, above where it was accepted and below where the parent stayed."""
-    cycles = [cycle for run in runs for cycle in run.cycles]
-    accepted = [forwards for forwards, left_parent in cycles if left_parent]
-    kept = [forwards for forwards, left_parent in cycles if not left_parent]
-    colours = [STYLES["EGD"]["color"], "black"]
-    rug.eventplot(
-        [accepted, kept], lineoffsets=[1, 0], linelengths=0.8, linewidths=0.7, colors=colours
-    )
-    rug.set_yticks([1, 0], ["accepted", "parent kept"])
-    rug.set_ylim(-0.5, 1.5)
-    rug.tick_params(axis="y", length=0)
-    rug.spines[["top", "right", "left"]].set_visible(False)
-    rug.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:,.0f}k" if x else "0"))
-    rug.set_xlabel("sample-forwards (a gradient on B images counts 3 B)")

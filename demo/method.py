@@ -1,11 +1,13 @@
-"""The methods: SGD, SGD with straight-through gradients, and EGD."""
+"""The methods: SGD or Adam, on plain or straight-through gradients, and EGD around either."""
 
 from typing import Any, NamedTuple
 
 import optax
 
 from demo.ledger import FORWARDS_PER_GRADIENT, Ledger
-from egd_optax import egd
+from egd_optax import evolve
+
+MOMENTUM = 0.9
 
 
 class Cycles(NamedTuple):
@@ -16,26 +18,41 @@ class Cycles(NamedTuple):
             evaluated on.
     """
 
+    fitness_size: int
     evolve_every: int
     population_size: int
-    elite_fraction: float
     sigma: float
     accept: str
-    fitness_size: int
+    recombine: str
+    recombine_step: float = 1.0
+    antithetic: bool = False
+    noise: str = "full_rank"
+
+    @property
+    def forwards(self) -> int:
+        """The price of a cycle; the child is evaluated as well, and the parent of pairs."""
+        return (self.population_size + 1 + self.antithetic) * self.fitness_size
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of `egd_optax.evolve`."""
+        options = self._asdict()
+        del options["fitness_size"]
+        return options
 
 
 class Method(NamedTuple):
-    """SGD, or with `cycles` EGD; the learning rate decays to zero along a cosine.
+    """A base optimizer, or with `cycles` EGD around it.
 
     Attributes:
+        base: "sgd", which has momentum, or "adam".
+        learning_rate: decays to zero along a cosine.
         straight_through: whether the gradient is that of the deployed parameters, with
             their rounding taken for the identity; else that of the parameters.
     """
 
+    base: str
     learning_rate: float
-    weight_decay: float
     batch_size: int
-    momentum: float = 0.9
     straight_through: bool = False
     cycles: Cycles | None = None
 
@@ -45,22 +62,12 @@ class Method(NamedTuple):
         step = FORWARDS_PER_GRADIENT * self.batch_size
         if self.cycles is None:
             return Ledger(step)
-        # The recombined child is evaluated as well.
-        cycle = (self.cycles.population_size + 1) * self.cycles.fitness_size
-        return Ledger(step, cycle, self.cycles.evolve_every)
+        return Ledger(step, self.cycles.forwards, self.cycles.evolve_every)
 
     def optimizer(self, steps: int, key: Any = 0) -> optax.GradientTransformationExtraArgs:
         """The optimizer of a run of `steps` steps; `key` matters to `init` alone."""
         rate = optax.cosine_decay_schedule(self.learning_rate, max(steps, 1))
+        base = optax.adam(rate) if self.base == "adam" else optax.sgd(rate, MOMENTUM)
         if self.cycles is None:
-            decay = optax.add_decayed_weights(self.weight_decay)
-            return optax.with_extra_args_support(optax.chain(decay, optax.sgd(rate, self.momentum)))
-        settings = self.cycles._asdict()
-        del settings["fitness_size"]
-        return egd(
-            rate,
-            self.momentum,
-            weight_decay=self.weight_decay,
-            key=key,
-            **settings,
-        )
+            return optax.with_extra_args_support(base)
+        return evolve(base, **self.cycles.options(), key=key)

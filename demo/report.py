@@ -37,7 +37,7 @@ def table(results: Results) -> Table:
     for title, methods in results.items():
         rows.add_row(title, style="bold")
         for name, runs in methods.items():
-            rows.add_row(f"  {name}", *_cells(runs))
+            rows.add_row(f" {name}", *_cells(runs))
         rows.add_section()
     return rows
 

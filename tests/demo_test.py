@@ -17,10 +17,21 @@ from demo.stories import BUDGET, CHECKS, SEEDS, STORIES, Story, as_trained
 from demo.ternary import round_tensor, straight_through, ternarize
 from demo.train import run
 from demo.tune import SEEDS as TUNING_SEEDS
+from demo.tune import grid
 
 METHODS = [method for story in STORIES for method in story.methods.values()]
 # Small, and the same in all tests, so that each program is compiled once.
-SMALL_EGD = Method(0.1, 0.0, 8, cycles=Cycles(3, 4, 0.5, 0.05, "best", 16))
+SMALL_SGD = Method("sgd", 0.1, 8)
+SMALL_CYCLES = Cycles(
+    fitness_size=16,
+    evolve_every=3,
+    population_size=4,
+    sigma=0.05,
+    accept="improved",
+    recombine="centered_rank",
+    antithetic=True,
+)
+SMALL_EGD = SMALL_SGD._replace(cycles=SMALL_CYCLES)
 SMALL_BUDGET = 1_300
 
 
@@ -40,21 +51,23 @@ def test_methods_spend_the_budget_to_within_a_step_and_a_cycle(method):
         assert share - ledger.step - ledger.cycle < spent <= share
 
 
-def test_ledger_charges_what_the_optimizer_evaluates():
-    optimizer = SMALL_EGD.optimizer(steps=3)
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_ledger_charges_what_the_optimizer_evaluates(antithetic):
+    method = SMALL_SGD._replace(cycles=SMALL_CYCLES._replace(antithetic=antithetic))
+    optimizer = method.optimizer(steps=3)
     params = {"w": jnp.ones([3, 2])}
     state = optimizer.init(params)
     for _ in range(3):
         _, state = optimizer.update(params, state, params, value_fn=lambda p: jnp.sum(p["w"]))
-    cycles = int(state.cycle) * int(state.info.evaluations) * SMALL_EGD.cycles.fitness_size
-    assert SMALL_EGD.ledger.spent(3) == 3 * 3 * 8 + cycles
+    cycles = int(state.cycle) * int(state.info.evaluations) * SMALL_CYCLES.fitness_size
+    assert method.ledger.spent(3) == 3 * 3 * 8 + cycles
 
 
 def test_run_reports_the_cycles_and_validations_it_paid_for():
     result = run(SMALL_EGD, ternarize, digits.load(), seed=7, budget=SMALL_BUDGET, checks=4)
     assert result.forwards == SMALL_EGD.ledger.spent(SMALL_EGD.ledger.steps_within(SMALL_BUDGET))
     period = SMALL_EGD.ledger.spent(3)
-    assert [forwards for forwards, _ in result.cycles] == [period * n for n in range(1, 9)]
+    assert [forwards for forwards, _ in result.cycles] == [period * n for n in range(1, 8)]
     assert [at.forwards for at in result.checkpoints] == sorted(
         at.forwards for at in result.checkpoints
     )
@@ -114,10 +127,17 @@ def test_shown_seeds_are_not_those_of_tuning():
     assert not set(SEEDS) & set(TUNING_SEEDS)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_shown_settings_are_one_of_twelve_that_tuning_tried(method):
+    settings = grid(method)
+    assert len(set(settings)) == 12
+    assert method in settings
+
+
 def test_demo_writes_the_figure_and_the_numbers(tmp_path):
     stories = [
-        Story("Plain", as_trained, {"SGD": Method(0.1, 0.0, 8)}),
-        Story("Rounded", ternarize, {"SGD": Method(0.1, 0.0, 8), "EGD": SMALL_EGD}),
+        Story("Plain", as_trained, {"SGD": SMALL_SGD}),
+        Story("Rounded", ternarize, {"SGD": SMALL_SGD, "EGD": SMALL_EGD}),
     ]
     printed = io.StringIO()
     main(

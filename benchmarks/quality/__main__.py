@@ -77,6 +77,10 @@ def show(problems: list[str], store: Store, console: Console, *, publish: bool) 
     if publish:
         document = report.rewritten(report.README.read_text(), sections)
         report.README.write_text(report.with_ablations(document, ablations))
+        overview = report.with_overview(
+            report.PROJECT_README.read_text(), list(report.overview(loaded, store))
+        )
+        report.PROJECT_README.write_text(overview)
     console.print(f"Plot: {figure.draw(found, store.folder / 'scores.svg')}")
 
 

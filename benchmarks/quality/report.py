@@ -1,16 +1,23 @@
 """Tables of the scores, for the README and the terminal."""
 
 from collections.abc import Iterable, Iterator, Mapping
+import math
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.quality import statistics, timing
 from benchmarks.quality.methods import METHODS, VARIANTS
-from benchmarks.quality.methods.presets import METRIC
+from benchmarks.quality.methods.presets import METRIC, OURS
 from benchmarks.quality.methods.variants import PREFIX
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Record, Store, read
+from benchmarks.quality.runner import mean
 
 README = Path(__file__).parent / "README.md"
+PROJECT_README = Path(__file__).parents[2] / "README.md"
+OVERVIEW_START = "<!-- quality: made by `python -m benchmarks.quality report` -->\n"
+OVERVIEW_END = "<!-- /quality -->\n"
 START = "<!-- scores: made by `python -m benchmarks.quality report` -->\n"
 END = "<!-- /scores -->\n"
 ABLATION_START = "<!-- ablation: made by `python -m benchmarks.quality report` -->\n"
@@ -26,6 +33,14 @@ HEADER = [
     "time",
 ]
 ABLATION_HEADER = ["variant", "median", "mean ± sd", "better / same / worse", "difference (95 %)"]
+OVERVIEW_HEADER = [
+    "problem",
+    "reference",
+    "best of the others",
+    "best of the presets",
+    "against the reference: better / same / worse",
+    "safe preset, over Adam",
+]
 Rows = list[list[str]]
 Sections = list[tuple[str, Rows]]
 
@@ -69,6 +84,35 @@ def ablations(problems: Iterable[Problem], store: Store) -> Iterator[tuple[str, 
             yield f"{problem.name}, variants against {METRIC.name}", body
 
 
+def overview(problems: Iterable[Problem], store: Store) -> Iterator[list[str]]:
+    """A row a problem: medians of the reference, of the best other method, and of ours."""
+    ours = {method.name for method in OURS}
+    for problem in problems:
+        found = records(problem, store)
+        presets = [name for name in found if name in ours]
+        reference = timing.baseline(problem)
+        if reference not in found or not presets:
+            continue
+        # The test split has no say in which preset is shown, but it has in the best of the rest.
+        shown = min(presets, key=lambda name: min(map(mean, found[name]["trials"])))
+        others = [name for name in _ranked(found) if name not in ours]
+        medians = {name: float(np.median(scores(record))) for name, record in found.items()}
+        over = medians["safe"] / medians["adam"] if {"safe", "adam"} <= found.keys() else math.nan
+        yield [
+            f"{problem.name} ({problem.kind})",
+            f"{reference} {medians[reference]:.3g}",
+            f"{others[0]} {medians[others[0]]:.3g}",
+            f"**{shown} {medians[shown]:.3g}**",
+            _comparison(scores(found[shown]), scores(found[reference]))[0],
+            f"{over:.2f}" if math.isfinite(over) else "",
+        ]
+
+
+def with_overview(document: str, body: Rows) -> str:
+    """A document with the overview of today's scores."""
+    return _between(OVERVIEW_START, OVERVIEW_END, document, OVERVIEW_HEADER, [("", body)])
+
+
 def rewritten(document: str, shown: Sections) -> str:
     """A document with the tables of today's scores."""
     return _between(START, END, document, HEADER, shown)
@@ -83,7 +127,7 @@ def _between(start: str, end: str, document: str, header: list[str], shown: Sect
     before, rest = document.split(start)
     _, after = rest.split(end)
     text = "\n".join(
-        f"### {title}\n\n"
+        (f"### {title}\n\n" if title else "")
         + "".join(f"| {' | '.join(row)} |\n" for row in [header, ["---"] * len(header), *body])
         for title, body in shown
     )
