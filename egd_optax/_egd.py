@@ -61,7 +61,7 @@ def egd(
         min_scale: floor of that root mean square.
         noise: "full_rank" or "low_rank".
         rank: of the low-rank noise.
-        recombine: "mean", "softmax", "centered_rank", "log_rank", or a callable from fitness
+        recombine: "mean", "softmax", "centered_rank", or a callable from fitness
             to weights.
         recombine_step: how far the child goes, 1 for all the way to the weighted sum.
         temperature: of the softmax, in units of fitness.

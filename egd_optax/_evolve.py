@@ -158,9 +158,9 @@ def evolve(
             callable from the elites' fitness, float `[k]`, best first and +inf for an
             empty place, to weights `[k]`. The child is parent + recombine_step * sum of
             weight * (elite - parent): with weights that sum to one, the weighted mean of the
-            elites. Or a rule that weighs all members: "centered_rank", weights that fall in
-            equal steps from the best to the worst, the positive ones to a sum of one and the
-            negative ones to minus one; "log_rank", those of CMA-ES for the better half.
+            elites. Or "centered_rank", which weighs all members: in
+            equal steps from the best to the worst, the positive weights to a sum of one and
+            the negative ones to minus one.
         recombine_step: how far the child goes.
         temperature: of the softmax, in units of fitness.
         accept: what a cycle ends with. "always": the child. "improved": the child if it
@@ -201,8 +201,8 @@ def evolve(
         half of `population_size` if antithetic: a normal number for every parameter, or
         `rank * (rows + columns)` of them for every matrix. `accept_value_fn` adds two forward
         passes, three with accept="best". "host" moves an elite to the host each time that one
-        enters and back once to recombine, "replay" draws k elites again; the rules that weigh
-        all members store none in any mode, they repeat every draw. Where the best member is
+        enters and back once to recombine, "replay" draws k elites again; the rule that weighs
+        all members stores none in any mode, it repeats every draw. Where the best member is
         taken, it is drawn again. No mode stores or moves the parent. Device memory: the
         parent, `candidate_batch_size` active members and one sum, whatever the population
         size. Under `jax.vmap` of the optimizer XLA runs the cycle on every step.

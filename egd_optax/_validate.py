@@ -15,12 +15,12 @@ import numpy as np
 import optax
 
 from egd_optax._cycle import CycleSpec
-from egd_optax._cycle.recombine import RANK_WEIGHTS
+from egd_optax._cycle.recombine import RANKED
 
 ACCEPT_RULES = ("always", "improved", "best")
 MEMORY_MODES = ("host", "device", "replay")
 NOISE_KINDS = ("full_rank", "low_rank")
-RECOMBINE_RULES = ("mean", "softmax", *RANK_WEIGHTS)
+RECOMBINE_RULES = ("mean", "softmax", RANKED)
 
 
 def check_base(base: Any) -> optax.GradientTransformationExtraArgs:

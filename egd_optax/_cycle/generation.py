@@ -12,7 +12,7 @@ from egd_optax._cycle.mutate import Mutants, mutate
 from egd_optax._cycle.paging import make_paging
 from egd_optax._cycle.recombine import (
     PARENT,
-    RANK_WEIGHTS,
+    RANKED,
     Rule,
     accept,
     recombine,
@@ -144,12 +144,11 @@ def _breed(
 ) -> tuple[Leaves, jax.Array, jax.Array]:
     """The child, the index of the best member, and the fitness of all members."""
     batch_size = spec.candidate_batch_size
-    if isinstance(spec.recombine, str) and spec.recombine in RANK_WEIGHTS:
+    if spec.recombine == RANKED:
         scores = rank.score(mutants, fitness, batch_size=batch_size)
         child = recombine_all(
             mutants,
             scores,
-            rule=spec.recombine,
             step=spec.recombine_step,
             batch_size=batch_size,
         )

@@ -1,4 +1,4 @@
-"""Stage 4 for rules that weigh all members by rank: nothing is kept but their fitness.
+"""Stage 4 for the rule that weighs all members by rank: nothing is kept but their fitness.
 
 What a member weighs is known when all are evaluated. By then none is held any more: its
 noise is drawn again from its key, once a pair where members are antithetic.
@@ -56,25 +56,13 @@ def centered_ranks(fitness: jax.Array) -> jax.Array:
     Returns:
         Weights, `[n]` of the dtype of `fitness`; zeros where all fitness is equal.
     """
-    better, equal, count = _ranks(fitness)
-    return _normalized((count - better - equal) - better, fitness)
-
-
-def log_ranks(fitness: jax.Array) -> jax.Array:
-    """Weights of the better half, which fall with the logarithm of the rank and sum to one.
-
-    Hansen, `The CMA Evolution Strategy: A Tutorial <https://arxiv.org/abs/1604.00772>`_,
-    2016. Members of equal fitness share their mean rank.
-
-    Args:
-        fitness: `[n]`; +inf weighs nothing, and no rank is counted for it.
-
-    Returns:
-        Weights, `[n]` of the dtype of `fitness`; zeros where all fitness is equal.
-    """
-    better, equal, count = _ranks(fitness)
-    place = better + (equal + 1) / 2  # from 1
-    return _normalized(jnp.maximum(jnp.log((count + 1) / 2) - jnp.log(place), 0), fitness)
+    finite = jnp.isfinite(fitness)
+    ordered = jnp.sort(fitness)
+    better = jnp.searchsorted(ordered, fitness, side="left")
+    not_worse = jnp.searchsorted(ordered, fitness, side="right")
+    wins = (jnp.sum(finite) - not_worse - better).astype(fitness.dtype)
+    wins = jnp.where(finite, wins, 0)
+    return wins / jnp.maximum(jnp.sum(jnp.maximum(wins, 0)), 1)
 
 
 def weighted_sum(mutants: Mutants, weights: jax.Array, *, batch_size: int) -> Leaves:
@@ -123,20 +111,3 @@ def _signs(mutants: Mutants) -> tuple[int, ...]:
 def _drawn_members(mutants: Mutants) -> jax.Array:
     """The members that have a draw of their own, int32: all but parent and second of pairs."""
     return jnp.arange(1, mutants.size, 2 if mutants.antithetic else 1, dtype=jnp.int32)
-
-
-def _ranks(fitness: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """How many are better than each, how many equal to it, itself included, and how many count."""
-    ordered = jnp.sort(fitness)
-    better = jnp.searchsorted(ordered, fitness, side="left")
-    equal = jnp.searchsorted(ordered, fitness, side="right") - better
-    count = jnp.sum(jnp.isfinite(fitness))
-    better, equal, count = (x.astype(fitness.dtype) for x in (better, equal, count))
-    return better, equal, count
-
-
-def _normalized(weights: jax.Array, fitness: jax.Array) -> jax.Array:
-    """Zero without finite fitness, and the positive weights scaled to a sum of one."""
-    weights = jnp.where(jnp.isfinite(fitness), weights, 0)
-    total = jnp.sum(jnp.maximum(weights, 0))
-    return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), 0)

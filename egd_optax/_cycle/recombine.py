@@ -9,14 +9,14 @@ from egd_optax._cycle.evaluate import fitness_dtype
 from egd_optax._cycle.mutate import Mutants, move
 from egd_optax._cycle.noise import sum_dtype
 from egd_optax._cycle.paging import Paging
-from egd_optax._cycle.rank import centered_ranks, log_ranks, weighted_sum
+from egd_optax._cycle.rank import centered_ranks, weighted_sum
 from egd_optax._cycle.select import Elites, visit
 from egd_optax._cycle.snapshot import Leaves
 
 Rule = str | Callable[[jax.Array], jax.Array]
 
-# The rules that weigh all members, and so keep none.
-RANK_WEIGHTS = {"centered_rank": centered_ranks, "log_rank": log_ranks}
+# The rule that weighs all members, and so keeps none.
+RANKED = "centered_rank"
 
 # What a cycle can end with, in the order in which ties are settled.
 PARENT, ELITE, CHILD = range(3)
@@ -65,23 +65,21 @@ def recombine_all(
     mutants: Mutants,
     scores: jax.Array,
     *,
-    rule: str,
     step: jax.typing.ArrayLike,
     batch_size: int,
 ) -> Leaves:
-    """Child = parent + step * sum of weight * (member - parent) over all members.
+    """Child = parent + step * sum of centered rank * (member - parent) over all members.
 
     Args:
         mutants: the members.
         scores: their fitness, `[size]`.
-        rule: "centered_rank" or "log_rank".
         step: how far the child goes.
         batch_size: members to draw at a time.
 
     Returns:
         The moving leaves of the child.
     """
-    weights = jnp.asarray(step * RANK_WEIGHTS[rule](scores))
+    weights = jnp.asarray(step * centered_ranks(scores))
     return move(mutants.genome, weighted_sum(mutants, weights, batch_size=batch_size))
 
 

@@ -29,6 +29,13 @@ GROWTH, TARGET = 0.2, 0.5
 WINDOW, FALL = 50, 0.99
 
 
+def log_ranks(fitness: jax.Array) -> jax.Array:
+    """Weights of CMA-ES for members in order: Hansen, https://arxiv.org/abs/1604.00772, 2016."""
+    place = jnp.arange(1, fitness.size + 1)
+    weights = jnp.maximum(jnp.log((fitness.size + 1) / 2) - jnp.log(place), 0)
+    return weights / jnp.sum(weights)
+
+
 def settings_with(**changes: Any) -> Callable[[np.random.Generator], Settings]:
     """Settings of the metric preset, some of them fixed."""
     return lambda rng: {**METRIC.settings(rng), **changes}
@@ -168,7 +175,7 @@ def _variant(
 METHODS = (
     # The parent is one of the members here, and evaluated besides the pairs there.
     _variant("without_antithetic", _form(antithetic=False), settings_with(population=65)),
-    _variant("log_rank", _form(options=slope_with(recombine="log_rank"))),
+    _variant("log_rank", _form(options=slope_with(recombine=log_ranks, elite_fraction=1.0))),
     _variant("elite_mean", _form(options=slope_with(recombine="mean", elite_fraction=0.25))),
     _variant("full_rank", _form(), settings_with(noise="full_rank")),
     _variant("generations_4", _form(), settings_with(generations=4, interval=20)),
