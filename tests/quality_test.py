@@ -16,7 +16,7 @@ from benchmarks.quality.problem import Problem
 from benchmarks.quality.problems import PROBLEMS
 from benchmarks.quality.record import Store
 from benchmarks.quality.runner import FIRST_SEED, FIRST_TUNE_SEED, Effort, complete, draws
-from egd_optax import evolve
+from egd_optax import evolve, presets
 
 RECORDS = sorted(FOLDER.glob("*/*.json"))
 
@@ -78,6 +78,25 @@ def test_a_generation_is_charged_what_the_optimizer_evaluates(antithetic):
     _, state = tx.update(params, tx.init(params), params, value_fn=lambda p: jnp.sum(p["x"] ** 2))
     charged = ledger.generation(6, 16, antithetic=antithetic)
     assert charged == 16 * int(state.info.evaluations)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        ("metric", presets.metric()),
+        ("safe", presets.safe()),
+        ("global_", presets.global_search(1.0, 10)),
+    ],
+)
+def test_the_methods_named_for_presets_run_them(name, preset):
+    settings = METHODS[name].settings(np.random.default_rng(0))
+    names = {"interval": "evolve_every", "generations": "generations", "accept": "accept"}
+    for ours, theirs in names.items():
+        assert settings[ours] == preset.get(theirs, 1)
+    assert preset["antithetic"]
+    assert preset["recombine"] == "centered_rank"
+    if name != "global_":  # whose population is tuned
+        assert settings["population"] == preset["population_size"]
 
 
 def test_a_record_goes_on_where_it_stood(tmp_path):
