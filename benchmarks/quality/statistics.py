@@ -56,11 +56,11 @@ def compare(scores: Sequence[float], reference: Sequence[float]) -> Comparison:
     # Two runs that diverged are the same, though infinity less infinity is not a number.
     with np.errstate(invalid="ignore"):
         difference = np.where(ours == theirs, 0.0, ours - theirs)
-    low = high = median = float(np.median(difference))
-    if np.unique(difference).size > 1:
-        low, high = stats.bootstrap(
-            (difference,), np.median, method="percentile", rng=np.random.default_rng(0)
-        ).confidence_interval
+        low = high = median = float(np.median(difference))
+        if np.unique(difference).size > 1:
+            low, high = stats.bootstrap(
+                (difference,), np.median, method="percentile", rng=np.random.default_rng(0)
+            ).confidence_interval
     return Comparison(
         better=int(np.sum(ours < theirs)),
         same=int(np.sum(ours == theirs)),
