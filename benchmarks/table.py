@@ -142,17 +142,21 @@ def pretty(title: str, header: list[str], rows: Rows) -> Table:
 
 def rewritten(document: str, shown: list[tuple[str, list[str], Rows]]) -> str:
     """A document with the tables of today's results."""
-    before, rest = document.split(START)
-    _, after = rest.split(END)
-    text = "\n".join(
-        f"{title}:\n\n" + "".join("| " + " | ".join(row) + " |\n" for row in _ruled(header, rows))
-        for title, header, rows in shown
-    )
-    return f"{before}{START}\n{text}\n{END}{after}"
+    text = "\n".join(f"{title}:\n\n{markdown(header, rows)}" for title, header, rows in shown)
+    return replaced(document, START, END, text)
 
 
-def _ruled(header: list[str], rows: Rows) -> Rows:
-    return [header, ["---"] * len(header), *rows]
+def markdown(header: list[str], rows: Rows) -> str:
+    """A table for a README."""
+    ruled = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(row) + " |\n" for row in ruled)
+
+
+def replaced(document: str, start: str, end: str, text: str) -> str:
+    """A document with another text between two marks."""
+    before, rest = document.split(start)
+    _, after = rest.split(end)
+    return f"{before}{start}\n{text}\n{end}{after}"
 
 
 def _pivot(rows: list[dict[str, Any]], keys: Any, across: str, columns: Any) -> Rows:

@@ -29,3 +29,14 @@ class Ledger(NamedTuple):
         periods, rest = divmod(budget, period)
         # The last step of a period is followed by a cycle, for which the rest is too small.
         return periods * self.evolve_every + min(rest // self.step, self.evolve_every - 1)
+
+
+def generation_price(population_size: int, samples: int, *, antithetic: bool = False) -> int:
+    """The price of one generation of a cycle.
+
+    Args:
+        population_size: members, each evaluated on `samples`; the child is as well.
+        samples: of the batch that fitness is taken over.
+        antithetic: whether members come in pairs; the parent is then evaluated besides.
+    """
+    return (population_size + 1 + antithetic) * samples

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from demo.ledger import FORWARDS_PER_GRADIENT, Ledger
+from demo.ledger import FORWARDS_PER_GRADIENT, Ledger, generation_price
 from egd_optax import evolve
 
 MOMENTUM = 0.9
@@ -27,11 +27,6 @@ class Cycles(NamedTuple):
     recombine_step: float = 1.0
     antithetic: bool = False
     noise: str = "full_rank"
-
-    @property
-    def forwards(self) -> int:
-        """The price of a cycle; the child is evaluated as well, and the parent of pairs."""
-        return (self.population_size + 1 + self.antithetic) * self.fitness_size
 
     def options(self) -> dict[str, Any]:
         """The arguments of `egd_optax.evolve`."""
@@ -62,7 +57,12 @@ class Method(NamedTuple):
         step = FORWARDS_PER_GRADIENT * self.batch_size
         if self.cycles is None:
             return Ledger(step)
-        return Ledger(step, self.cycles.forwards, self.cycles.evolve_every)
+        cycle = generation_price(
+            self.cycles.population_size,
+            self.cycles.fitness_size,
+            antithetic=self.cycles.antithetic,
+        )
+        return Ledger(step, cycle, self.cycles.evolve_every)
 
     def optimizer(self, steps: int, key: Any = 0) -> optax.GradientTransformationExtraArgs:
         """The optimizer of a run of `steps` steps; `key` matters to `init` alone."""

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks.quality import ledger, report, statistics
+from benchmarks.quality import report, statistics
 from benchmarks.quality.__main__ import FOLDER
 from benchmarks.quality.methods import METHODS
 from benchmarks.quality.methods.method import split
@@ -16,6 +16,7 @@ from benchmarks.quality.problem import Problem
 from benchmarks.quality.problems import PROBLEMS
 from benchmarks.quality.record import Store
 from benchmarks.quality.runner import FIRST_SEED, FIRST_TUNE_SEED, Effort, complete, draws
+from demo.ledger import generation_price
 from egd_optax import evolve, presets
 
 RECORDS = sorted(FOLDER.glob("*/*.json"))
@@ -76,7 +77,7 @@ def test_a_generation_is_charged_what_the_optimizer_evaluates(antithetic):
     tx = evolve(optax.sgd(0.1), evolve_every=1, population_size=6, antithetic=antithetic)
     params = TOY.init(jax.random.key(0))
     _, state = tx.update(params, tx.init(params), params, value_fn=lambda p: jnp.sum(p["x"] ** 2))
-    charged = ledger.generation(6, 16, antithetic=antithetic)
+    charged = generation_price(6, 16, antithetic=antithetic)
     assert charged == 16 * int(state.info.evaluations)
 
 

@@ -14,17 +14,6 @@ def evolution(problem: Problem, evolve_every: int, generation: int, generations:
     return Ledger(descent(problem).step, generation * generations, evolve_every)
 
 
-def generation(population_size: int, samples: int, *, antithetic: bool = False) -> int:
-    """The price of one generation of a cycle.
-
-    Args:
-        population_size: members, each evaluated on `samples`; the child is as well.
-        samples: of the batch that fitness is taken over.
-        antithetic: whether members come in pairs; the parent is then evaluated besides.
-    """
-    return (population_size + 1 + antithetic) * samples
-
-
 def within(budget: int, price: int) -> int:
     """How often a price can be paid, once at least."""
     return max(budget // price, 1)

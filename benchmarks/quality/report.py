@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import table
 from benchmarks.quality import statistics, timing
 from benchmarks.quality.methods import METHODS, VARIANTS
 from benchmarks.quality.methods.presets import METRIC, OURS
 from benchmarks.quality.methods.variants import PREFIX
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Record, Store, read
-from benchmarks.quality.runner import mean
 
 README = Path(__file__).parent / "README.md"
 PROJECT_README = Path(__file__).parents[2] / "README.md"
@@ -89,12 +89,11 @@ def overview(problems: Iterable[Problem], store: Store) -> Iterator[list[str]]:
     ours = {method.name for method in OURS}
     for problem in problems:
         found = records(problem, store)
-        presets = [name for name in found if name in ours]
         reference = timing.baseline(problem)
-        if reference not in found or not presets:
+        if reference not in found or not ours & found.keys():
             continue
         # The test split has no say in which preset is shown, but it has in the best of the rest.
-        shown = min(presets, key=lambda name: min(map(mean, found[name]["trials"])))
+        shown = timing.best_of_ours(found)
         others = [name for name in _ranked(found) if name not in ours]
         medians = {name: float(np.median(scores(record))) for name, record in found.items()}
         # Of means: the median of a control that is solved is zero.
@@ -112,28 +111,23 @@ def overview(problems: Iterable[Problem], store: Store) -> Iterator[list[str]]:
 
 def with_overview(document: str, body: Rows) -> str:
     """A document with the overview of today's scores."""
-    return _between(OVERVIEW_START, OVERVIEW_END, document, OVERVIEW_HEADER, [("", body)])
+    text = table.markdown(OVERVIEW_HEADER, body)
+    return table.replaced(document, OVERVIEW_START, OVERVIEW_END, text)
 
 
 def rewritten(document: str, shown: Sections) -> str:
     """A document with the tables of today's scores."""
-    return _between(START, END, document, HEADER, shown)
+    return table.replaced(document, START, END, _titled(HEADER, shown))
 
 
 def with_ablations(document: str, shown: Sections) -> str:
     """A document with the tables of today's ablations."""
-    return _between(ABLATION_START, ABLATION_END, document, ABLATION_HEADER, shown)
+    text = _titled(ABLATION_HEADER, shown)
+    return table.replaced(document, ABLATION_START, ABLATION_END, text)
 
 
-def _between(start: str, end: str, document: str, header: list[str], shown: Sections) -> str:
-    before, rest = document.split(start)
-    _, after = rest.split(end)
-    text = "\n".join(
-        (f"### {title}\n\n" if title else "")
-        + "".join(f"| {' | '.join(row)} |\n" for row in [header, ["---"] * len(header), *body])
-        for title, body in shown
-    )
-    return f"{before}{start}\n{text}\n{end}{after}"
+def _titled(header: list[str], shown: Sections) -> str:
+    return "\n".join(f"### {title}\n\n{table.markdown(header, body)}" for title, body in shown)
 
 
 def _scored(problem: Problem, names: Iterable[str], store: Store) -> dict[str, Record]:

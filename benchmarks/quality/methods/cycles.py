@@ -22,7 +22,7 @@ from benchmarks.quality.methods.method import (
     streams,
 )
 from benchmarks.quality.problem import Batch, Params, Problem
-from demo.ledger import Ledger
+from demo.ledger import Ledger, generation_price
 from egd_optax import evolve
 
 # Evaluations on the guard's data that a generation is charged for; some rules need fewer.
@@ -162,7 +162,7 @@ def plan(
     size, population = samples(problem, static), static["population"]
     guard = min(form.guard, count(problem.train))
     unit = scale(problem) if form.absolute else 1.0
-    generation = ledger.generation(population, size, antithetic=form.antithetic)
+    generation = generation_price(population, size, antithetic=form.antithetic)
     generation += GUARD_EVALUATIONS * guard
     timetable = schedule(problem, static, budget, generation)
     prices = ledger.evolution(problem, timetable.evolve_every, generation, timetable.generations)
