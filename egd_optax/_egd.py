@@ -34,6 +34,8 @@ def egd(
     mutable: Any = None,
     memory: str = "host",
     axis_name: str | tuple[str, ...] | None = None,
+    population_axis: str | None = None,
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None,
     key: Any = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """Evolutionary Gradient Descent: SGD every step, a cycle every `evolve_every` steps.
@@ -70,6 +72,8 @@ def egd(
         mutable: which leaves mutate.
         memory: where elites live, "host", "device" or "replay".
         axis_name: mapped axes to average fitness over.
+        population_axis: the axis that members are divided over.
+        mesh: where that axis is.
         key: int seed, or a threefry key.
 
     Returns:
@@ -121,5 +125,7 @@ def egd(
         mutable=mutable,
         memory=memory,
         axis_name=axis_name,
+        population_axis=population_axis,
+        mesh=mesh,
         key=key,
     )

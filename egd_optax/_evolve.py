@@ -28,6 +28,7 @@ STATIC_ARGS = (
     "rank",
     "recombine",
     "mutable",
+    "mesh",
 )
 
 
@@ -100,6 +101,8 @@ def evolve(
     mutable: Any = None,
     memory: str = "host",
     axis_name: str | tuple[str, ...] | None = None,
+    population_axis: str | None = None,
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None,
     key: Any = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """Adds evolution cycles to any optax optimizer.
@@ -179,6 +182,11 @@ def evolve(
             JAX commits what a program with two memories returns, so that a jitted step
             that started from uncommitted ones is compiled twice.
         axis_name: mapped axes, of `jax.shard_map` or `jax.pmap`, to average fitness over.
+        population_axis: an axis to divide the members over, each device evaluating its share.
+            In a plain `jax.jit` an axis of the mesh, with parameters that are not sharded over
+            it; inside of `jax.shard_map` and `jax.pmap` the name of a mapped axis. Elites are
+            drawn again from their keys, whatever `memory` is.
+        mesh: the mesh of `population_axis`; None for that of `jax.set_mesh`.
         key: int seed, or a threefry key. Noise depends on the key, the cycle, the member
             and the position of the leaf alone.
 
@@ -193,7 +201,8 @@ def evolve(
             not callable, or returns something other than a real scalar of at least
             float32, or `evolve` is traced.
         ValueError: an argument is out of range; at `update`, `params` is missing, or
-            `mutable` does not fit them.
+            `mutable` does not fit them; `axis_name` is not mapped; `population_axis` is no axis
+            of the mesh, there is no mesh, or there are fewer members than devices along it.
 
     Cost:
         A step without a cycle costs a step of `base`. A generation costs `population_size
@@ -255,6 +264,8 @@ def evolve(
         mutable=mutable,
         memory=memory,
         axis_name=axis_name,
+        population_axis=population_axis,
+        mesh=mesh,
     )
 
     def init_fn(params: optax.Params) -> EvolveState:

@@ -55,6 +55,8 @@ def cycle_spec(
     mutable: Any,
     memory: Any,
     axis_name: Any,
+    population_axis: Any,
+    mesh: Any,
 ) -> CycleSpec:
     """Checks what a cycle does and puts it together."""
     population_size = check_size("population_size", population_size)
@@ -75,6 +77,7 @@ def cycle_spec(
     check_flag("reset_base", reset_base)
     check_choice("memory", memory, MEMORY_MODES)
     check_axis_name(axis_name)
+    check_population_axis(population_axis, axis_name, mesh)
     return CycleSpec(
         population_size=population_size,
         elite_count=elite_count(elite_fraction, population_size),
@@ -93,6 +96,8 @@ def cycle_spec(
         mutable=mutable,
         memory=memory,
         axis_name=axis_name,
+        population_axis=population_axis,
+        mesh=mesh,
     )
 
 
@@ -194,6 +199,25 @@ def check_axis_name(axis_name: Any) -> None:
     if axis_name is not None and not all(isinstance(name, str) for name in names):
         raise TypeError(
             f"`axis_name` must be the name of a mapped axis or a tuple of names, got {axis_name!r}."
+        )
+
+
+def check_population_axis(population_axis: Any, axis_name: Any, mesh: Any) -> None:
+    """None or a name that is not one of `axis_name`; a mesh is given only with a name."""
+    if population_axis is not None and not isinstance(population_axis, str):
+        raise TypeError(f"`population_axis` must be the name of one axis, got {population_axis!r}.")
+    if mesh is not None and not isinstance(mesh, jax.sharding.Mesh | jax.sharding.AbstractMesh):
+        raise TypeError(f"`mesh` must be a jax.sharding.Mesh, got {mesh!r}.")
+    if mesh is not None and population_axis is None:
+        raise ValueError(
+            f"`mesh` is that of `population_axis`, got {mesh!r} without one: name an axis of the "
+            "mesh, or leave it out, which sharded parameters and batches do not need."
+        )
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    if population_axis is not None and population_axis in names:
+        raise ValueError(
+            f"`population_axis` must not be one of `axis_name`, got {population_axis!r} for both: "
+            "devices along an axis have either their own samples or their own members."
         )
 
 

@@ -2,12 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import optax
 import pytest
 
 from egd_optax import STATIC_ARGS, egd, evolve, is_due
 
 PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
+MESH = jax.make_mesh((8,), ("pop",), axis_types=(AxisType.Auto,))
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,10 @@ PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
         ({"reset_base": None}, TypeError, "`reset_base` must be True or False, got None"),
         ({"memory": "disk"}, ValueError, '`memory` must be "host" or "device" or "replay", got'),
         ({"axis_name": 3}, TypeError, "`axis_name` must be the name of a mapped axis.*got 3"),
+        ({"population_axis": ("pop", "more")}, TypeError, "`population_axis` must be the name of one axis, got"),
+        ({"population_axis": "pop", "axis_name": ("data", "pop")}, ValueError, "not be one of `axis_name`, got 'pop' for both"),
+        ({"mesh": MESH}, ValueError, "`mesh` is that of `population_axis`, got Mesh.*without one"),
+        ({"mesh": 8, "population_axis": "pop"}, TypeError, "`mesh` must be a jax.sharding.Mesh, got 8"),
         ({"key": 0.5}, TypeError, "`key` must be an int or a jax PRNG key, got 0.5"),
         ({"key": "seed"}, TypeError, "`key` must be an int or a jax PRNG key, got 'seed'"),
         ({"key": jax.random.key(0, impl="rbg")}, ValueError, "`key` must be a single threefry key"),
@@ -87,6 +93,58 @@ def test_update_needs_a_value_fn(decide):
         update(egd(0.1), evolve=decide, value_fn=3.0)
     with pytest.raises(TypeError, match="`accept_value_fn` must be a function of .* got 3.0"):
         update(egd(0.1), evolve=decide, value_fn=jnp.sum, accept_value_fn=3.0)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"axis_name": "data"}, "`axis_name` must name a mapped axis, got 'data' outside of any"),
+        ({"population_axis": "pop"}, "`population_axis` needs a mesh, got 'pop' without one: pass"),
+        ({"population_axis": "pup", "mesh": MESH}, r"an axis of the mesh, got 'pup'.*has \('pop',\)"),
+        (
+            {"population_axis": "pop", "mesh": MESH, "population_size": 7},
+            "`population_size` must be at least 8 on 8 devices, got 7: raise it, or make the axis 'pop'",
+        ),
+        (
+            {"population_axis": "pop", "mesh": MESH, "population_size": 14, "antithetic": True},
+            "must be at least 16 on 8 devices, two on each, for a pair shares its noise, got 14",
+        ),
+    ],
+)  # fmt: skip
+def test_axes_of_devices(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        update(egd(0.1, evolve_every=1, **kwargs), value_fn=lambda p: p["w"].sum())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"axis_name": "date"}, "`axis_name` must name a mapped axis, got 'date'"),
+        ({"population_axis": "pop"}, r"an axis of the mesh, got 'pop'.*has \('data',\)"),
+    ],
+)
+def test_an_unknown_axis_inside_of_shard_map(kwargs, message):
+    tx = egd(0.1, evolve_every=1, **kwargs)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+
+    @jax.shard_map(mesh=mesh, in_specs=(), out_specs=PartitionSpec())
+    def step():
+        return update(tx, value_fn=lambda p: p["w"].sum())[0]
+
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(step)
+
+
+@pytest.mark.parametrize("what", ["parameters", "samples"])
+def test_one_axis_for_members_and_for_shards(what):
+    mesh = jax.make_mesh((8,), ("pop",), axis_types=(AxisType.Explicit,))
+    tx = egd(0.1, evolve_every=1, population_axis="pop")
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(jnp.ones(8), NamedSharding(mesh, PartitionSpec("pop")))
+        whole = jax.device_put(jnp.ones(8), NamedSharding(mesh, PartitionSpec()))
+        params, batch = (sharded, whole) if what == "parameters" else (whole, sharded)
+        with pytest.raises(ValueError, match=f"`population_axis` must not shard {what}, got 'pop'"):
+            tx.update(params, tx.init(params), params, value_fn=jnp.sum, batch=batch)
 
 
 def test_a_guard_needs_a_rule_that_compares():

@@ -1,5 +1,6 @@
 """No device holds a whole leaf that is sharded: neither of noise nor of a member."""
 
+import math
 import re
 
 import jax
@@ -9,6 +10,8 @@ import optax
 import pytest
 
 from egd_optax import evolve
+from egd_optax._cycle.mutate import mutate
+from egd_optax._cycle.population import divide, score
 
 SIZE = 64
 KINDS = {
@@ -28,14 +31,20 @@ def loss(params):
     return sum(jnp.mean(leaf**2) for leaf in params)
 
 
-def compiled_step(axis_type, **kwargs):
-    """The program of one device of eight, for a matrix split by rows and one by columns."""
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(axis_type,))
+def compiled_step(sizes, axis_type=AxisType.Auto, size=SIZE, **kwargs):
+    """The program of one device, for a matrix split by rows and one by columns."""
+    mesh = jax.make_mesh(
+        tuple(sizes.values()),
+        tuple(sizes),
+        axis_types=(axis_type,) * len(sizes),
+        devices=jax.devices()[: math.prod(sizes.values())],
+    )
     params = [
-        jax.ShapeDtypeStruct((SIZE, SIZE), jnp.float32, sharding=NamedSharding(mesh, spec))
-        for spec in (PartitionSpec("x", None), PartitionSpec(None, "x"))
+        jax.ShapeDtypeStruct((size, size), jnp.float32, sharding=NamedSharding(mesh, spec))
+        for spec in (PartitionSpec("fsdp", None), PartitionSpec(None, "fsdp"))
     ]
-    tx = evolve(optax.sgd(0.1), evolve_every=1, **kwargs)
+    population_axis = "pop" if "pop" in sizes else None
+    tx = evolve(optax.sgd(0.1), evolve_every=1, population_axis=population_axis, **kwargs)
     with jax.set_mesh(mesh):
         state = jax.eval_shape(tx.init, params)
         step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=loss))
@@ -44,13 +53,76 @@ def compiled_step(axis_type, **kwargs):
 
 @pytest.mark.on_cpu
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_device_holds_a_whole_leaf(kind, axis_type):
-    compiled, params = compiled_step(axis_type, **KINDS[kind])
-    shapes = re.findall(r"(?:f32|u32)\[([\d,]+)\]", compiled.as_text())
-    sizes = {shape: [int(side) for side in shape.split(",")] for shape in set(shapes)}
-    assert f"{SIZE // 8},{SIZE}" in sizes
-    assert not [shape for shape, sides in sizes.items() if sides[-2:] == [SIZE, SIZE]]
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        *((kind, {"fsdp": 8}) for kind in KINDS),
+        ("host", {"pop": 2, "fsdp": 4}),
+        ("ranked", {"pop": 2, "fsdp": 4}),
+        ("host", {"pop": 2, "data": 2, "fsdp": 2}),
+    ],
+)
+def test_no_device_holds_a_whole_leaf(kind, sizes, axis_type):
+    compiled, params = compiled_step(sizes, axis_type, **KINDS[kind])
+    program = compiled.as_text()
+    shapes = {
+        shape: [int(side) for side in shape.split(",")]
+        for shape in re.findall(r"(?:f32|u32)\[([\d,]+)\]", program)
+    }
+    shards = sizes["fsdp"]
+    assert f"{SIZE // shards},{SIZE}" in shapes
+    assert not [shape for shape, sides in shapes.items() if sides[-2:] == [SIZE, SIZE]]
+    gathered = re.findall(r"= f32\[([\d,]+)\]\S* all-gather", program)
+    parts = SIZE * SIZE // shards  # of the child, along the population axis
+    assert all(math.prod(shapes[shape]) <= parts for shape in gathered)
+    assert "pop" not in sizes or any(math.prod(shapes[shape]) == parts for shape in gathered)
     updates, _ = compiled.output_shardings
     for ours, leaf in zip(updates, params, strict=True):
         assert ours.is_equivalent_to(leaf.sharding, leaf.ndim)
+
+
+@pytest.mark.on_cpu
+def test_memory_is_divided_by_the_shards():
+    one, eight = (
+        compiled_step({"fsdp": shards}, size=512)[0].memory_analysis().temp_size_in_bytes
+        for shards in (1, 8)
+    )
+    assert eight < 1.25 * one / 8
+
+
+def test_host_pages_are_sharded_like_the_leaf():
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Explicit,))
+    sharding = NamedSharding(mesh, PartitionSpec("fsdp", None))
+    params = [jax.ShapeDtypeStruct((SIZE, SIZE), jnp.float32, sharding=sharding)]
+    tx = evolve(optax.sgd(0.1), evolve_every=1)
+    with jax.set_mesh(mesh):
+        state = jax.eval_shape(tx.init, params)
+        traced = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=loss)).trace(
+            params, state, params
+        )
+    pages = re.findall(r"f32<host>\[([^]]*)\]", str(traced.jaxpr))
+    assert pages
+    assert set(pages) == {f"{SIZE}@fsdp,{SIZE}"}
+
+
+def test_each_device_computes_its_share_of_a_population():
+    def flops(devices):
+        mesh = jax.make_mesh(
+            (devices,), ("pop",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
+        )
+        genome = (jnp.ones((32, 32)), jnp.ones((32, 32)))
+        members, inputs = 64, jnp.ones((256, 32))
+
+        def scores(genome, key):
+            mutants = mutate(
+                genome, (0, 1), key, 0,
+                stds=(jnp.float32(0.1),) * 2, size=members, antithetic=False, rank=None,
+            )  # fmt: skip
+            division = divide("pop", mesh, mutants, {})
+            fitness = lambda g: jnp.mean((jnp.tanh(inputs @ g[0]) @ g[1]) ** 2)  # noqa: E731
+            return score(division, mutants, fitness, batch_size=members // devices)
+
+        compiled = jax.jit(scores).lower(genome, jax.random.key(0)).compile()
+        return compiled.cost_analysis()["flops"]
+
+    assert flops(8) < 1.2 * flops(1) / 8

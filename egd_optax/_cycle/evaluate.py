@@ -36,8 +36,18 @@ def evaluate(
         A function from the moving leaves of a member to its fitness, `[]` of
         `fitness_dtype()`, +inf where it is NaN or infinite. Jitted: the member loop and
         the child share one trace of `value_fn`.
+
+    Raises:
+        ValueError: `axis_name` is not mapped.
     """
     kwargs = _named_by(value_fn, extra_args)
+    for name in (axis_name,) if isinstance(axis_name, str) else axis_name or ():
+        if bound_axis_size(name) is None:
+            raise ValueError(
+                f"`axis_name` must name a mapped axis, got {name!r} outside of any `jax.shard_map` "
+                "or `jax.pmap` over it. Leave it out in a plain `jax.jit`: there a sharded batch "
+                "is averaged as a whole."
+            )
 
     def fitness(genome: Leaves) -> jax.Array:
         value = _as_fitness(value_fn(parent.with_genome(genome), **kwargs))
@@ -46,6 +56,14 @@ def evaluate(
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
     return jax.jit(fitness)
+
+
+def bound_axis_size(name: str) -> int | None:
+    """The size of a mapped axis, None outside of any `shard_map`, `pmap` or `vmap` over it."""
+    try:
+        return lax.axis_size(name)
+    except NameError:
+        return None
 
 
 def fitness_dtype() -> jnp.dtype:

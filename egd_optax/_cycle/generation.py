@@ -1,25 +1,19 @@
 """One round of a cycle: mutate -> evaluate -> select -> recombine, and the choice among them."""
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from egd_optax._cycle import rank
+from egd_optax._cycle import population, rank
 from egd_optax._cycle.evaluate import AxisName, Fitness, evaluate
-from egd_optax._cycle.mutate import Mutants, mutate
-from egd_optax._cycle.paging import make_paging
-from egd_optax._cycle.recombine import (
-    PARENT,
-    RANKED,
-    Rule,
-    accept,
-    recombine,
-    recombine_all,
-)
+from egd_optax._cycle.mutate import Mutants, move, mutate, noise_std
+from egd_optax._cycle.paging import Replayed, make_paging
+from egd_optax._cycle.recombine import PARENT, RANKED, Rule, accept, recombine
 from egd_optax._cycle.resume import settle
-from egd_optax._cycle.select import select
+from egd_optax._cycle.select import select, select_scored
 from egd_optax._cycle.snapshot import Leaves, Parent
 
 
@@ -43,6 +37,8 @@ class CycleSpec(NamedTuple):
     mutable: object
     memory: str
     axis_name: AxisName
+    population_axis: str | None
+    mesh: population.AnyMesh | None
 
     @property
     def member_count(self) -> int:
@@ -105,21 +101,30 @@ def run_generation(
     Returns:
         The moving leaves that it chose, any where it did not move, and what came of it.
     """
-    mutants = mutate(
-        genome,
-        parent.moving,
-        key,
-        generation * spec.member_count,
+    stds = tuple(
+        noise_std(leaf, sigma, relative_sigma=spec.relative_sigma, min_scale=spec.min_scale)
+        for leaf in genome
+    )
+    mutants_of = functools.partial(
+        mutate,
+        moving=parent.moving,
+        key=key,
+        first=generation * spec.member_count,
+        stds=stds,
         size=spec.member_count,
         antithetic=spec.antithetic,
-        sigma=sigma,
-        relative_sigma=spec.relative_sigma,
-        min_scale=spec.min_scale,
         rank=spec.rank,
     )
+    mutants = mutants_of(genome)
     args = {"generation": generation, **objectives.extra_args}
     fitness = evaluate(objectives.value_fn, parent, extra_args=args, axis_name=spec.axis_name)
-    child, best, scores = _breed(spec, mutants, fitness)
+    if spec.population_axis is None:
+        child, best, scores = _breed(spec, mutants, fitness)
+    else:
+        division = population.divide(
+            spec.population_axis, spec.mesh, mutants, objectives.extra_args
+        )
+        child, best, scores = _breed_divided(spec, division, mutants, mutants_of, fitness)
     child_score = fitness(child)
     judged = scores[0], scores[best], child_score
     if objectives.accept_value_fn is not None:
@@ -146,18 +151,14 @@ def _breed(
     batch_size = spec.candidate_batch_size
     if spec.recombine == RANKED:
         scores = rank.score(mutants, fitness, batch_size=batch_size)
-        child = recombine_all(
-            mutants,
-            scores,
-            step=spec.recombine_step,
-            batch_size=batch_size,
-        )
-        return child, jnp.argmin(scores).astype(jnp.int32), scores
+        weights = jnp.asarray(spec.recombine_step * rank.centered_ranks(scores))
+        total = rank.weighted_sum(mutants, weights, batch_size=batch_size)
+        return move(mutants.genome, total), _best(scores), scores
     paging = make_paging(spec.memory, spec.elite_count, mutants)
     elites, scores = select(
         mutants, fitness, paging, elite_count=spec.elite_count, batch_size=batch_size
     )
-    child = recombine(
+    total = recombine(
         elites,
         mutants.genome,
         paging,
@@ -165,7 +166,40 @@ def _breed(
         temperature=spec.temperature,
         step=spec.recombine_step,
     )
-    return child, elites.member[0], scores
+    return move(mutants.genome, total), elites.member[0], scores
+
+
+def _breed_divided(
+    spec: CycleSpec,
+    division: population.Division,
+    mutants: Mutants,
+    mutants_of: Callable[[Leaves], Mutants],
+    fitness: Fitness,
+) -> tuple[Leaves, jax.Array, jax.Array]:
+    """The same, with the work divided over devices: they store no elite in any memory mode."""
+    batch_size = spec.candidate_batch_size
+    scores = population.score(division, mutants, fitness, batch_size=batch_size)
+    shared = mutants_of(division.share(mutants.genome))
+    if spec.recombine == RANKED:
+        weights = jnp.asarray(spec.recombine_step * rank.centered_ranks(scores))
+        terms = division.terms(len(rank.drawn_members(mutants)))
+        total = rank.weighted_sum(shared, weights, batch_size=batch_size, terms=terms)
+    else:
+        paging = Replayed(spec.elite_count, shared.draw, shared.genome)
+        total = recombine(
+            select_scored(scores, paging, elite_count=spec.elite_count),
+            shared.genome,
+            paging,
+            rule=spec.recombine,
+            temperature=spec.temperature,
+            step=spec.recombine_step,
+            terms=division.terms(spec.elite_count),
+        )
+    return division.land(shared.genome, total, mutants.genome), _best(scores), scores
+
+
+def _best(scores: jax.Array) -> jax.Array:
+    return jnp.argmin(scores).astype(jnp.int32)
 
 
 def _judged_by(

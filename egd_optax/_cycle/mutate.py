@@ -13,10 +13,17 @@ from jax import lax
 import jax.numpy as jnp
 
 from egd_optax._cycle.branch import when
-from egd_optax._cycle.noise import standard_noise, weighted_noise, wide_dtype
+from egd_optax._cycle.noise import (
+    Factors,
+    low_rank_factors,
+    scaled_noise,
+    weighted_noise,
+    wide_dtype,
+)
 from egd_optax._cycle.snapshot import Leaves
 
 Draw = Callable[[jax.Array, Leaves], Leaves]
+AllFactors = tuple[Factors | None, ...]
 
 
 class Mutants(NamedTuple):
@@ -34,8 +41,12 @@ class Mutants(NamedTuple):
             as it is: whoever draws it passes the parent.
         follow: the same, for a buffer that holds the member before, which saves the second
             of a pair its draw; the bits are the same.
-        deviation: maps the index of a member that is not the second of a pair to what sets
-            it apart from the parent, in float32 or wider.
+        factors: maps the index of a member that is not the second of a pair to the factors
+            of its low-rank noise, None for leaves with noise of full rank. Small, and dear
+            where XLA computes them for every entry of the product: keep a loop's boundary
+            between them and the deviation, see `when`.
+        deviation: maps such an index and the factors to what sets the member apart from the
+            parent, in float32 or wider.
         weighted_deviation: maps the indices of such members, `[n]`, and weights, `[n]`, to
             the sum of weight * deviation; holds the noise of all of them at once.
     """
@@ -45,7 +56,8 @@ class Mutants(NamedTuple):
     antithetic: bool
     draw: Draw
     follow: Draw
-    deviation: Callable[[jax.Array], Leaves]
+    factors: Callable[[jax.Array], AllFactors]
+    deviation: Callable[[jax.Array, AllFactors], Leaves]
     weighted_deviation: Callable[[jax.Array, jax.Array], Leaves]
 
 
@@ -70,11 +82,9 @@ def mutate(
     key: jax.Array,
     first: jax.typing.ArrayLike,
     *,
+    stds: tuple[jax.Array, ...],
     size: int,
     antithetic: bool,
-    sigma: jax.Array,
-    relative_sigma: bool,
-    min_scale: jax.typing.ArrayLike,
     rank: int | None,
 ) -> Mutants:
     """Prepares the members of a generation; none is drawn yet.
@@ -84,45 +94,46 @@ def mutate(
         moving: their positions in the parameters.
         key: threefry key of this cycle.
         first: the number of member 0 in the cycle, int32 `[]`.
+        stds: the standard deviations of their noise, see `noise_std`.
         size: the members, the parent included.
         antithetic: whether they come in mirrored pairs (Brockhoff et al., `Mirrored
             Sampling and Sequential Selection for Evolution Strategies
             <https://doi.org/10.1007/978-3-642-15844-5_2>`_, 2010).
-        sigma: `[]`, noise standard deviation, in units of a leaf's root mean square
-            or, with `relative_sigma=False`, of the parameters.
-        relative_sigma: whether `sigma` is relative.
-        min_scale: floor of the root mean square, in units of the parameters.
         rank: of the noise of matrices, see `noise`; None for full rank.
 
     Returns:
         The members. Noise is drawn in float32, and the sum cast to the leaf's dtype.
     """
-    stds = tuple(
-        noise_std(leaf, sigma, relative_sigma=relative_sigma, min_scale=min_scale)
-        for leaf in genome
-    )
 
     def of_leaf(member: jax.Array, position: int) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(key, first + member), position)
 
-    def deviation(member: jax.Array) -> Leaves:
+    def factors(member: jax.Array) -> AllFactors:
         return tuple(
-            std * standard_noise(of_leaf(member, at), like, rank).astype(wide_dtype(like.dtype))
+            low_rank_factors(of_leaf(member, at), std, like, rank)
             for like, std, at in zip(genome, stds, moving, strict=True)
+        )
+
+    def deviation(member: jax.Array, factors: AllFactors) -> Leaves:
+        return tuple(
+            scaled_noise(of_leaf(member, at), std, like, parts)
+            for like, std, at, parts in zip(genome, stds, moving, factors, strict=True)
         )
 
     def weighted_deviation(members: jax.Array, weights: jax.Array) -> Leaves:
         keys_of = jax.vmap(of_leaf, in_axes=(0, None))
         return tuple(
-            std * weighted_noise(keys_of(members, at), weights, like, rank)
+            weighted_noise(keys_of(members, at), weights, std, like, rank)
             for like, std, at in zip(genome, stds, moving, strict=True)
         )
 
-    def perturb(member: jax.Array, buffer: Leaves) -> Leaves:
-        del buffer  # its memory is what is used
-        return move(genome, deviation(member))
-
     def drawn(member: jax.Array, on: jax.Array, buffer: Leaves) -> Leaves:
+        parts = factors(member)
+
+        def perturb(member: jax.Array, buffer: Leaves) -> Leaves:
+            del buffer  # its memory is what is used
+            return move(genome, deviation(*lax.optimization_barrier((member, parts))))
+
         # A loop over this one member, or over none. See `when`: nothing is fused across, and
         # XLA cannot move the draw out of the loop because it depends on the loop's index.
         result: Leaves = lax.fori_loop(member, member + on.astype(member.dtype), perturb, buffer)
@@ -132,7 +143,7 @@ def mutate(
         return drawn(member, member > 0, buffer)
 
     if not antithetic:
-        return Mutants(genome, size, antithetic, draw, draw, deviation, weighted_deviation)
+        return Mutants(genome, size, antithetic, draw, draw, factors, deviation, weighted_deviation)
 
     def is_second(member: jax.Array) -> jax.Array:
         return (member > 0) & (member % 2 == 0)
@@ -147,7 +158,9 @@ def mutate(
         buffer = drawn(member, (member > 0) & ~second, buffer)
         return when(second, _mirror, buffer, genome)
 
-    return Mutants(genome, size, antithetic, draw_of_pair, follow, deviation, weighted_deviation)
+    return Mutants(
+        genome, size, antithetic, draw_of_pair, follow, factors, deviation, weighted_deviation
+    )
 
 
 def move(genome: Leaves, deviation: Leaves) -> Leaves:
@@ -161,10 +174,18 @@ def move(genome: Leaves, deviation: Leaves) -> Leaves:
 def noise_std(
     leaf: jax.Array, sigma: jax.Array, *, relative_sigma: bool, min_scale: jax.typing.ArrayLike
 ) -> jax.Array:
-    """Standard deviation of a leaf's noise, `[]`, in float32 or wider.
+    """Standard deviation of a leaf's noise.
 
-    Zero where it would not be finite (the squares of a leaf can overflow): such a
-    leaf stays as it is rather than turning a whole member into NaN.
+    Args:
+        leaf: a moving leaf of the parent.
+        sigma: `[]`, in units of its root mean square or, with `relative_sigma=False`, of the
+            parameters.
+        relative_sigma: whether `sigma` is relative.
+        min_scale: floor of the root mean square, in units of the parameters.
+
+    Returns:
+        `[]` in float32 or wider. Zero where it would not be finite (the squares of a leaf can
+        overflow): such a leaf stays as it is rather than turning a whole member into NaN.
     """
     real = jnp.finfo(wide_dtype(leaf.dtype)).dtype
     std = jnp.asarray(sigma, real)

@@ -1,4 +1,4 @@
-"""The noise of a leaf: mean 0 and standard deviation 1 in every entry, of full or of low rank.
+"""The noise of a leaf: mean 0 and the same standard deviation in every entry, of full or low rank.
 
 Of low rank the noise of a leaf is A B^T / sqrt(rank) (Sarkar et al., `Evolution Strategies
 at the Hyperscale <https://arxiv.org/abs/2511.16652>`_, 2025): A has a row for every index of
@@ -14,27 +14,53 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+Factors = tuple[jax.Array, jax.Array]
 
-def standard_noise(key: jax.Array, like: jax.Array, rank: int | None) -> jax.Array:
-    """The noise of one member.
+
+def low_rank_factors(
+    key: jax.Array, std: jax.Array, like: jax.Array, rank: int | None
+) -> Factors | None:
+    """What the low-rank noise of one member is the product of.
 
     Args:
         key: threefry key of this member and leaf.
+        std: standard deviation of the noise, `[]` of `wide_dtype`.
         like: the leaf.
         rank: None for independent normal entries.
 
     Returns:
-        An array of the shape of `like`, float32 or complex64 whatever its precision: the
-        draw is the same in all.
+        A times `std` and B, of `wide_dtype`; None where the noise is of full rank.
     """
     if rank is None or not _splits(like, rank):
-        return _normal(key, like.shape, like, out_sharding=jax.typeof(like).sharding)
+        return None
+    dtype = wide_dtype(like.dtype)
     left, right = _factors(key, like, rank)
-    return _product("...r,cr->...c", left, right, like)
+    return std * left.astype(dtype), right.astype(dtype)
+
+
+def scaled_noise(
+    key: jax.Array, std: jax.Array, like: jax.Array, factors: Factors | None
+) -> jax.Array:
+    """The noise of one member.
+
+    Args:
+        key: threefry key of this member and leaf.
+        std: standard deviation, `[]` of `wide_dtype`.
+        like: the leaf.
+        factors: `low_rank_factors` of the same.
+
+    Returns:
+        An array of the shape of `like`, of `wide_dtype` of its dtype. Drawn in float32 or
+        complex64 whatever its precision: the draw is the same in all.
+    """
+    if factors is not None:
+        return _product("...r,cr->...c", *factors, like)
+    noise = _normal(key, like.shape, like, out_sharding=jax.typeof(like).sharding)
+    return std * noise.astype(wide_dtype(like.dtype))
 
 
 def weighted_noise(
-    keys: jax.Array, weights: jax.Array, like: jax.Array, rank: int | None
+    keys: jax.Array, weights: jax.Array, std: jax.Array, like: jax.Array, rank: int | None
 ) -> jax.Array:
     """The sum of weight * noise over some members.
 
@@ -44,6 +70,7 @@ def weighted_noise(
     Args:
         keys: threefry keys of the members and this leaf, `[n]`.
         weights: float `[n]`.
+        std: standard deviation of the noise, `[]`.
         like: the leaf.
         rank: None for independent normal entries.
 
@@ -51,7 +78,7 @@ def weighted_noise(
         An array of the shape of `like`, of `sum_dtype` of its dtype.
     """
     dtype = sum_dtype(like.dtype)
-    weights = weights.astype(dtype)
+    weights = std * weights.astype(dtype)
     if rank is None or not _splits(like, rank):
         sharding = jax.typeof(like).sharding
         noise = jax.vmap(lambda key: _normal(key, like.shape, like, out_sharding=sharding))(keys)
@@ -88,7 +115,7 @@ def _sides(like: jax.Array) -> tuple[int, int]:
     return math.prod(like.shape[:-1]), math.prod(like.shape[-1:])
 
 
-def _factors(key: jax.Array, like: jax.Array, rank: int) -> tuple[jax.Array, jax.Array]:
+def _factors(key: jax.Array, like: jax.Array, rank: int) -> Factors:
     """A, `[*shape[:-1], rank]`, and B, `[shape[-1], rank]`, of one draw."""
     rows, columns = _sides(like)
     factors = _normal(key, (rows + columns, rank), like) / rank**0.25

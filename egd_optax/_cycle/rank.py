@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from egd_optax._cycle.branch import when
 from egd_optax._cycle.evaluate import Fitness
-from egd_optax._cycle.mutate import Mutants, move
+from egd_optax._cycle.mutate import AllFactors, Mutants, move
 from egd_optax._cycle.noise import sum_dtype
 from egd_optax._cycle.select import in_batches, one_by_one
 from egd_optax._cycle.snapshot import Leaves
@@ -30,16 +30,16 @@ def score(mutants: Mutants, fitness: Fitness, *, batch_size: int) -> jax.Array:
     """
     if batch_size == 1:
         return one_by_one(mutants, fitness, lambda kept, *_: kept, ())[1]
-    signs = _signs(mutants)
+    signs = sides_of(mutants)
 
     def batch(carry: None, members: jax.Array) -> tuple[None, jax.Array]:
-        deviations = jax.vmap(mutants.deviation)(members)
+        deviations = jax.vmap(mutants.deviation)(members, jax.vmap(mutants.factors)(members))
         # One flat batch: XLA:CPU takes a slower way through two nested ones.
         sides = tuple(jnp.concatenate([sign * by for sign in signs]) for by in deviations)
         scores = jax.vmap(lambda by: fitness(move(mutants.genome, by)))(sides)
         return carry, scores.reshape(len(signs), -1).T
 
-    _, scores = in_batches(batch, None, _drawn_members(mutants), batch_size // len(signs))
+    _, scores = in_batches(batch, None, drawn_members(mutants), batch_size // len(signs))
     return jnp.append(fitness(mutants.genome), scores)
 
 
@@ -65,31 +65,40 @@ def centered_ranks(fitness: jax.Array) -> jax.Array:
     return wins / jnp.maximum(jnp.sum(jnp.maximum(wins, 0)), 1)
 
 
-def weighted_sum(mutants: Mutants, weights: jax.Array, *, batch_size: int) -> Leaves:
+def weighted_sum(
+    mutants: Mutants, weights: jax.Array, *, batch_size: int, terms: jax.Array | None = None
+) -> Leaves:
     """The sum of weight * (member - parent) over all members.
 
     Args:
         mutants: the members.
         weights: `[size]`; of a member without finite fitness zero.
         batch_size: members to draw at a time, under `jax.vmap`.
+        terms: which of the draws to sum, int32, and none where out of range; None for all.
 
     Returns:
         Leaves like the genome, in float32 or wider. Costs as many draws as `score`; one by
         one those of weight zero are left out.
     """
-    signs = _signs(mutants)
-    drawn = _drawn_members(mutants)
+    signs = sides_of(mutants)
+    drawn = drawn_members(mutants)
     weight_of = weights[1:].reshape(-1, len(signs)) @ jnp.array(signs, weights.dtype)
+    if terms is not None:
+        drawn = drawn.at[terms].get(mode="clip")
+        weight_of = weight_of.at[terms].get(mode="fill", fill_value=0)
     zeros = tuple(jnp.zeros_like(leaf, sum_dtype(leaf.dtype)) for leaf in mutants.genome)
 
     if batch_size == 1:
 
         def add_one(at: jax.Array, total: Leaves) -> Leaves:
-            def add(total: Leaves, member: jax.Array, weight: jax.Array) -> Leaves:
-                deviation = mutants.deviation(member)
+            def add(
+                total: Leaves, member: jax.Array, factors: AllFactors, weight: jax.Array
+            ) -> Leaves:
+                deviation = mutants.deviation(member, factors)
                 return tuple(sum_ + weight * by for sum_, by in zip(total, deviation, strict=True))
 
-            return when(weight_of[at] != 0, add, total, drawn[at], weight_of[at])
+            factors = mutants.factors(drawn[at])
+            return when(weight_of[at] != 0, add, total, drawn[at], factors, weight_of[at])
 
         result: Leaves = lax.fori_loop(0, drawn.size, add_one, zeros)
         return result
@@ -103,11 +112,11 @@ def weighted_sum(mutants: Mutants, weights: jax.Array, *, batch_size: int) -> Le
     return total
 
 
-def _signs(mutants: Mutants) -> tuple[int, ...]:
+def sides_of(mutants: Mutants) -> tuple[int, ...]:
     """The sides of the parent on which a drawn deviation has a member."""
     return (1, -1) if mutants.antithetic else (1,)
 
 
-def _drawn_members(mutants: Mutants) -> jax.Array:
+def drawn_members(mutants: Mutants) -> jax.Array:
     """The members that have a draw of their own, int32: all but parent and second of pairs."""
     return jnp.arange(1, mutants.size, 2 if mutants.antithetic else 1, dtype=jnp.int32)

@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from egd_optax._cycle.evaluate import fitness_dtype
-from egd_optax._cycle.mutate import Mutants, move
 from egd_optax._cycle.noise import sum_dtype
 from egd_optax._cycle.paging import Paging
-from egd_optax._cycle.rank import centered_ranks, weighted_sum
 from egd_optax._cycle.select import Elites, visit
 from egd_optax._cycle.snapshot import Leaves
 
@@ -30,11 +28,12 @@ def recombine(
     rule: Rule,
     temperature: jax.typing.ArrayLike,
     step: jax.typing.ArrayLike,
+    terms: jax.Array | None = None,
 ) -> Leaves:
-    """Child = parent + step * sum of weight * (elite - parent) over the elites.
+    """Child - parent = step * sum of weight * (elite - parent) over the elites.
 
-    With a step of one and weights that sum to one this is the weighted mean of the elites,
-    more exact than the plain sum because only the differences are rounded.
+    With a step of one and weights that sum to one the child is the weighted mean of the
+    elites, more exact than the plain sum because only the differences are rounded.
 
     Args:
         elites: the selected members.
@@ -44,12 +43,16 @@ def recombine(
             weights `[k]`.
         temperature: of the softmax, in units of fitness.
         step: how far the child goes, 1 for all the way to the weighted sum.
+        terms: which of the elites to sum, int32, and none where out of range; None for all.
 
     Returns:
-        The moving leaves of the child. Costs one read, or with "replay" one draw, of
+        Leaves like the genome, in float32 or wider. Costs one read, or with "replay" one draw, of
         every elite but the parent.
     """
     weights = jnp.asarray(step * elite_weights(rule, elites.fitness, temperature))
+    if terms is not None:
+        summed = jnp.zeros_like(weights, bool).at[terms].set(True, mode="drop")
+        weights = jnp.where(summed, weights, 0)
 
     def add(rank: jax.Array, elite: Leaves, total: Leaves) -> Leaves:
         return tuple(
@@ -58,29 +61,7 @@ def recombine(
         )
 
     zeros = tuple(jnp.zeros_like(leaf, sum_dtype(leaf.dtype)) for leaf in genome)
-    return move(genome, visit(elites, paging, weights != 0, add, zeros))
-
-
-def recombine_all(
-    mutants: Mutants,
-    scores: jax.Array,
-    *,
-    step: jax.typing.ArrayLike,
-    batch_size: int,
-) -> Leaves:
-    """Child = parent + step * sum of centered rank * (member - parent) over all members.
-
-    Args:
-        mutants: the members.
-        scores: their fitness, `[size]`.
-        step: how far the child goes.
-        batch_size: members to draw at a time.
-
-    Returns:
-        The moving leaves of the child.
-    """
-    weights = jnp.asarray(step * centered_ranks(scores))
-    return move(mutants.genome, weighted_sum(mutants, weights, batch_size=batch_size))
+    return visit(elites, paging, weights != 0, add, zeros)
 
 
 def elite_weights(rule: Rule, fitness: jax.Array, temperature: jax.typing.ArrayLike) -> jax.Array:

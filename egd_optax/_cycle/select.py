@@ -57,12 +57,7 @@ def select(
         and a draw for every member but the parent, or for every pair of antithetic ones;
         and device memory for `batch_size` members.
     """
-    empty = Elites(
-        fitness=jnp.full([elite_count], jnp.inf, fitness_dtype()),
-        member=jnp.zeros([elite_count], jnp.int32),
-        page=jnp.arange(elite_count, dtype=jnp.int32),
-        pages=paging.blank(mutants.genome),
-    )
+    empty = _no_elites(elite_count, paging, mutants.genome)
 
     def keep(elites: Elites, member: jax.Array, score: jax.Array, candidate: Leaves) -> Elites:
         return _insert(elites, member, score, candidate, paging)
@@ -86,6 +81,22 @@ def select(
     members = jnp.arange(mutants.size, dtype=jnp.int32)
     (elites, _), scores = in_batches(batch, (empty, mutants.genome), members, batch_size)
     return elites, scores
+
+
+def select_scored(scores: jax.Array, paging: Paging, *, elite_count: int) -> Elites:
+    """The elites among members that are all evaluated, in the pages where `select` has them.
+
+    Args:
+        scores: fitness of the members, `[size]`.
+        paging: where the elites are; it needs no member to keep one.
+        elite_count: k, the members to keep.
+    """
+
+    def insert(member: jax.Array, elites: Elites) -> Elites:
+        return _insert(elites, member, scores[member], (), paging)
+
+    result: Elites = lax.fori_loop(0, scores.size, insert, _no_elites(elite_count, paging, ()))
+    return result
 
 
 def in_batches(
@@ -140,6 +151,15 @@ def one_by_one(
     start = (kept, mutants.genome)  # the buffer to draw into holds the parent, member 0
     (kept, _), scores = lax.scan(one, start, jnp.arange(mutants.size, dtype=jnp.int32))
     return kept, scores
+
+
+def _no_elites(count: int, paging: Paging, genome: Leaves) -> Elites:
+    return Elites(
+        fitness=jnp.full([count], jnp.inf, fitness_dtype()),
+        member=jnp.zeros([count], jnp.int32),
+        page=jnp.arange(count, dtype=jnp.int32),
+        pages=paging.blank(genome),
+    )
 
 
 def _insert(

@@ -1,0 +1,108 @@
+"""One training run, to be repeated on other devices in other layouts."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+import optax
+
+from egd_optax import evolve
+
+STEPS = 4
+# Compiles faster. What is compared bit for bit is compiled as for a user.
+FAST = {"xla_backend_optimization_level": 0}
+INPUTS = np.asarray(jax.random.normal(jax.random.key(8), (16, 8)))
+BATCH = {"inputs": INPUTS, "targets": np.sin(INPUTS[:, :4])}
+
+
+def initial_params():
+    keys = jax.random.split(jax.random.key(5), 2)
+    return {
+        "w0": np.asarray(jax.random.normal(keys[0], (8, 32)) / 3),
+        "b0": np.zeros(32, np.float32),
+        "w1": np.asarray(jax.random.normal(keys[1], (32, 4)) / 6),
+    }
+
+
+def loss(params, batch):
+    hidden = jnp.tanh(batch["inputs"] @ params["w0"] + params["b0"])
+    return jnp.mean((hidden @ params["w1"] - batch["targets"]) ** 2)
+
+
+class Layout(NamedTuple):
+    """Sizes of the axes of a mesh by name; "pop" divides members, "fsdp" shards parameters."""
+
+    sizes: dict[str, int]
+    axis_type: AxisType = AxisType.Auto
+
+    @property
+    def mesh(self):
+        count = np.prod(list(self.sizes.values()))
+        kinds = (self.axis_type,) * len(self.sizes)
+        devices = jax.devices()[:count]
+        return jax.make_mesh(
+            tuple(self.sizes.values()), tuple(self.sizes), devices=devices, axis_types=kinds
+        )
+
+    @property
+    def params(self):
+        matrix = ("fsdp", None) if "fsdp" in self.sizes else ()
+        return {"w0": PartitionSpec(*matrix), "b0": PartitionSpec(), "w1": PartitionSpec(*matrix)}
+
+    @property
+    def batch(self):
+        return PartitionSpec("data") if "data" in self.sizes else PartitionSpec()
+
+    def place(self, tree, specs):
+        mesh = self.mesh
+        shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+        return jax.device_put(tree, shardings)
+
+
+def optimizer(axis_name=None, population_axis=None, mesh=None, **kwargs):
+    settings = {"population_size": 9, "sigma": 0.2, "key": 3, **kwargs}
+    return evolve(
+        optax.sgd(0.125),
+        evolve_every=2,
+        axis_name=axis_name,
+        population_axis=population_axis,
+        mesh=mesh,
+        **settings,
+    )
+
+
+gradient = jax.grad(loss)
+
+
+def step_of(tx, gradient=gradient):
+    def step(params, state, batch):
+        grads = gradient(params, batch)
+        updates, state = tx.update(grads, state, params, value_fn=loss, batch=batch)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+def start(layout, tx):
+    """Parameters, state and batch in their layout."""
+    params = layout.place(initial_params(), layout.params)
+    return params, tx.init(params), layout.place(BATCH, layout.batch)
+
+
+def train(layout, steps=STEPS, exact=False, **kwargs):
+    """Parameters and state after some steps of one `jax.jit` program for the whole mesh.
+
+    With `exact` no gradient is computed, which XLA may divide and round as it likes.
+    """
+    tx = optimizer(population_axis="pop" if "pop" in layout.sizes else None, **kwargs)
+    step = jax.jit(
+        step_of(tx, (lambda params, batch: params) if exact else gradient),
+        compiler_options=None if exact else FAST,
+    )
+    with jax.set_mesh(layout.mesh):
+        params, state, batch = start(layout, tx)
+        for _ in range(steps):
+            params, state = step(params, state, batch)
+    return params, state

@@ -1,0 +1,179 @@
+"""The same run on any number of devices, in any layout, gives the same parameters."""
+
+import functools
+
+import chex
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from layouts import FAST, Layout, gradient, optimizer, start, step_of, train
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from egd_optax._cycle import generation
+
+MEMORY = ("host", "device", "replay")
+ONE = Layout({"data": 1})
+RANKED = {
+    "population_size": 16,
+    "antithetic": True,
+    "recombine": "centered_rank",
+    "generations": 2,
+    "noise": "low_rank",
+}
+KINDS = {
+    "mean": {},
+    "softmax": {"recombine": "softmax", "temperature": 0.1, "accept": "always"},
+    "ranked": RANKED,
+    "in batches": {"population_size": 17, "candidate_batch_size": 2},
+}
+LAYOUTS = {
+    "data": Layout({"data": 8}),
+    "fsdp": Layout({"fsdp": 8}),
+    "data, fsdp": Layout({"data": 2, "fsdp": 4}),
+    "pop, data": Layout({"pop": 4, "data": 2}),
+    "pop, data, fsdp": Layout({"pop": 2, "data": 2, "fsdp": 2}),
+}
+
+
+@pytest.fixture
+def elites_seen(monkeypatch):
+    """The member indices of the elites of every cycle, as the program hands them on."""
+    seen = []
+    combine = generation.recombine
+
+    def recombine(elites, *args, **kwargs):
+        jax.debug.callback(lambda members: seen.append(tuple(members.tolist())), elites.member)
+        return combine(elites, *args, **kwargs)
+
+    monkeypatch.setattr(generation, "recombine", recombine)
+    return seen
+
+
+@functools.cache
+def on_one_device(kind, memory="host"):
+    return jax.device_get(train(ONE, memory=memory, **KINDS[kind]))
+
+
+def assert_same_run(run, kind):
+    params, state = jax.device_get(run)
+    expected, expected_state = on_one_device(kind)
+    assert bool(expected_state.info.accepted)
+    chex.assert_trees_all_close(params, expected, atol=2e-5, rtol=0)
+    chex.assert_trees_all_close(state.info, expected_state.info, rtol=1e-4)
+    np.testing.assert_array_equal(state.key_data, expected_state.key_data)
+
+
+def assert_sharded(params, layout, names):
+    for name in names:
+        expected = NamedSharding(layout.mesh, layout.params[name])
+        assert params[name].sharding.is_equivalent_to(expected, params[name].ndim)
+
+
+@pytest.mark.parametrize(
+    ("layout", "memory"),
+    [
+        *((layout, memory) for layout in ("data", "fsdp", "data, fsdp") for memory in MEMORY),
+        *((layout, "host") for layout in ("pop, data", "pop, data, fsdp")),  # stores no elite
+    ],
+)
+def test_layouts_agree_on_parameters_and_elites(layout, memory, elites_seen):
+    layout = LAYOUTS[layout]
+    train(ONE)
+    jax.effects_barrier()
+    first, second = elites_seen
+    assert first != second
+    params, state = train(layout, memory=memory)
+    jax.effects_barrier()
+    assert set(elites_seen) == {first, second}
+    assert_same_run((params, state), "mean")
+    assert_sharded(params, layout, names=("w0", "w1"))  # XLA chooses for the bias, as with optax
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [
+        ("softmax", "data, fsdp"),
+        ("in batches", "pop, data, fsdp"),
+        ("ranked", "pop, data, fsdp"),
+    ],
+)
+def test_layouts_agree_for_every_rule(kind, layout, axis_type):
+    layout = LAYOUTS[layout]._replace(axis_type=axis_type)
+    run = train(layout, **KINDS[kind])
+    assert_same_run(run, kind)
+    assert_sharded(run[0], layout, names=run[0] if axis_type == AxisType.Explicit else ("w0", "w1"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "devices"),
+    [("mean", 1), ("mean", 2), ("mean", 4), ("mean", 8), ("ranked", 8), ("in batches", 8)],
+)
+def test_a_divided_population_gives_the_same_bits(kind, devices):
+    expected, state = train(ONE, exact=True, **KINDS[kind])
+    assert bool(state.info.accepted)
+    params, _ = train(Layout({"pop": devices}), exact=True, **KINDS[kind])
+    chex.assert_trees_all_equal(*jax.device_get((params, expected)))
+
+
+@pytest.mark.parametrize("kind", ["mean", "ranked"])
+def test_divided_inside_of_shard_map(kind):
+    layout = LAYOUTS["pop, data"]
+    tx = optimizer(axis_name="data", population_axis="pop", **KINDS[kind])
+
+    def step(params, state, batch):
+        varying = jax.lax.pcast(params, "data", to="varying")
+        grads = jax.lax.pmean(gradient(varying, batch), "data")
+        return step_of(tx, lambda *_: grads)(params, state, batch)
+
+    spec = PartitionSpec()
+    step = jax.jit(
+        jax.shard_map(step, mesh=layout.mesh, in_specs=(spec, spec, layout.batch), out_specs=spec),
+        compiler_options=FAST,
+    )
+    params, state, batch = start(layout, tx)
+    for _ in range(4):
+        params, state = step(params, state, batch)
+    for leaf in jax.tree.leaves(params):
+        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        chex.assert_trees_all_equal(*shards)
+    assert_same_run((params, state), kind)
+
+
+def test_divided_inside_of_pmap():
+    tx = optimizer(population_axis="pop")
+    params, state, batch = start(ONE, tx)
+    copies = jax.tree.map(lambda x: np.stack([x] * 8), jax.device_get((params, state)))
+    step = jax.pmap(step_of(tx), axis_name="pop", in_axes=(0, 0, None))
+    params, state = copies
+    for _ in range(4):
+        params, state = step(params, state, jax.device_get(batch))
+    for replica in range(1, 8):
+        for leaf in params.values():
+            np.testing.assert_array_equal(leaf[replica], leaf[0])
+    assert_same_run(jax.tree.map(lambda x: x[0], (params, state)), "mean")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [({"data": 8}, {"pop": 2, "data": 2, "fsdp": 2}), ({"pop": 2, "fsdp": 4}, {"data": 1})],
+)
+def test_a_checkpoint_continues_on_another_mesh(tmp_path, before, after):
+    before, after = Layout(before), Layout(after)
+    params, state = train(before, steps=3)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "three", {"params": params, "state": state})
+
+    tx = optimizer(population_axis="pop" if "pop" in after.sizes else None)
+    with jax.set_mesh(after.mesh):
+        fresh, fresh_state, batch = start(after, tx)
+        fresh_state = after.place(fresh_state, jax.tree.map(lambda _: PartitionSpec(), fresh_state))
+        target = jax.tree.map(
+            ocp.utils.to_shape_dtype_struct, {"params": fresh, "state": fresh_state}
+        )
+        with ocp.StandardCheckpointer() as checkpointer:
+            restored = checkpointer.restore(tmp_path / "three", target)
+        step = jax.jit(step_of(tx), compiler_options=FAST)
+        run = step(restored["params"], restored["state"], batch)
+    assert_same_run(run, "mean")
