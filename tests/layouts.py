@@ -7,22 +7,24 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 
 from egd_optax import evolve
 
 STEPS = 4
 # Compiles faster. What is compared bit for bit is compiled as for a user.
 FAST = {"xla_backend_optimization_level": 0}
-INPUTS = np.asarray(jax.random.normal(jax.random.key(8), (16, 8)))
+# NumPy's, for no backend may have started where `jax.distributed` is still to be.
+INPUTS = np.random.default_rng(8).normal(size=(16, 8)).astype(np.float32)
 BATCH = {"inputs": INPUTS, "targets": np.sin(INPUTS[:, :4])}
 
 
 def initial_params():
-    keys = jax.random.split(jax.random.key(5), 2)
+    draw = np.random.default_rng(5).normal
     return {
-        "w0": np.asarray(jax.random.normal(keys[0], (8, 32)) / 3),
+        "w0": draw(0, 1 / 3, (8, 32)).astype(np.float32),
         "b0": np.zeros(32, np.float32),
-        "w1": np.asarray(jax.random.normal(keys[1], (32, 4)) / 6),
+        "w1": draw(0, 1 / 6, (32, 4)).astype(np.float32),
     }
 
 
@@ -89,6 +91,26 @@ def start(layout, tx):
     """Parameters, state and batch in their layout."""
     params = layout.place(initial_params(), layout.params)
     return params, tx.init(params), layout.place(BATCH, layout.batch)
+
+
+def restored(folder, layout, tx):
+    """Parameters and state from a checkpoint, in a layout that need not be the one it had."""
+    whole = NamedSharding(layout.mesh, PartitionSpec())
+    params, state, _ = jax.eval_shape(lambda: start(layout, tx))
+    target = {
+        "params": {
+            name: _abstract(leaf, NamedSharding(layout.mesh, layout.params[name]))
+            for name, leaf in params.items()
+        },
+        "state": jax.tree.map(lambda leaf: _abstract(leaf, whole), state),
+    }
+    with ocp.StandardCheckpointer() as checkpointer:
+        found = checkpointer.restore(folder, target)
+    return found["params"], found["state"]
+
+
+def _abstract(leaf, sharding):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def train(layout, steps=STEPS, exact=False, **kwargs):

@@ -5,7 +5,7 @@ import functools
 import chex
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from layouts import FAST, Layout, gradient, optimizer, start, step_of, train
+from layouts import FAST, Layout, gradient, optimizer, restored, start, step_of, train
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -167,13 +167,7 @@ def test_a_checkpoint_continues_on_another_mesh(tmp_path, before, after):
 
     tx = optimizer(population_axis="pop" if "pop" in after.sizes else None)
     with jax.set_mesh(after.mesh):
-        fresh, fresh_state, batch = start(after, tx)
-        fresh_state = after.place(fresh_state, jax.tree.map(lambda _: PartitionSpec(), fresh_state))
-        target = jax.tree.map(
-            ocp.utils.to_shape_dtype_struct, {"params": fresh, "state": fresh_state}
-        )
-        with ocp.StandardCheckpointer() as checkpointer:
-            restored = checkpointer.restore(tmp_path / "three", target)
-        step = jax.jit(step_of(tx), compiler_options=FAST)
-        run = step(restored["params"], restored["state"], batch)
+        _, _, batch = start(after, tx)
+        params, state = restored(tmp_path / "three", after, tx)
+        run = jax.jit(step_of(tx), compiler_options=FAST)(params, state, batch)
     assert_same_run(run, "mean")
