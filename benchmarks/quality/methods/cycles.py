@@ -106,6 +106,7 @@ class Run(NamedTuple):
             to the optimizer.
         step: takes the step of a number with an optimizer and returns what comes of it,
             and the loss before it; with `evolve` it ends with a cycle.
+        value_fn: maps the number of a step to the fitness of parameters in its cycle.
     """
 
     rates: Rates
@@ -114,6 +115,7 @@ class Run(NamedTuple):
     prices: Ledger
     optimizer: Callable[..., optax.GradientTransformationExtraArgs]
     step: Callable[..., tuple[Carry, jax.Array]]
+    value_fn: Callable[[jax.Array], Callable[..., jax.Array]]
 
 
 def in_periods(
@@ -214,8 +216,12 @@ def plan(
             updates, state = optimizer.update(gradients, state, params, evolve=evolve, **extra)
             return (optax.apply_updates(params, updates), state), loss
 
+        def value_fn(at: jax.Array) -> Callable[..., jax.Array]:
+            batch = sample(data, jax.random.fold_in(keys.batches, at), problem.batch_size)
+            return fitness(jax.random.fold_in(keys.fitness, at), batch)["value_fn"]
+
         rates = {**rates, "sigma": unit * rates["sigma"]}
-        run = Run(rates, static, timetable, prices, optimizer, step)
+        run = Run(rates, static, timetable, prices, optimizer, step, value_fn)
         return loop(run, problem.init(keys.init))
 
     return Plan(timetable.forwards, train)

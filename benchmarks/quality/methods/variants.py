@@ -17,9 +17,12 @@ from benchmarks.quality.methods.cycles import Carry, Form, Run, Schedule
 from benchmarks.quality.methods.gradient import adam, sgd, sgd_settings
 from benchmarks.quality.methods.method import Method, Rates, Settings, Static, cosine
 from benchmarks.quality.methods.presets import METRIC, decaying, slope
+from benchmarks.quality.methods.strategies import centered_ranks
 from benchmarks.quality.problem import Params, Problem
 
 PREFIX = "ablation_"
+# Floor of a leaf's root mean square, as the preset has it.
+MIN_SCALE = 1e-3
 # Samples of the batch that is accepted on.
 GUARD_SAMPLES = 128
 # The logarithm of what sigma grows by after a success, and the share of successes that
@@ -76,8 +79,56 @@ def layer_by_layer(run: Run, params: Params) -> Params:
     return cycles.in_periods(run.timetable, idle, evolving, start)[0]
 
 
+def layer_a_pair(run: Run, params: Params) -> Params:
+    """Each mirrored pair moves one layer, the next pair the next; noise of full rank."""
+    optimizer = run.optimizer(run.rates)
+    pairs, cycles_in_all = run.static["population"] // 2, run.timetable.cycles
+    sigma = run.rates["sigma"]
+    sigma_at = decaying(sigma, cycles_in_all) if run.static["decay"] else lambda _: sigma
+    layers, _ = jax.tree.flatten(params, is_leaf=lambda node: node is not params)
+    layer_of = [at for at, layer in enumerate(layers) for _ in jax.tree.leaves(layer)]
+
+    def idle(at: jax.Array, carry: Carry) -> Carry:
+        return run.step(at, carry, optimizer, evolve=False)[0]
+
+    def evolving(at: jax.Array, carry: Carry) -> Carry:
+        parent, state = idle(at, carry)
+        leaves, treedef = jax.tree.flatten(parent)
+        sigma = sigma_at(at // run.timetable.evolve_every)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data, impl="threefry2x32"), at)
+        value_fn = run.value_fn(at)
+
+        def noise(pair: jax.Array, n: int) -> jax.Array:
+            leaf = leaves[n]
+            scale = sigma * jnp.maximum(jnp.sqrt(jnp.mean(leaf**2)), MIN_SCALE)
+            own = jax.random.fold_in(jax.random.fold_in(key, pair), n)
+            return (pair % len(layers) == layer_of[n]) * scale * jax.random.normal(own, leaf.shape)
+
+        def deviation(pair: jax.Array) -> list[jax.Array]:
+            return [noise(pair, n) for n in range(len(leaves))]
+
+        def score(deviation: list[jax.Array]) -> jax.Array:
+            member = treedef.unflatten(map(jnp.add, leaves, deviation))
+            return value_fn(member, jnp.int32(0))
+
+        half = jax.vmap(deviation)(jnp.arange(pairs))
+        both = jax.tree.map(lambda leaf: jnp.concatenate([leaf, -leaf]), half)
+        weights = centered_ranks(jax.vmap(score)(both))
+        weights *= -run.rates["recombine_step"] / jnp.sum(jnp.maximum(weights, 0))
+        child = [
+            leaf + jnp.tensordot(weights, by, 1) for leaf, by in zip(leaves, both, strict=True)
+        ]
+        return treedef.unflatten(child), state
+
+    start = params, optimizer.init(params)
+    return cycles.in_periods(run.timetable, idle, evolving, start)[0]
+
+
 def sigma_by_success(run: Run, params: Params) -> Params:
-    """Sigma grows when the child is better than its parent, and shrinks when it is not."""
+    """Sigma grows when the child is better than its parent, and shrinks when it is not.
+
+    Better on the batch of the selection or, where a guard decides, on its data.
+    """
     optimizer = run.optimizer(run.rates)
 
     def idle(at: jax.Array, carry: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
@@ -86,7 +137,8 @@ def sigma_by_success(run: Run, params: Params) -> Params:
     def evolving(at: jax.Array, carry: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
         at_scale = run.optimizer({**run.rates, "sigma": run.rates["sigma"] * carry[1]})
         (params, state), _ = run.step(at, carry[0], at_scale, evolve=True)
-        success = state.info.child_fitness < state.info.parent_fitness
+        better = state.info.child_fitness < state.info.parent_fitness
+        success = state.info.accepted if run.static["accept"] == "improved" else better
         change = jnp.where(success, GROWTH, -GROWTH * TARGET / (1 - TARGET))
         return (params, state), carry[1] * jnp.exp(change)
 
@@ -184,7 +236,14 @@ METHODS = (
     _variant("reset_base", _form(options=slope_with(reset_base=True))),
     _variant("on_sgd", _form(base=sgd), on_sgd_settings),
     _variant("layer_by_layer", _form(), loop=layer_by_layer),
+    _variant("layer_a_pair", _form(), loop=layer_a_pair),
     _variant("sigma_by_success", _form(), loop=sigma_by_success),
+    _variant(
+        "sigma_by_guarded_success",
+        _form(guard=GUARD_SAMPLES),
+        settings_with(accept="improved"),
+        loop=sigma_by_success,
+    ),
     _variant(
         "on_plateau",
         _form(base=constant_adam, options=constant_slope),
