@@ -1,10 +1,11 @@
-"""Reads the text of an optimised HLO program as far as host memory is concerned.
+"""Reads the text of an optimised HLO program: its host memory, and what devices exchange.
 
 XLA marks an array in host memory with `S(5)` in its layout. A program is a set of
 computations; the bodies of loops and the branches of conditionals are computations
 that an instruction calls.
 """
 
+from collections.abc import Iterator
 import math
 import re
 from typing import NamedTuple
@@ -22,6 +23,15 @@ _HANDS_ON = {
     "while",
 }
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+_BYTES |= {"s64": 8, "u64": 8, "f64": 8}
+# What a device receives, in rings of n devices, over the bytes of its operands.
+_RECEIVED = {
+    "all-gather": lambda n: n - 1,
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "all-to-all": lambda n: (n - 1) / n,
+    "collective-permute": lambda n: 1,
+    "reduce-scatter": lambda n: (n - 1) / n,
+}
 
 
 class Instruction(NamedTuple):
@@ -43,12 +53,23 @@ class Instruction(NamedTuple):
         match = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%[\w.-]+)", self.attributes)
         return re.findall(r"%([\w.-]+)", match[1]) if match else []
 
-    def branch_if_true(self) -> str:
-        """The computation that a conditional runs where its predicate holds.
+    @property
+    def source(self) -> str:
+        """The path of the operation in the traced program, empty where XLA made it."""
+        match = re.search(r'op_name="([^"]*)"', self.attributes)
+        return match[1] if match else ""
+
+    def branch_if_false(self) -> str:
+        """The computation that a conditional runs if its predicate does not hold.
 
         XLA may turn the predicate into an integer, which numbers the branches.
         """
-        return [*self.called("true_computation"), *self.called("branch_computations")][-1]
+        return [*self.called("false_computation"), *self.called("branch_computations")][0]
+
+    def branches(self) -> list[str]:
+        """The computations that a conditional chooses from."""
+        names = ("true_computation", "false_computation", "branch_computations")
+        return [computation for name in names for computation in self.called(name)]
 
 
 Computation = dict[str, Instruction]  # in the order of the text: the root is the last
@@ -72,6 +93,23 @@ class Site(NamedTuple):
     def nest(self) -> tuple[str, ...]:
         """The kinds of what is around it, outermost first."""
         return tuple(step.opcode for _, step, _ in self.path)
+
+
+class Collective(NamedTuple):
+    """An exchange between devices.
+
+    Attributes:
+        opcode: "all-gather", "all-reduce", "all-to-all", "collective-permute" or
+            "reduce-scatter"; of a pair of start and done as well.
+        trips: how often the loops around it run it.
+        size: the bytes that a device receives all of these times.
+        source: the path of the operation in the traced program.
+    """
+
+    opcode: str
+    trips: int
+    size: float
+    source: str
 
 
 class Program(NamedTuple):
@@ -106,6 +144,26 @@ class Program(NamedTuple):
             if step.opcode in ("copy", "copy-start")
         ]
 
+    def collectives(self) -> list[Collective]:
+        """Every exchange between devices, where conditionals take the branch that sends most."""
+        return list(self._exchanges(self.entry, 1))
+
+    def trips(self, loop: Instruction) -> int:
+        """How often a loop runs that counts from 0 to a constant; 1 for any other.
+
+        The others are those of no or one trip, see `egd_optax._cycle.branch`.
+        """
+        (condition,) = loop.called("condition")
+        steps = self.computations[condition]
+        *_, root = steps.values()
+        compare = self._root(root) if root.opcode == "fusion" else root
+        if "direction=LT" not in compare.attributes or len(root.inputs) != 2:
+            return 1
+        counter, bound = (steps[name] for name in root.inputs)
+        if bound.opcode != "constant" or _field(counter) is None:
+            return 1
+        return math.ceil(int(bound.operands) / self._stride(loop, _field(counter)))
+
     def trips_at_most_once(self, computation: str, loop: Instruction) -> bool:
         """Whether a loop counts from 0 to a boolean, so that it runs once or not at all."""
         (condition,) = loop.called("condition")
@@ -118,6 +176,24 @@ class Program(NamedTuple):
         start = self._origin(computation, fields[counter])
         end = self._origin(computation, fields[bound])
         return (start.opcode, start.operands) == ("constant", "0") and end.opcode == "from pred"
+
+    def _exchanges(self, computation: str, trips: int) -> Iterator[Collective]:
+        steps = self.computations[computation]
+        for step in steps.values():
+            opcode = step.opcode.removesuffix("-start")
+            if opcode in _RECEIVED:
+                operands = sum(map(_size, _shapes(steps, step)))
+                size = trips * operands * _RECEIVED[opcode](_group_size(step))
+                yield Collective(opcode, trips, size, step.source)
+            elif opcode == "while":
+                yield from self._exchanges(*step.called("body"), trips * self.trips(step))
+            elif opcode == "conditional":
+                ways = [list(self._exchanges(name, trips)) for name in step.branches()]
+                yield from max(ways, key=lambda way: sum(exchange.size for exchange in way))
+            else:
+                called = step.called("calls") + step.called("to_apply") * (opcode == "call")
+                for name in called:
+                    yield from self._exchanges(name, trips)
 
     def _site(self, computation: str, copy: Instruction) -> Site:
         if copy.opcode == "copy-start":  # its shape is (target, source, context)
@@ -138,6 +214,15 @@ class Program(NamedTuple):
             if f"%{computation}" in re.findall(r"%[\w.-]+", step.attributes)
         ]
         return (*self._path(call[0]), call)
+
+    def _stride(self, loop: Instruction, counter: int) -> int:
+        """What a loop adds to its counter, a field of its carry."""
+        (body,) = loop.called("body")
+        steps = self.computations[body]
+        *_, root = steps.values()
+        next_ = steps[root.inputs[counter]]
+        constants = [steps[name] for name in next_.inputs if steps[name].opcode == "constant"]
+        return int(constants[0].operands) if next_.opcode == "add" and constants else 1
 
     def _compared(self, condition: str) -> tuple[int, int] | None:
         """The fields i, j of the carry in a condition `carry[i] < carry[j]`; None in others."""
@@ -214,6 +299,19 @@ def _field(step: Instruction) -> int | None:
 
 def _allocates(step: Instruction) -> bool:
     return 'custom_call_target="AllocateBuffer"' in step.attributes
+
+
+def _group_size(step: Instruction) -> int:
+    """The devices that exchange with each other; 2 where pairs are listed."""
+    text = step.attributes
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", text):
+        sizes = dict(re.findall(r"('\w+')=(\d+)", match[1]))
+        return math.prod(int(sizes[name]) for name in match[2].split(","))
+    if match := re.search(r"replica_groups=\[\d+,(\d+)\]<=", text):
+        return int(match[1])
+    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
+        return len(match[1].split(","))
+    return 2
 
 
 def _size(shape: str) -> int:

@@ -79,7 +79,7 @@ def test_an_idle_step_moves_nothing(target, population, elites, chips):
     program = compile_step(target, "host", population, elites, chips).program
     for site in program.host_copies():
         _, conditional, branch = site.path[0]
-        assert branch == conditional.branch_if_true()
+        assert branch == conditional.branch_if_false()
 
 
 def test_a_step_that_is_idle_by_choice_knows_no_host_memory(target):

@@ -327,8 +327,11 @@ def evolve(
         if not isinstance(due, jax.core.Tracer) and not due:
             new_updates, kept_state, info = idle_step()
         else:
+            # In this order: XLA lays the branches of a conditional out one after another, the
+            # one that is taken if not first, and keeps what that returns while it lays out the
+            # other: float32 updates of bfloat16 parameters, were it the idle step.
             with advice_on_value_fn():
-                new_updates, kept_state, info = lax.cond(due, cycle_step, idle_step)
+                new_updates, kept_state, info = lax.cond(~due, idle_step, cycle_step)
         return new_updates, EvolveState(
             count=count,
             cycle=state.cycle + due.astype(jnp.int32),
