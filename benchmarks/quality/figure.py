@@ -35,7 +35,7 @@ def draw(found: Mapping[str, tuple[Problem, Mapping[str, Record]]], path: Path) 
         for at, (problem, records) in zip(axes.flat, found.values(), strict=False):
             _panel(at, problem, records)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, transparent=True, metadata={"Date": None})
+        figure.savefig(path, transparent=True, metadata={"Date": None}, dpi=150)
         plt.close(figure)
     return path
 
@@ -61,7 +61,8 @@ def _panel(axes: Axes, problem: Problem, records: Mapping[str, Record]) -> None:
             medianprops=line,
         )
         spread = at + jitter.uniform(-0.2, 0.2, finite.size)
-        axes.plot(finite, spread, ".", color=color, markersize=2, alpha=0.5)
+        # Pixels: thousands of dots would make a large file.
+        axes.plot(finite, spread, ".", color=color, markersize=2, alpha=0.5, rasterized=True)
     axes.set(yticks=range(len(ranked)), yticklabels=ranked, xlabel="score", title=problem.name)
     if problem.kind == "global":
         axes.set_xscale("symlog", linthresh=1e-3)
