@@ -241,7 +241,7 @@ def timed(layout: Layout) -> list[dict[str, Any]]:
         "cycle": loop(alone, layout.step_of(alone), due=True, steps=1),
     }
     return [
-        {"what": what, "over": over, **measure.compare(runs, over, rounds=ROUNDS)[what]}
+        {"what": what, "over": over, **measure.compare(runs, over, rounds=7)[what]}
         for what, over, runs in (("step", "base", idle), ("cycle", "forwards", cycle))
     ]
 
