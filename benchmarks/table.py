@@ -10,12 +10,16 @@ from benchmarks import measure
 
 ROOT = Path(__file__).parents[1]
 START, END = "<!-- costs: made by `python -m benchmarks.table` -->\n", "<!-- /costs -->\n"
+PLAN_START, PLAN_END = (
+    "<!-- pod_plan: made by `python -m benchmarks.table` -->\n",
+    "<!-- /pod_plan -->\n",
+)
 Rows = list[list[str]]
 
 
 def tables() -> Iterator[tuple[str, list[str], Rows]]:
     """Title, header and rows of every table."""
-    for make in (idle, cycle, noise, batches, memory, aot, side_by_side):
+    for make in (idle, cycle, noise, batches, memory, aot, side_by_side, division):
         yield make()
 
 
@@ -130,6 +134,34 @@ def side_by_side() -> tuple[str, list[str], Rows]:
     return "One generation, time over ours and peak memory over the parameters", header, body
 
 
+def division() -> tuple[str, list[str], Rows]:
+    """A divided population, over the same on one device."""
+    rows = measure.load("division")["rows"]
+    header = ["population", "noise", "CPU time", "wall time on shared cores"]
+    body = [
+        [str(row["population"]), row["noise"], _ratio(row, "cpu_ratio"), _ratio(row)]
+        for row in rows
+    ]
+    return "A cycle on eight simulated devices, over that on one", header, body
+
+
+def pod_plan() -> tuple[str, list[str], Rows]:
+    """What a cycle sends between the chips of a pod, and what a chip holds."""
+    header = ["parameters", "chips", "pop x fsdp", "memory", "forwards", "a forward", "received"]
+    header += ["formula", "HLO / formula", "its own", "formula", "HLO / formula", "held, idle"]
+    header += ["held", "formula", "HLO / formula", "on the host"]
+    body = []
+    for row in measure.load("pod_plan")["rows"]:
+        layout = f"{row['pop']} x {row['chips'] // row['pop']}"
+        cells = [f"{row['parameters'] / 1e9:.2f}B", str(row["chips"]), layout, row["memory"]]
+        cells += [str(row["forwards"]), _gigabytes(row["forward_received"])]
+        for what in ("received", "own_received"):
+            cells += _beside(row.get(what), row[f"formula_{what}"])
+        cells += [_gigabytes(row["idle_held"]), *_beside(row.get("held"), row["formula_held"])]
+        body.append([*cells, _gigabytes(row["on_host"]) if "on_host" in row else ""])
+    return "A cycle on a pod, bytes a chip", header, body
+
+
 def pretty(title: str, header: list[str], rows: Rows) -> Table:
     """A table for the terminal."""
     shown = Table(title=title)
@@ -144,6 +176,12 @@ def rewritten(document: str, shown: list[tuple[str, list[str], Rows]]) -> str:
     """A document with the tables of today's results."""
     text = "\n".join(f"{title}:\n\n{markdown(header, rows)}" for title, header, rows in shown)
     return replaced(document, START, END, text)
+
+
+def with_plan(document: str) -> str:
+    """A document with today's table of a cycle on a pod."""
+    title, header, rows = pod_plan()
+    return replaced(document, PLAN_START, PLAN_END, f"{title}:\n\n{markdown(header, rows)}")
 
 
 def markdown(header: list[str], rows: Rows) -> str:
@@ -167,9 +205,21 @@ def _pivot(rows: list[dict[str, Any]], keys: Any, across: str, columns: Any) -> 
     return [[*label, *(found[column] for column in columns)] for label, found in cells.items()]
 
 
-def _ratio(row: dict[str, Any]) -> str:
-    ratio = row["ratio"]
+def _ratio(row: dict[str, Any], name: str = "ratio") -> str:
+    ratio = row[name]
     return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def _beside(found: float | None, formula: float) -> list[str]:
+    """What was found, what the formula says, and their ratio where that is not nothing."""
+    if found is None:
+        return ["does not fit", _gigabytes(formula), ""]
+    ratio = f"{found / formula:.2f}" if formula else ""
+    return [_gigabytes(found), _gigabytes(formula), ratio]
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e6:.1f} MB" if 0 < size < 1e8 else f"{size / 1e9:.2f} GB"
 
 
 def _memory(ratio: float | None) -> str:
@@ -185,3 +235,5 @@ def _share(row: dict[str, Any]) -> str:
 if __name__ == "__main__":
     for path, shown in documents().items():
         path.write_text(rewritten(path.read_text(), shown))
+    plan = ROOT / "benchmarks" / "README.md"
+    plan.write_text(with_plan(plan.read_text()))
