@@ -28,6 +28,8 @@ KINDS = {
     "in batches": {"population_size": 17, "candidate_batch_size": 2},
 }
 LAYOUTS = {
+    "data of 2": Layout({"data": 2}),
+    "data of 4": Layout({"data": 4}),
     "data": Layout({"data": 8}),
     "fsdp": Layout({"fsdp": 8}),
     "data, fsdp": Layout({"data": 2, "fsdp": 4}),
@@ -74,7 +76,9 @@ def assert_sharded(params, layout, names):
     ("layout", "memory"),
     [
         *((layout, memory) for layout in ("data", "fsdp", "data, fsdp") for memory in MEMORY),
-        *((layout, "host") for layout in ("pop, data", "pop, data, fsdp")),  # stores no elite
+        *((layout, "host") for layout in ("data of 2", "data of 4")),
+        *(("pop, data", memory) for memory in MEMORY),
+        ("pop, data, fsdp", "host"),  # where members are divided no mode stores an elite
     ],
 )
 def test_layouts_agree_on_parameters_and_elites(layout, memory, elites_seen):

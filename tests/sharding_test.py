@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from layouts import FAST
 import optax
 import pytest
 
@@ -48,7 +49,7 @@ def compiled_step(sizes, axis_type=AxisType.Auto, size=SIZE, **kwargs):
     with jax.set_mesh(mesh):
         state = jax.eval_shape(tx.init, params)
         step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=loss))
-        return step.lower(params, state, params).compile(), params
+        return step.lower(params, state, params).compile(FAST), params
 
 
 @pytest.mark.on_cpu
