@@ -53,12 +53,6 @@ class Instruction(NamedTuple):
         match = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%[\w.-]+)", self.attributes)
         return re.findall(r"%([\w.-]+)", match[1]) if match else []
 
-    @property
-    def source(self) -> str:
-        """The path of the operation in the traced program, empty where XLA made it."""
-        match = re.search(r'op_name="([^"]*)"', self.attributes)
-        return match[1] if match else ""
-
     def branch_if_false(self) -> str:
         """The computation that a conditional runs if its predicate does not hold.
 
@@ -103,13 +97,11 @@ class Collective(NamedTuple):
             "reduce-scatter"; of a pair of start and done as well.
         trips: how often the loops around it run it.
         size: the bytes that a device receives all of these times.
-        source: the path of the operation in the traced program.
     """
 
     opcode: str
     trips: int
     size: float
-    source: str
 
 
 class Program(NamedTuple):
@@ -184,7 +176,7 @@ class Program(NamedTuple):
             if opcode in _RECEIVED:
                 operands = sum(map(_size, _shapes(steps, step)))
                 size = trips * operands * _RECEIVED[opcode](_group_size(step))
-                yield Collective(opcode, trips, size, step.source)
+                yield Collective(opcode, trips, size)
             elif opcode == "while":
                 yield from self._exchanges(*step.called("body"), trips * self.trips(step))
             elif opcode == "conditional":

@@ -9,11 +9,6 @@ from rich.table import Table
 from benchmarks import measure
 
 ROOT = Path(__file__).parents[1]
-START, END = "<!-- costs: made by `python -m benchmarks.table` -->\n", "<!-- /costs -->\n"
-PLAN_START, PLAN_END = (
-    "<!-- pod_plan: made by `python -m benchmarks.table` -->\n",
-    "<!-- /pod_plan -->\n",
-)
 Rows = list[list[str]]
 
 
@@ -23,11 +18,11 @@ def tables() -> Iterator[tuple[str, list[str], Rows]]:
         yield make()
 
 
-def documents() -> dict[Path, list[tuple[str, list[str], Rows]]]:
-    """The files that hold tables, and which; the project's README holds the main ones."""
+def documents() -> dict[Path, dict[str, list[tuple[str, list[str], Rows]]]]:
+    """The files that hold tables, by the name of their marks; the project's has the main ones."""
     return {
-        ROOT / "README.md": [idle(), cycle(), noise()],
-        ROOT / "benchmarks" / "README.md": list(tables()),
+        ROOT / "README.md": {"costs": [idle(), cycle(), noise()]},
+        ROOT / "benchmarks" / "README.md": {"costs": list(tables()), "pod_plan": [pod_plan()]},
     }
 
 
@@ -172,16 +167,13 @@ def pretty(title: str, header: list[str], rows: Rows) -> Table:
     return shown
 
 
-def rewritten(document: str, shown: list[tuple[str, list[str], Rows]]) -> str:
+def rewritten(document: str, shown: dict[str, list[tuple[str, list[str], Rows]]]) -> str:
     """A document with the tables of today's results."""
-    text = "\n".join(f"{title}:\n\n{markdown(header, rows)}" for title, header, rows in shown)
-    return replaced(document, START, END, text)
-
-
-def with_plan(document: str) -> str:
-    """A document with today's table of a cycle on a pod."""
-    title, header, rows = pod_plan()
-    return replaced(document, PLAN_START, PLAN_END, f"{title}:\n\n{markdown(header, rows)}")
+    for name, found in shown.items():
+        text = "\n".join(f"{title}:\n\n{markdown(header, rows)}" for title, header, rows in found)
+        start = f"<!-- {name}: made by `python -m benchmarks.table` -->\n"
+        document = replaced(document, start, f"<!-- /{name} -->\n", text)
+    return document
 
 
 def markdown(header: list[str], rows: Rows) -> str:
@@ -235,5 +227,3 @@ def _share(row: dict[str, Any]) -> str:
 if __name__ == "__main__":
     for path, shown in documents().items():
         path.write_text(rewritten(path.read_text(), shown))
-    plan = ROOT / "benchmarks" / "README.md"
-    plan.write_text(with_plan(plan.read_text()))

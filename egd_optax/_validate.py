@@ -76,8 +76,8 @@ def cycle_spec(
     check_choice("accept", accept, ACCEPT_RULES)
     check_flag("reset_base", reset_base)
     check_choice("memory", memory, MEMORY_MODES)
-    check_axis_name(axis_name)
-    check_population_axis(population_axis, axis_name, mesh)
+    axis_names = check_axis_name(axis_name)
+    check_population_axis(population_axis, axis_names, mesh)
     return CycleSpec(
         population_size=population_size,
         elite_count=elite_count(elite_fraction, population_size),
@@ -95,7 +95,7 @@ def cycle_spec(
         reset_base=reset_base,
         mutable=mutable,
         memory=memory,
-        axis_name=axis_name,
+        axis_names=axis_names,
         population_axis=population_axis,
         mesh=mesh,
     )
@@ -193,16 +193,19 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...], *others: str) 
         raise ValueError(f"`{name}` must be {listed}, got {value!r}.")
 
 
-def check_axis_name(axis_name: Any) -> None:
-    """None, a name, or a tuple of names."""
+def check_axis_name(axis_name: Any) -> tuple[str, ...]:
+    """None, a name, or a tuple of names; returns the names."""
+    if axis_name is None:
+        return ()
     names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
-    if axis_name is not None and not all(isinstance(name, str) for name in names):
+    if not all(isinstance(name, str) for name in names):
         raise TypeError(
             f"`axis_name` must be the name of a mapped axis or a tuple of names, got {axis_name!r}."
         )
+    return names
 
 
-def check_population_axis(population_axis: Any, axis_name: Any, mesh: Any) -> None:
+def check_population_axis(population_axis: Any, axis_names: tuple[str, ...], mesh: Any) -> None:
     """None or a name that is not one of `axis_name`; a mesh is given only with a name."""
     if population_axis is not None and not isinstance(population_axis, str):
         raise TypeError(f"`population_axis` must be the name of one axis, got {population_axis!r}.")
@@ -213,8 +216,7 @@ def check_population_axis(population_axis: Any, axis_name: Any, mesh: Any) -> No
             f"`mesh` is that of `population_axis`, got {mesh!r} without one: name an axis of the "
             "mesh, or leave it out, which sharded parameters and batches do not need."
         )
-    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
-    if population_axis is not None and population_axis in names:
+    if population_axis in axis_names:
         raise ValueError(
             f"`population_axis` must not be one of `axis_name`, got {population_axis!r} for both: "
             "devices along an axis have either their own samples or their own members."

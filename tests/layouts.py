@@ -63,16 +63,9 @@ class Layout(NamedTuple):
         return jax.device_put(tree, shardings)
 
 
-def optimizer(axis_name=None, population_axis=None, mesh=None, **kwargs):
-    settings = {"population_size": 9, "sigma": 0.2, "key": 3, **kwargs}
-    return evolve(
-        optax.sgd(0.125),
-        evolve_every=2,
-        axis_name=axis_name,
-        population_axis=population_axis,
-        mesh=mesh,
-        **settings,
-    )
+def optimizer(**kwargs):
+    settings = {"evolve_every": 2, "population_size": 9, "sigma": 0.2, "key": 3, **kwargs}
+    return evolve(optax.sgd(0.125), **settings)
 
 
 gradient = jax.grad(loss)
@@ -85,6 +78,13 @@ def step_of(tx, gradient=gradient):
         return optax.apply_updates(params, updates), state
 
     return step
+
+
+def advance(step, params, state, batch, steps=STEPS):
+    for _ in range(steps):
+        # One at a time: XLA:CPU runs out of threads where steps that communicate pile up.
+        params, state = jax.block_until_ready(step(params, state, batch))
+    return params, state
 
 
 def start(layout, tx):
@@ -124,8 +124,4 @@ def train(layout, steps=STEPS, exact=False, **kwargs):
         compiler_options=None if exact else FAST,
     )
     with jax.set_mesh(layout.mesh):
-        params, state, batch = start(layout, tx)
-        for _ in range(steps):
-            # One at a time: XLA:CPU runs out of threads where steps that communicate pile up.
-            params, state = jax.block_until_ready(step(params, state, batch))
-    return params, state
+        return advance(step, *start(layout, tx), steps)

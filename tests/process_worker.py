@@ -15,7 +15,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 
 import jax
 from jax.experimental import multihost_utils
-from layouts import FAST, STEPS, Layout, optimizer, restored, start, step_of, train
+from layouts import FAST, STEPS, Layout, advance, optimizer, restored, start, step_of, train
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -50,7 +50,7 @@ def run(folder, *, resume):
         if resume:
             params, state = restored(folder / "checkpoint", SHARDED, tx)
         for at in range(SAVED if resume else 0, END):
-            params, state = step(params, state, batch)
+            params, state = advance(step, params, state, batch, steps=1)
             if at + 1 == STEPS:
                 report(folder, "sharded", params)
             if at + 1 == SAVED:

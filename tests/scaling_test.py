@@ -5,7 +5,7 @@ import functools
 import chex
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from layouts import FAST, Layout, gradient, optimizer, restored, start, step_of, train
+from layouts import FAST, Layout, advance, gradient, optimizer, restored, start, step_of, train
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -53,8 +53,8 @@ def elites_seen(monkeypatch):
 
 
 @functools.cache
-def on_one_device(kind, memory="host"):
-    return jax.device_get(train(ONE, memory=memory, **KINDS[kind]))
+def on_one_device(kind):
+    return jax.device_get(train(ONE, **KINDS[kind]))
 
 
 def assert_same_run(run, kind):
@@ -136,9 +136,7 @@ def test_divided_inside_of_shard_map(kind):
         jax.shard_map(step, mesh=layout.mesh, in_specs=(spec, spec, layout.batch), out_specs=spec),
         compiler_options=FAST,
     )
-    params, state, batch = start(layout, tx)
-    for _ in range(4):
-        params, state = step(params, state, batch)
+    params, state = advance(step, *start(layout, tx))
     for leaf in jax.tree.leaves(params):
         shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         chex.assert_trees_all_equal(*shards)
@@ -150,9 +148,7 @@ def test_divided_inside_of_pmap():
     params, state, batch = start(ONE, tx)
     copies = jax.tree.map(lambda x: np.stack([x] * 8), jax.device_get((params, state)))
     step = jax.pmap(step_of(tx), axis_name="pop", in_axes=(0, 0, None))
-    params, state = copies
-    for _ in range(4):
-        params, state = step(params, state, jax.device_get(batch))
+    params, state = advance(step, *copies, jax.device_get(batch))
     for replica in range(1, 8):
         for leaf in params.values():
             np.testing.assert_array_equal(leaf[replica], leaf[0])

@@ -6,7 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from layouts import FAST
+from layouts import FAST, Layout
 import optax
 import pytest
 
@@ -34,12 +34,7 @@ def loss(params):
 
 def compiled_step(sizes, axis_type=AxisType.Auto, size=SIZE, **kwargs):
     """The program of one device, for a matrix split by rows and one by columns."""
-    mesh = jax.make_mesh(
-        tuple(sizes.values()),
-        tuple(sizes),
-        axis_types=(axis_type,) * len(sizes),
-        devices=jax.devices()[: math.prod(sizes.values())],
-    )
+    mesh = Layout(sizes, axis_type).mesh
     params = [
         jax.ShapeDtypeStruct((size, size), jnp.float32, sharding=NamedSharding(mesh, spec))
         for spec in (PartitionSpec("fsdp", None), PartitionSpec(None, "fsdp"))
@@ -92,7 +87,7 @@ def test_memory_is_divided_by_the_shards():
 
 
 def test_host_pages_are_sharded_like_the_leaf():
-    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Explicit,))
+    mesh = Layout({"fsdp": 8}, AxisType.Explicit).mesh
     sharding = NamedSharding(mesh, PartitionSpec("fsdp", None))
     params = [jax.ShapeDtypeStruct((SIZE, SIZE), jnp.float32, sharding=sharding)]
     tx = evolve(optax.sgd(0.1), evolve_every=1)
@@ -108,9 +103,7 @@ def test_host_pages_are_sharded_like_the_leaf():
 
 def test_each_device_computes_its_share_of_a_population():
     def flops(devices):
-        mesh = jax.make_mesh(
-            (devices,), ("pop",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
-        )
+        mesh = Layout({"pop": devices}).mesh
         genome = (jnp.ones((32, 32)), jnp.ones((32, 32)))
         members, inputs = 64, jnp.ones((256, 32))
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from egd_optax._cycle.snapshot import Leaves, Parent
 
-AxisName = str | tuple[str, ...] | None
 Fitness = Callable[[Leaves], jax.Array]
 
 
@@ -20,7 +19,7 @@ def evaluate(
     parent: Parent,
     *,
     extra_args: Mapping[str, Any],
-    axis_name: AxisName,
+    axis_names: tuple[str, ...],
 ) -> Fitness:
     """Prepares the fitness function of a generation; nothing is evaluated yet.
 
@@ -30,7 +29,7 @@ def evaluate(
         parent: the snapshot, for the leaves that no member moves.
         extra_args: extra arguments of `update`; `value_fn` gets those that its
             signature names.
-        axis_name: mapped axes that the fitness is averaged over.
+        axis_names: mapped axes that the fitness is averaged over.
 
     Returns:
         A function from the moving leaves of a member to its fitness, `[]` of
@@ -38,10 +37,10 @@ def evaluate(
         the child share one trace of `value_fn`.
 
     Raises:
-        ValueError: `axis_name` is not mapped.
+        ValueError: one of the axes is not mapped.
     """
     kwargs = _named_by(value_fn, extra_args)
-    for name in (axis_name,) if isinstance(axis_name, str) else axis_name or ():
+    for name in axis_names:
         if bound_axis_size(name) is None:
             raise ValueError(
                 f"`axis_name` must name a mapped axis, got {name!r} outside of any `jax.shard_map` "
@@ -51,8 +50,8 @@ def evaluate(
 
     def fitness(genome: Leaves) -> jax.Array:
         value = _as_fitness(value_fn(parent.with_genome(genome), **kwargs))
-        if axis_name is not None:
-            value = lax.pmean(value, axis_name)
+        if axis_names:
+            value = lax.pmean(value, axis_names)
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
     return jax.jit(fitness)

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from egd_optax._cycle import population, rank
-from egd_optax._cycle.evaluate import AxisName, Fitness, evaluate
+from egd_optax._cycle.evaluate import Fitness, evaluate
 from egd_optax._cycle.mutate import Mutants, move, mutate, noise_std
-from egd_optax._cycle.paging import Replayed, make_paging
+from egd_optax._cycle.paging import Paging, Replayed, make_paging
 from egd_optax._cycle.recombine import PARENT, RANKED, Rule, accept, recombine
 from egd_optax._cycle.resume import settle
-from egd_optax._cycle.select import select, select_scored
+from egd_optax._cycle.select import Elites, select, select_scored
 from egd_optax._cycle.snapshot import Leaves, Parent
 
 
@@ -36,7 +36,7 @@ class CycleSpec(NamedTuple):
     reset_base: bool
     mutable: object
     memory: str
-    axis_name: AxisName
+    axis_names: tuple[str, ...]
     population_axis: str | None
     mesh: population.AnyMesh | None
 
@@ -117,7 +117,7 @@ def run_generation(
     )
     mutants = mutants_of(genome)
     args = {"generation": generation, **objectives.extra_args}
-    fitness = evaluate(objectives.value_fn, parent, extra_args=args, axis_name=spec.axis_name)
+    fitness = evaluate(objectives.value_fn, parent, extra_args=args, axis_names=spec.axis_names)
     if spec.population_axis is None:
         child, best, scores = _breed(spec, mutants, fitness)
     else:
@@ -129,7 +129,7 @@ def run_generation(
     judged = scores[0], scores[best], child_score
     if objectives.accept_value_fn is not None:
         judge = evaluate(
-            objectives.accept_value_fn, parent, extra_args=args, axis_name=spec.axis_name
+            objectives.accept_value_fn, parent, extra_args=args, axis_names=spec.axis_names
         )
         judged = _judged_by(judge, spec.accept, mutants, best, child, child_score)
     choice = accept(spec.accept, *judged)
@@ -151,21 +151,12 @@ def _breed(
     batch_size = spec.candidate_batch_size
     if spec.recombine == RANKED:
         scores = rank.score(mutants, fitness, batch_size=batch_size)
-        weights = jnp.asarray(spec.recombine_step * rank.centered_ranks(scores))
-        total = rank.weighted_sum(mutants, weights, batch_size=batch_size)
-        return move(mutants.genome, total), _best(scores), scores
+        return move(mutants.genome, _ranked(spec, mutants, scores)), _best(scores), scores
     paging = make_paging(spec.memory, spec.elite_count, mutants)
     elites, scores = select(
         mutants, fitness, paging, elite_count=spec.elite_count, batch_size=batch_size
     )
-    total = recombine(
-        elites,
-        mutants.genome,
-        paging,
-        rule=spec.recombine,
-        temperature=spec.temperature,
-        step=spec.recombine_step,
-    )
+    total = _elite(spec, mutants, elites, paging)
     return move(mutants.genome, total), elites.member[0], scores
 
 
@@ -177,25 +168,44 @@ def _breed_divided(
     fitness: Fitness,
 ) -> tuple[Leaves, jax.Array, jax.Array]:
     """The same, with the work divided over devices: they store no elite in any memory mode."""
-    batch_size = spec.candidate_batch_size
-    scores = population.score(division, mutants, fitness, batch_size=batch_size)
+    scores = population.score(division, mutants, fitness, batch_size=spec.candidate_batch_size)
     shared = mutants_of(division.share(mutants.genome))
     if spec.recombine == RANKED:
-        weights = jnp.asarray(spec.recombine_step * rank.centered_ranks(scores))
         terms = division.terms(len(rank.drawn_members(mutants)))
-        total = rank.weighted_sum(shared, weights, batch_size=batch_size, terms=terms)
+        total = _ranked(spec, shared, scores, terms)
     else:
         paging = Replayed(spec.elite_count, shared.draw, shared.genome)
-        total = recombine(
-            select_scored(scores, paging, elite_count=spec.elite_count),
-            shared.genome,
-            paging,
-            rule=spec.recombine,
-            temperature=spec.temperature,
-            step=spec.recombine_step,
-            terms=division.terms(spec.elite_count),
-        )
+        elites = select_scored(scores, paging, elite_count=spec.elite_count)
+        total = _elite(spec, shared, elites, paging, division.terms(spec.elite_count))
     return division.land(shared.genome, total, mutants.genome), _best(scores), scores
+
+
+def _ranked(
+    spec: CycleSpec, mutants: Mutants, scores: jax.Array, terms: jax.Array | None = None
+) -> Leaves:
+    """The step to the child that all members make."""
+    weights = jnp.asarray(spec.recombine_step * rank.centered_ranks(scores))
+    batch_size = spec.candidate_batch_size
+    return rank.weighted_sum(mutants, weights, batch_size=batch_size, terms=terms)
+
+
+def _elite(
+    spec: CycleSpec,
+    mutants: Mutants,
+    elites: Elites,
+    paging: Paging,
+    terms: jax.Array | None = None,
+) -> Leaves:
+    """The step to the child that the elites make."""
+    return recombine(
+        elites,
+        mutants.genome,
+        paging,
+        rule=spec.recombine,
+        temperature=spec.temperature,
+        step=spec.recombine_step,
+        terms=terms,
+    )
 
 
 def _best(scores: jax.Array) -> jax.Array:
