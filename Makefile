@@ -33,7 +33,8 @@ $(AOT)/installed: requirements.lock aot/requirements.txt
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock \
 	  --requirement benchmarks/requirements.txt
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks idle memory side_by_side
+	$(BIN)/python -m benchmarks --keep-freed-memory idle cycle noise
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -53,13 +53,6 @@ class Instruction(NamedTuple):
         match = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%[\w.-]+)", self.attributes)
         return re.findall(r"%([\w.-]+)", match[1]) if match else []
 
-    def branch_if_false(self) -> str:
-        """The computation that a conditional runs if its predicate does not hold.
-
-        XLA may turn the predicate into an integer, which numbers the branches.
-        """
-        return [*self.called("false_computation"), *self.called("branch_computations")][0]
-
     def branches(self) -> list[str]:
         """The computations that a conditional chooses from."""
         names = ("true_computation", "false_computation", "branch_computations")

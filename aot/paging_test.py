@@ -8,6 +8,8 @@ import pytest
 
 from aot.compiled import CASES, CHIPS, LEAVES, PLUGINS, compile_step, missing, params_bytes
 
+CYCLE = ("while", "conditional")
+
 host_cases = pytest.mark.parametrize(("population", "elites", "chips"), CASES)
 
 
@@ -77,9 +79,17 @@ def test_host_buffers_are_only_ever_copied_whole(target, population, elites, chi
 @host_cases
 def test_an_idle_step_moves_nothing(target, population, elites, chips):
     program = compile_step(target, "host", population, elites, chips).program
-    for site in program.host_copies():
-        _, conditional, branch = site.path[0]
-        assert branch == conditional.branch_if_false()
+    outermost = [site.path[0][:2] for site in program.host_copies()]
+    assert outermost
+    assert all(program.trips_at_most_once(*loop) for loop in outermost)
+
+
+def test_an_idle_step_copies_no_parameter(target):
+    """The loop around the cycle passes updates through in place."""
+    program = compile_step(target, "host", 16, 8).program
+    entry = program.computations[program.entry].values()
+    assert any(step.opcode == "while" for step in entry)
+    assert not [step for step in entry if step.opcode == "copy" and "1024,1024" in step.shape]
 
 
 def test_a_step_that_is_idle_by_choice_knows_no_host_memory(target):
@@ -96,20 +106,21 @@ def test_a_cycle_moves_an_elite_when_it_enters_and_when_it_recombines(
     To the host a page has one copy, in the loop over members, in a loop of its own of no
     or one trip. A member that enters takes one page, so that one of these loops runs:
     insertions in all. To the device a page has one copy, not in the loop over members, to
-    recombine: k in all.
+    recombine: k in all. Around all of it are the loop of no or one cycle, and a conditional
+    that always takes the cycle.
     """
     program = compile_step(target, "host", population, elites, chips).program
     sites = program.host_copies()
     pages = elites * params_bytes(chips)
-    assert moved(sites, "to host", "conditional", "while", "while") == pages
-    assert moved(sites, "to device", "conditional", "while") == pages
+    assert moved(sites, "to host", *CYCLE, "while", "while") == pages
+    assert moved(sites, "to device", *CYCLE, "while") == pages
     if (target, chips) == ("H100", CHIPS):
         # Empty pages have no link to the sharding either: this compiler fills them.
-        sites = [site for site in sites if site.nest != ("conditional",)]
+        sites = [site for site in sites if site.nest != CYCLE]
     assert sum(site.size for site in sites) == 2 * pages
 
-    own = {site.path[-1][:2] for site in sites if site.nest[-1] == "while"}
+    own = {site.path[-1][:2] for site in sites}
     assert len(own) == 2 * elites
     assert all(program.trips_at_most_once(*loop) for loop in own)
-    (members,) = {site.path[1][:2] for site in sites if len(site.nest) == 3}
+    (members,) = {site.path[2][:2] for site in sites if len(site.nest) == 4}
     assert not program.trips_at_most_once(*members)

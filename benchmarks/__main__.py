@@ -1,4 +1,4 @@
-"""Runs the benchmarks: `python -m benchmarks [--quick] [name ...]`."""
+"""Runs the benchmarks: `python -m benchmarks [--quick] [--keep-freed-memory] [name ...]`."""
 
 import argparse
 import importlib
@@ -17,17 +17,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="all if none is given")
     parser.add_argument("--quick", action="store_true", help="small sizes; results are not kept")
+    parser.add_argument(
+        "--keep-freed-memory",
+        action="store_true",
+        help="as accelerators do; the results are NAME_kept.json",
+    )
     arguments = parser.parse_args()
+    if arguments.keep_freed_memory:
+        measure.keep_freed_memory()
+    suffix = "_kept" if arguments.keep_freed_memory else ""
     console = Console()
     for name in arguments.names or NAMES:
-        measure_all(name, arguments.quick, console)
+        measure_all(name, suffix, arguments.quick, console)
     if not arguments.quick:
         for title, header, rows in table.tables():
             console.print(table.pretty(title, header, rows))
         console.print(f"Plot: {figure.draw()}")
 
 
-def measure_all(name: str, quick: bool, console: Console) -> None:
+def measure_all(name: str, suffix: str, quick: bool, console: Console) -> None:
     """Runs the cases of a benchmark; saves what is measured after every one."""
     cases = list(importlib.import_module(f"benchmarks.{name}").cases(quick))
     rows = []
@@ -38,7 +46,7 @@ def measure_all(name: str, quick: bool, console: Console) -> None:
             rows += run()
             progress.advance(task)
             if not quick:
-                measure.save(name, rows)
+                measure.save(name + suffix, rows)
 
 
 if __name__ == "__main__":

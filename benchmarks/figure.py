@@ -15,9 +15,15 @@ def draw() -> Path:
     with plt.rc_context({"text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
                          "xtick.color": INK, "ytick.color": INK}):  # fmt: skip
         figure, axes = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
-        _panel(axes[0], "idle", "form", ("in graph", "evolve=False"), ("base", "size", "samples"))
-        _panel(axes[1], "cycle", "memory", ("host", "device", "replay"), ("size", "population"))
-        _panel(axes[2], "noise", "noise", ("full_rank", "low_rank"), ("model", "size", "samples"))
+        _panel(
+            axes[0], "idle_kept", "form", ("in graph", "evolve=False"), ("base", "size", "samples")
+        )
+        _panel(
+            axes[1], "cycle_kept", "memory", ("host", "device", "replay"), ("size", "population")
+        )
+        _panel(
+            axes[2], "noise_kept", "noise", ("full_rank", "low_rank"), ("model", "size", "samples")
+        )
         axes[0].set_title("step without a cycle / base step")
         axes[1].set_title("cycle / its forwards and draws")
         axes[2].set_title("cycle, replayed / its forwards")
@@ -33,7 +39,7 @@ def _panel(
     if not (measure.RESULTS / f"{name}.json").exists():
         return
     rows = [row for row in measure.load(name)["rows"] if across in row]
-    if name == "noise":
+    if name == "noise_kept":
         rows = [row for row in rows if row["memory"] == "replay"]
     labels = list(dict.fromkeys(", ".join(str(row[key]) for key in keys) for row in rows))
     markers = ("o", "s", "^")

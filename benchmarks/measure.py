@@ -3,9 +3,15 @@
 Machines are noisy and differ, so only ratios are published. The programs that are compared
 take turns, in a new order every round, and each round gives one ratio: what slows the
 machine down for longer than a round slows all of them.
+
+On a CPU the C library hands large temporary buffers back to the system after each program,
+and each page of the next ones is a fault: a cost of memory that a program allocates, not of
+what it does. The runtimes of accelerators keep their memory. `keep_freed_memory` has the C
+library do so too.
 """
 
 from collections.abc import Callable, Mapping
+import ctypes
 import datetime
 import importlib.metadata
 import importlib.util
@@ -60,6 +66,23 @@ def compare(runs: Mapping[str, Run], reference: str, rounds: int) -> dict[str, d
         }
         for name in runs
     }
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what is freed for the rest of this process; to be called before arrays are.
+
+    As the environment variables MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 and a large
+    MALLOC_TRIM_THRESHOLD_ do.
+
+    Raises:
+        OSError: the C library is another one, or refuses.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        raise OSError("the C library is not glibc: freed memory cannot be kept")
+    arena_max, mmap_max, trim_threshold = -8, -4, -1  # of malloc.h
+    mallopt = ctypes.CDLL(None).mallopt
+    if not all((mallopt(arena_max, 1), mallopt(mmap_max, 0), mallopt(trim_threshold, -1))):
+        raise OSError("glibc does not keep freed memory")
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -25,10 +25,10 @@ def cases(quick: bool) -> Iterator[tuple[str, Any]]:
 
 
 def measure_idle() -> list[dict[str, Any]]:
-    """A row for each form of a step without a cycle, with the copies in its program.
+    """A row for each form of a step without a cycle, with what its program does to matrices.
 
-    What a conditional takes or returns exists as a whole: all gradients at once, where the
-    base alone applies one and frees it.
+    What the loop around a cycle carries exists as a whole: all gradients at once, where the
+    base alone applies one and frees it. It is passed through in place.
     """
     problem = models.perceptron(10**6, SAMPLES)
     (shape,) = {leaf.shape for leaf in jax.tree.leaves(problem.params) if leaf.ndim == 2}
@@ -42,11 +42,8 @@ def measure_idle() -> list[dict[str, Any]]:
                 "form": form,
                 "temp_over_params": temp_over_params(compiled, problem),
                 "matrices": models.LAYERS,
-                "returned_by_the_conditional": sum(
-                    line.split(" conditional(")[0].count(matrix)
-                    for line in entry
-                    if " conditional(" in line
-                ),
+                "carried": _passing(entry, "while", matrix),
+                "through_conditionals": _passing(entry, "conditional", matrix),
                 "copies": sum(f"= {matrix}" in line and " copy(" in line for line in entry),
             }
         )
@@ -105,3 +102,9 @@ def temp_over_params(compiled: jax.stages.Compiled, problem: models.Problem) -> 
     """Temporary memory of a program, over the parameters."""
     temporary: int = compiled.memory_analysis().temp_size_in_bytes
     return temporary / (4 * models.size(problem.params))
+
+
+def _passing(entry: list[str], opcode: str, matrix: str) -> int:
+    """How many matrices the instructions of a kind return."""
+    returned = (line.split(f" {opcode}(")[0] for line in entry if f" {opcode}(" in line)
+    return sum(shapes.count(matrix) for shapes in returned)

@@ -141,13 +141,21 @@ def methods(population: int, loss: Loss) -> dict[str, Method | None]:
             for noise in ("full_rank", "low_rank")
             for memory in ("host", "replay")
         },
+        **{
+            f"egd_optax, antithetic, {memory}": ours(
+                population, "full_rank", memory, loss, antithetic=True
+            )
+            for memory in ("host", "replay")
+        },
         "evosax Open_ES": open_es(population, loss),
         "evosax SimpleGA": simple_ga(population, loss),
         "python loop": python_loop(population, loss),
     }
 
 
-def ours(population: int, noise: str, memory: str, loss: Loss) -> Method:
+def ours(
+    population: int, noise: str, memory: str, loss: Loss, *, antithetic: bool = False
+) -> Method:
     """A cycle around a base optimizer that stands still."""
     tx = evolve(
         optax.sgd(0.0),
@@ -156,6 +164,7 @@ def ours(population: int, noise: str, memory: str, loss: Loss) -> Method:
         sigma=SIGMA,
         noise=noise,
         memory=memory,
+        antithetic=antithetic,
     )
 
     def start(params: Any) -> Any:
@@ -169,7 +178,8 @@ def ours(population: int, noise: str, memory: str, loss: Loss) -> Method:
 
     again = elite_count(population) if memory == "replay" else 0
     kind = "normal" if noise == "full_rank" else "normal for every row and column"
-    return Method(population + 1, f"{population - 1 + again} {kind}", start, step)
+    draws = (population // 2 if antithetic else population - 1) + again
+    return Method(population + 1 + antithetic, f"{draws} {kind}", start, step)
 
 
 def open_es(population: int, loss: Loss) -> Method | None:

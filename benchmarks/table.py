@@ -27,17 +27,19 @@ def documents() -> dict[Path, dict[str, list[tuple[str, list[str], Rows]]]]:
 
 
 def idle() -> tuple[str, list[str], Rows]:
-    """Steps without a cycle."""
-    rows = measure.load("idle")["rows"]
+    """Steps without a cycle; those decided in the graph also with freed memory kept."""
+    rows = list(measure.load("idle")["rows"])
+    for row in measure.load("idle_kept")["rows"]:
+        rows.append({**row, "form": f"{row['form']}, freed memory kept"})
     keys = ("base", "size", "samples")
-    forms = ("in graph", "evolve=False")
+    forms = ("in graph", "in graph, freed memory kept", "evolve=False")
     header = ["base", "parameters", "samples", *forms]
     return "A step without a cycle, over the base's", header, _pivot(rows, keys, "form", forms)
 
 
 def cycle() -> tuple[str, list[str], Rows]:
     """Cycles over their floor."""
-    rows = [row for row in measure.load("cycle")["rows"] if row["case"] == "memory"]
+    rows = [row for row in measure.load("cycle_kept")["rows"] if row["case"] == "memory"]
     modes = ("host", "device", "replay")
     header = ["parameters", "population", *modes]
     title = "A cycle, over its own forward passes and draws"
@@ -47,7 +49,8 @@ def cycle() -> tuple[str, list[str], Rows]:
 def noise() -> tuple[str, list[str], Rows]:
     """Cycles over plain forward passes."""
     rows = [
-        {**row, "kind": f"{row['noise']}, {row['memory']}"} for row in measure.load("noise")["rows"]
+        {**row, "kind": f"{row['noise']}, {row['memory']}"}
+        for row in measure.load("noise_kept")["rows"]
     ]
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     header = ["network", "parameters", "samples", *kinds]
@@ -57,7 +60,7 @@ def noise() -> tuple[str, list[str], Rows]:
 
 def batches() -> tuple[str, list[str], Rows]:
     """Members evaluated at a time."""
-    rows = [row for row in measure.load("cycle")["rows"] if row["case"] == "batch"]
+    rows = [row for row in measure.load("cycle_kept")["rows"] if row["case"] == "batch"]
     header = ["parameters", "at a time", "time over one at a time", "memory over parameters"]
     body = [
         [

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import optax
 
@@ -176,11 +175,12 @@ def evolve(
             Integer leaves never do.
         memory: where elites live during a cycle. "host": in pinned host memory.
             "device": on the device. "replay": nowhere, they are drawn again from their
-            keys. The result is the same to the bit. On CPU "host" and "device" are the
-            same. On an accelerator start with "host" from parameters that are committed
-            to their devices (any sharding, or `jax.device_put(params, jax.devices()[0])`):
-            JAX commits what a program with two memories returns, so that a jitted step
-            that started from uncommitted ones is compiled twice.
+            keys, as always with low-rank noise. The result is the same to the bit. On CPU
+            "host" and "device" are the same. On an accelerator start with "host" from
+            parameters that are committed to their devices (any sharding, or
+            `jax.device_put(params, jax.devices()[0])`): JAX commits what a program with two
+            memories returns, so that a jitted step that started from uncommitted ones is
+            compiled twice.
         axis_name: mapped axes, of `jax.shard_map` or `jax.pmap`, to average fitness over.
         population_axis: an axis to divide the members over, each device evaluating its share.
             In a plain `jax.jit` an axis of the mesh, with parameters that are not sharded over
@@ -210,11 +210,12 @@ def evolve(
         half of `population_size` if antithetic: a normal number for every parameter, or
         `rank * (rows + columns)` of them for every matrix. `accept_value_fn` adds two forward
         passes, three with accept="best". "host" moves an elite to the host each time that one
-        enters and back once to recombine, "replay" draws k elites again; the rule that weighs
-        all members stores none in any mode, it repeats every draw. Where the best member is
-        taken, it is drawn again. No mode stores or moves the parent. Device memory: the
-        parent, `candidate_batch_size` active members and one sum, whatever the population
-        size. Under `jax.vmap` of the optimizer XLA runs the cycle on every step.
+        enters and back once to recombine, "replay" draws k elites again. The rule that weighs
+        all members and low-rank noise store none in any mode: what weighs something is drawn
+        again, into the sum. Where the best member is taken, it is drawn again. No mode stores
+        or moves the parent. Device memory: the parent, `candidate_batch_size` active members
+        and one sum, whatever the population size. Under `jax.vmap` of the optimizer a cycle
+        runs on the steps on which any is due.
 
     References:
         Xue et al., `Evolutionary Gradient Descent for Non-convex Optimization
@@ -304,40 +305,38 @@ def evolve(
         # Always true where a cycle is certain, which XLA cannot know: every cycle is a
         # program of its own behind the same boundary and rounds in the same way.
         due = count > 0 if evolve or always_due else is_due(count, evolve_every)
-        kept_state = base_state if spec.reset_base else None
         objectives = _cycle.Objectives(value_fn, accept_value_fn, extra_args)
+        moving = _cycle.moving_leaves(params, spec.mutable)
+        course = _cycle.Course(
+            moved=jnp.zeros([], jnp.bool_),
+            leaves=_cycle.carried(base_updates, params, moving),
+            base_state=base_state if spec.reset_base else None,
+            info=state.info,
+        )
 
-        def cycle_step() -> tuple[optax.Updates, optax.OptState, _cycle.CycleInfo]:
+        def with_cycle(idle: _cycle.Course, cycle: jax.Array) -> _cycle.Course:
             return _cycle.run_cycle(
                 spec,
                 base,
                 objectives,
+                idle,
                 params=params,
                 base_updates=base_updates,
-                base_state=kept_state,
                 key_data=state.key_data,
-                cycle=state.cycle,
+                cycle=cycle,
             )
 
-        def idle_step() -> tuple[optax.Updates, optax.OptState, _cycle.CycleInfo]:
-            moving = _cycle.moving_leaves(params, spec.mutable)
-            return _cycle.widen(base_updates, params, moving), kept_state, state.info
-
-        # Outside of jit every call would compile the conditional anew.
-        if not isinstance(due, jax.core.Tracer) and not due:
-            new_updates, kept_state, info = idle_step()
-        else:
-            # In this order: XLA lays the branches of a conditional out one after another, the
-            # one that is taken if not first, and keeps what that returns while it lays out the
-            # other: float32 updates of bfloat16 parameters, were it the idle step.
+        # Outside of jit every call would compile the cycle anew.
+        if isinstance(due, jax.core.Tracer) or due:
             with advice_on_value_fn():
-                new_updates, kept_state, info = lax.cond(~due, idle_step, cycle_step)
+                course = _cycle.when(due, with_cycle, course, state.cycle)
+        new_updates = _cycle.resume(course.moved, course.leaves, params, base_updates, moving)
         return new_updates, EvolveState(
             count=count,
             cycle=state.cycle + due.astype(jnp.int32),
             key_data=state.key_data,
-            base_state=kept_state if spec.reset_base else base_state,
-            info=info,
+            base_state=course.base_state if spec.reset_base else base_state,
+            info=course.info,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -64,8 +64,9 @@ def test_noise_is_drawn_in_full_where_factors_would_take_as_many_numbers(shape):
     tx = {noise: egd(0.0, evolve_every=1, noise=noise, accept="always") for noise in KINDS}
     value_fn = lambda p: jnp.sum(p**2)  # noqa: E731
     updates = [t.update(params, t.init(params), params, value_fn=value_fn)[0] for t in tx.values()]
-    chex.assert_trees_all_equal(*updates)
-    assert (updates[0] != 0).any()
+    # The sum over stored elites rounds each of them, the sum over drawn ones does not.
+    chex.assert_trees_all_close(*updates, atol=3e-7)  # two units in the last place of one
+    assert (jnp.abs(updates[0]) > 1e-4).any()
 
 
 def test_vectors_move_as_with_full_rank_and_matrices_do_not():

@@ -11,7 +11,7 @@ import pytest
 from recorded import fitness_of, record_evaluations, toy_params
 
 from egd_optax import evolve
-from egd_optax._cycle.rank import centered_ranks
+from egd_optax._cycle.weigh import centered_ranks
 
 MEMORY = ("host", "device", "replay")
 

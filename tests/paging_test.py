@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from egd_optax import egd
-from egd_optax._cycle import paging
+from egd_optax._cycle import mutate, paging
 
 PARAMS = jnp.ones((6, 5))
 
@@ -44,7 +44,7 @@ def test_the_state_holds_no_elite():
         assert max(leaf.size for leaf in jax.tree.leaves(state)) <= 2
 
 
-def temp_in_copies(memory, population_size, elite_count):
+def temp_in_copies(memory, population_size, elite_count, **kwargs):
     """Temporary memory of the compiled step, in copies of the parameters."""
     params = jax.ShapeDtypeStruct((512, 512), jnp.float32)
     tx = egd(
@@ -52,6 +52,7 @@ def temp_in_copies(memory, population_size, elite_count):
         population_size=population_size,
         elite_fraction=elite_count / population_size,
         memory=memory,
+        **kwargs,
     )
     step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=lambda p: jnp.sum(p[0])))
     compiled = step.lower(params, jax.eval_shape(tx.init, params), params).compile()
@@ -66,10 +67,21 @@ def test_an_elite_costs_one_page_and_a_member_none(memory):
     assert temp_in_copies(memory, 64, 6) - few < 0.1
 
 
-def test_replay_costs_no_memory_per_elite_or_member():
-    few = temp_in_copies("replay", 16, 6)
-    assert temp_in_copies("replay", 16, 14) - few < 0.1
-    assert temp_in_copies("replay", 64, 6) - few < 0.1
+@pytest.mark.parametrize(
+    ("memory", "noise"), [("replay", "full_rank"), ("host", "low_rank"), ("device", "low_rank")]
+)
+def test_an_elite_that_is_drawn_again_costs_no_memory(memory, noise):
+    few = temp_in_copies(memory, 16, 6, noise=noise)
+    assert temp_in_copies(memory, 16, 14, noise=noise) - few < 0.1
+    assert temp_in_copies(memory, 64, 6, noise=noise) - few < 0.1
+
+
+def test_large_leaves_are_drawn_one_after_another():
+    sizes = (3 * 2**18, 2**18, 1, 2**21, 2**19, 2**19)
+    genome = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes]
+    assert mutate._groups(genome, [None] * 6) == [[0, 1], [2], [3], [4, 5]]
+    factors = [None, None, None, (1, 2), None, None]  # of low rank the fourth has no workings
+    assert mutate._groups(genome, factors) == [[0, 1], [2, 3, 4], [5]]
 
 
 class Device(NamedTuple):

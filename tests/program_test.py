@@ -1,5 +1,7 @@
 """The compiled program: traced once, compiled once, donated, stable and initialised abstractly."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -116,6 +118,33 @@ def test_params_and_state_may_be_donated(memory, key):
     tx.init(PARAMS)  # the key was not donated with the state
 
 
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("base", [optax.sgd(0.1), optax.adamw(0.1)], ids=["sgd", "adamw"])
+def test_an_idle_step_makes_no_array_of_the_cycle(base, memory):
+    """XLA would copy what a conditional passes on, and make what a cycle always needs before it."""
+    params = {"w": jnp.ones((64, 48)), "v": jnp.ones((64, 48))}
+    product = lambda p: jnp.sum(jnp.tanh(p["w"]) @ p["v"].T)  # noqa: E731
+
+    def arrays(tx):
+        def step(params, state):
+            updates, state = tx.update(jax.grad(product)(params), state, params, value_fn=product)
+            return optax.apply_updates(params, updates), state
+
+        compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, tx.init(params)).compile()
+        entry = compiled.as_text().split("ENTRY ")[1]
+        assert " conditional(" not in entry
+        made = re.findall(r" = (\w+\[64,48\])\S* ([\w-]+)\(", entry)
+        return {(shape, opcode) for shape, opcode in made if opcode not in ("dot", "fusion")}, {
+            shape for shape, _ in made
+        }
+
+    tx = optax.with_extra_args_support(base)
+    plain, shapes = arrays(tx)
+    own, own_shapes = arrays(evolve(base, memory=memory))
+    assert own - plain <= {("f32[64,48]", "get-tuple-element")}  # what the loop passes through
+    assert own_shapes == shapes == {"f32[64,48]"}
+
+
 def test_init_needs_only_shapes():
     tx = egd(0.1, momentum=0.9, mutable={"w": True, "b": False})
     abstract = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), PARAMS)
@@ -145,15 +174,24 @@ def test_the_program_does_not_grow_with_the_population(memory):
 def test_a_step_under_vmap_evolves_every_member_of_an_ensemble():
     tx = egd(0.1, evolve_every=2, sigma=0.3, accept="always")
     quadratic = lambda p: jnp.sum((p - 1) ** 2)  # noqa: E731
+    calls = []
+
+    def value_fn(params):
+        value = quadratic(params)
+        jax.debug.callback(lambda _: calls.append(1), value)
+        return value
 
     def step(params, state):
-        updates, state = tx.update(jax.grad(quadratic)(params), state, params, value_fn=quadratic)
+        updates, state = tx.update(jax.grad(quadratic)(params), state, params, value_fn=value_fn)
         return optax.apply_updates(params, updates), state
 
     ensemble = jnp.arange(6.0).reshape(3, 2)
     states = jax.vmap(tx.init)(ensemble)
-    for _ in range(2):
-        ensemble, states = jax.jit(jax.vmap(step))(ensemble, states)
+    together = jax.jit(jax.vmap(step))
+    for evaluations in (0, 3 * 9):  # none on a step on which no cycle is due
+        ensemble, states = jax.block_until_ready(together(ensemble, states))
+        jax.effects_barrier()
+        assert len(calls) == evaluations
     for member in range(3):
         params = jnp.arange(6.0).reshape(3, 2)[member]
         state = tx.init(params)

@@ -10,20 +10,24 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from egd_optax._cycle.branch import when
 from egd_optax._cycle.evaluate import fitness_dtype
 from egd_optax._cycle.generation import CycleSpec, Objectives, Outcome, run_generation
 from egd_optax._cycle.mutate import cycle_key
-from egd_optax._cycle.resume import reset_base_state, resume, widen
-from egd_optax._cycle.snapshot import Leaves, moving_leaves, snapshot
+from egd_optax._cycle.resume import carried, replaced, reset_base_state, resume
+from egd_optax._cycle.snapshot import Leaves, Parent, moving_leaves, snapshot
 
 __all__ = [
+    "Course",
     "CycleInfo",
     "CycleSpec",
     "Objectives",
+    "carried",
     "moving_leaves",
     "no_cycle_yet",
+    "resume",
     "run_cycle",
-    "widen",
+    "when",
 ]
 
 
@@ -74,36 +78,82 @@ def no_cycle_yet() -> CycleInfo:
     )
 
 
+class Course(NamedTuple):
+    """Where a step leads.
+
+    One buffer a leaf holds either outcome: a step without a cycle passes its updates
+    through in place.
+
+    Attributes:
+        moved: bool `[]`, whether a cycle left the base step.
+        leaves: of the leaves that mutate what the cycle chose if `moved`, else their base
+            updates.
+        base_state: state of the base optimizer where a cycle may reset it, else None.
+        info: what the latest cycle did.
+    """
+
+    moved: jax.Array
+    leaves: Leaves
+    base_state: optax.OptState
+    info: CycleInfo
+
+
 def run_cycle(
     spec: CycleSpec,
     base: optax.GradientTransformationExtraArgs,
     objectives: Objectives,
+    idle: Course,
     *,
     params: optax.Params,
     base_updates: optax.Updates,
-    base_state: optax.OptState,
     key_data: jax.Array,
     cycle: jax.Array,
-) -> tuple[optax.Updates, optax.OptState, CycleInfo]:
+) -> Course:
     """Runs a cycle around the parameters that the base step leads to.
 
     Args:
         spec: what to do.
         base: the base optimizer, for its `init` after a jump.
         objectives: what to select on.
+        idle: the course without a cycle.
         params: the parameters before the step.
-        base_updates: the updates of the base optimizer.
-        base_state: its state after the step.
+        base_updates: the updates of the base optimizer, for leaves that do not mutate.
         key_data: uint32 `[2]`, the key of the run.
-        cycle: int32 `[]`, index of this cycle.
+        cycle: int32 `[]`, index of this cycle, not known to XLA.
 
     Returns:
-        The updates, the state of the base optimizer, and what happened.
+        The course with it.
     """
+    moving = moving_leaves(params, spec.mutable)
+    base_updates = replaced(base_updates, moving, idle.leaves)
+
+    def evolved() -> tuple[Leaves, jax.Array, CycleInfo]:
+        parent = snapshot(params, base_updates, moving)
+        return _evolved(spec, objectives, parent, cycle_key(key_data, cycle), cycle)
+
+    def unmoved() -> tuple[Leaves, jax.Array, CycleInfo]:
+        return snapshot(params, base_updates, moving).genome, idle.moved, idle.info
+
+    # Never the first. XLA moves what is the same in every trip out of all loops around it, so
+    # to where an idle step would pay for it, but not out of a conditional.
+    genome, moved, info = lax.cond(cycle < 0, unmoved, evolved)
+    leaves = tuple(
+        jnp.where(moved, target.astype(update.dtype), update)
+        for target, update in zip(genome, idle.leaves, strict=True)
+    )
+    base_state = idle.base_state
+    if spec.reset_base:
+        landed = optax.apply_updates(params, resume(moved, leaves, params, base_updates, moving))
+        base_state = reset_base_state(base, base_state, landed, moved)
+    return Course(moved, leaves, base_state, info)
+
+
+def _evolved(
+    spec: CycleSpec, objectives: Objectives, parent: Parent, key: jax.Array, cycle: jax.Array
+) -> tuple[Leaves, jax.Array, CycleInfo]:
+    """All generations: the moving leaves that they lead to, whether these left the parent."""
     sigma = spec.sigma(cycle) if callable(spec.sigma) else spec.sigma
     sigma = jnp.asarray(sigma, fitness_dtype())
-    key = cycle_key(key_data, cycle)
-    parent = snapshot(params, base_updates, spec.mutable)
 
     def generation(genome: Leaves, index: jax.Array) -> tuple[Leaves, Outcome]:
         chosen, outcome = run_generation(spec, objectives, parent, genome, key, sigma, index)
@@ -118,10 +168,6 @@ def run_cycle(
         genome, outcome = generation(parent.genome, jnp.int32(0))
         outcomes = jax.tree.map(lambda scalar: scalar[None], outcome)
     moved = jnp.any(outcomes.moved)
-    updates = resume(moved, genome, params=params, base_updates=base_updates, moving=parent.moving)
-    if spec.reset_base:
-        landed = optax.apply_updates(params, updates)
-        base_state = reset_base_state(base, base_state, landed, moved)
     info = CycleInfo(
         cycle=cycle,
         parent_fitness=outcomes.parent[0],
@@ -132,4 +178,4 @@ def run_cycle(
         sigma=sigma,
         evaluations=jnp.full([], spec.generations * (spec.member_count + 1), jnp.int32),
     )
-    return updates, base_state, info
+    return genome, moved, info

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from egd_optax._cycle import population, rank
+from egd_optax._cycle import population, weigh
 from egd_optax._cycle.evaluate import Fitness, evaluate
 from egd_optax._cycle.mutate import Mutants, move, mutate, noise_std
 from egd_optax._cycle.paging import Paging, Replayed, make_paging
-from egd_optax._cycle.recombine import PARENT, RANKED, Rule, accept, recombine
+from egd_optax._cycle.recombine import PARENT, RANKED, Rule, accept, elite_weights, recombine
 from egd_optax._cycle.resume import settle
 from egd_optax._cycle.select import Elites, select, select_scored
 from egd_optax._cycle.snapshot import Leaves, Parent
@@ -44,6 +44,11 @@ class CycleSpec(NamedTuple):
     def member_count(self) -> int:
         """The members of a generation, the parent included: antithetic pairs stand beside it."""
         return self.population_size + self.antithetic
+
+    @property
+    def keeps_elites(self) -> bool:
+        """Whether elites are kept as they are found, in the way of `memory`; see `weigh`."""
+        return self.recombine != RANKED and self.rank is None
 
 
 class Objectives(NamedTuple):
@@ -149,9 +154,9 @@ def _breed(
 ) -> tuple[Leaves, jax.Array, jax.Array]:
     """The child, the index of the best member, and the fitness of all members."""
     batch_size = spec.candidate_batch_size
-    if spec.recombine == RANKED:
-        scores = rank.score(mutants, fitness, batch_size=batch_size)
-        return move(mutants.genome, _ranked(spec, mutants, scores)), _best(scores), scores
+    if not spec.keeps_elites:
+        scores = weigh.score(mutants, fitness, batch_size=batch_size)
+        return move(mutants.genome, _weighed(spec, mutants, scores)), _best(scores), scores
     paging = make_paging(spec.memory, spec.elite_count, mutants)
     elites, scores = select(
         mutants, fitness, paging, elite_count=spec.elite_count, batch_size=batch_size
@@ -170,9 +175,9 @@ def _breed_divided(
     """The same, with the work divided over devices: they store no elite in any memory mode."""
     scores = population.score(division, mutants, fitness, batch_size=spec.candidate_batch_size)
     shared = mutants_of(division.share(mutants.genome))
-    if spec.recombine == RANKED:
-        terms = division.terms(len(rank.drawn_members(mutants)))
-        total = _ranked(spec, shared, scores, terms)
+    if not spec.keeps_elites:
+        terms = division.terms(len(weigh.drawn_members(mutants)))
+        total = _weighed(spec, shared, scores, terms)
     else:
         paging = Replayed(spec.elite_count, shared.draw, shared.genome)
         elites = select_scored(scores, paging, elite_count=spec.elite_count)
@@ -180,13 +185,18 @@ def _breed_divided(
     return division.land(shared.genome, total, mutants.genome), _best(scores), scores
 
 
-def _ranked(
+def _weighed(
     spec: CycleSpec, mutants: Mutants, scores: jax.Array, terms: jax.Array | None = None
 ) -> Leaves:
-    """The step to the child that all members make."""
-    weights = jnp.asarray(spec.recombine_step * rank.centered_ranks(scores))
+    """The step to the child that members make which are drawn again."""
+    if spec.recombine == RANKED:
+        weights = weigh.centered_ranks(scores)
+    else:
+        rule = functools.partial(elite_weights, spec.recombine, temperature=spec.temperature)
+        weights = weigh.elites_only(scores, rule, spec.elite_count)
+    weights = jnp.asarray(spec.recombine_step * weights)
     batch_size = spec.candidate_batch_size
-    return rank.weighted_sum(mutants, weights, batch_size=batch_size, terms=terms)
+    return weigh.weighted_sum(mutants, weights, batch_size=batch_size, terms=terms)
 
 
 def _elite(

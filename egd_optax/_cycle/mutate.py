@@ -5,7 +5,7 @@ nothing else, so a member can be drawn again at any time, anywhere: on another
 device, in another order, or after a resume. That is what `memory="replay"` rests on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -60,6 +60,9 @@ class Mutants(NamedTuple):
     deviation: Callable[[jax.Array, AllFactors], Leaves]
     weighted_deviation: Callable[[jax.Array, jax.Array], Leaves]
 
+
+# Normal numbers that are drawn in one loop, unless one leaf takes more.
+_TOGETHER = 2**20
 
 # Sets the noise apart from what a training loop derives from the same key.
 _PURPOSE = 0x45474421
@@ -128,16 +131,28 @@ def mutate(
         )
 
     def drawn(member: jax.Array, on: jax.Array, buffer: Leaves) -> Leaves:
+        end = member + on.astype(member.dtype)
         parts = factors(member)
+        result = list(buffer)
+        for group in _groups(genome, parts):
 
-        def perturb(member: jax.Array, buffer: Leaves) -> Leaves:
-            del buffer  # its memory is what is used
-            return move(genome, deviation(*lax.optimization_barrier((member, parts))))
+            def perturb(member: jax.Array, buffer: Leaves, group: Sequence[int] = group) -> Leaves:
+                del buffer  # its memory is what is used
+                member, own = lax.optimization_barrier((member, [parts[at] for at in group]))
+                return tuple(
+                    moved(
+                        genome[at],
+                        scaled_noise(of_leaf(member, moving[at]), stds[at], genome[at], factors),
+                    )
+                    for at, factors in zip(group, own, strict=True)
+                )
 
-        # A loop over this one member, or over none. See `when`: nothing is fused across, and
-        # XLA cannot move the draw out of the loop because it depends on the loop's index.
-        result: Leaves = lax.fori_loop(member, member + on.astype(member.dtype), perturb, buffer)
-        return result
+            # A loop over this one member, or over none. See `when`: nothing is fused across,
+            # and XLA cannot move the draw out of the loop because it depends on the index.
+            leaves = lax.fori_loop(member, end, perturb, tuple(buffer[at] for at in group))
+            for at, leaf in zip(group, leaves, strict=True):
+                result[at] = leaf
+        return tuple(result)
 
     def draw(member: jax.Array, buffer: Leaves) -> Leaves:
         return drawn(member, member > 0, buffer)
@@ -165,10 +180,12 @@ def mutate(
 
 def move(genome: Leaves, deviation: Leaves) -> Leaves:
     """The genome with a deviation added, in the dtype of the genome."""
-    return tuple(
-        (leaf.astype(by.dtype) + by).astype(leaf.dtype)
-        for leaf, by in zip(genome, deviation, strict=True)
-    )
+    return tuple(map(moved, genome, deviation))
+
+
+def moved(leaf: jax.Array, deviation: jax.Array) -> jax.Array:
+    """A leaf with a deviation added, in the dtype of the leaf."""
+    return (leaf.astype(deviation.dtype) + deviation).astype(leaf.dtype)
 
 
 def noise_std(
@@ -193,6 +210,25 @@ def noise_std(
         squares = jnp.square(jnp.abs(leaf).astype(real))
         std = std * jnp.maximum(jnp.sqrt(jnp.mean(squares)), jnp.asarray(min_scale, real))
     return jnp.where(jnp.isfinite(std), std, jnp.zeros_like(std))
+
+
+def _groups(genome: Leaves, parts: AllFactors) -> list[list[int]]:
+    """Positions of leaves that are drawn together, in order.
+
+    XLA takes the leaves of a loop in any order, or at the same time, and threefry works in
+    several times the memory of what it draws: large leaves get a loop each. Small ones share
+    one, which costs less.
+    """
+    groups: list[list[int]] = []
+    drawn = 0
+    for at, (leaf, factors) in enumerate(zip(genome, parts, strict=True)):
+        size = 0 if factors else leaf.size
+        if not groups or drawn + size > _TOGETHER:
+            groups.append([])
+            drawn = 0
+        groups[-1].append(at)
+        drawn += size
+    return groups
 
 
 def _mirror(member: Leaves, genome: Leaves) -> Leaves:

@@ -21,8 +21,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from egd_optax._cycle.evaluate import Fitness, bound_axis_size
 from egd_optax._cycle.mutate import Mutants, move
-from egd_optax._cycle.rank import sides_of
 from egd_optax._cycle.snapshot import Leaves
+from egd_optax._cycle.weigh import sides_of
 
 AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
 

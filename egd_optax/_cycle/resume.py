@@ -30,52 +30,59 @@ def settle(choice: jax.Array, child: Leaves, best: jax.Array, mutants: Mutants) 
     return mutants.draw(jnp.where(choice == ELITE, best, 0), child)
 
 
+def carried(base_updates: optax.Updates, params: optax.Params, moving: tuple[int, ...]) -> Leaves:
+    """The base updates of the leaves that mutate, in dtypes that hold these as well; exact."""
+    updates, _ = flatten(base_updates)
+    leaves, _ = flatten(params)
+    return tuple(
+        lax.convert_element_type(updates[at], jnp.promote_types(*map(jnp.result_type, pair)))
+        for at, pair in ((at, (updates[at], leaves[at])) for at in moving)
+    )
+
+
+def replaced(base_updates: optax.Updates, moving: tuple[int, ...], leaves: Leaves) -> optax.Updates:
+    """The base updates, with others for the leaves that mutate."""
+    updates, treedef = flatten(base_updates)
+    for at, leaf in zip(moving, leaves, strict=True):
+        updates[at] = leaf
+    return jax.tree.unflatten(treedef, updates)
+
+
 def resume(
     moved: jax.Array,
-    genome: Leaves,
-    *,
+    leaves: Leaves,
     params: optax.Params,
     base_updates: optax.Updates,
     moving: tuple[int, ...],
 ) -> optax.Updates:
     """The update that leads from `params` to what the cycle chose.
 
+    A bfloat16 difference of bfloat16 parameters misses its target, where a float32 one
+    lands on it: `optax.apply_updates` adds in the wider dtype and casts the sum. The
+    steps without a cycle return the same dtypes as those with one.
+
     Args:
         moved: bool `[]`, whether the cycle left the parent.
-        genome: the moving leaves of what it chose; any where it did not.
+        leaves: the moving leaves of what it chose where `moved`, else their base updates.
         params: the parameters before the step.
         base_updates: the updates of the base optimizer, a pytree like `params`.
         moving: positions of the leaves that mutate.
 
     Returns:
-        Updates like those of `widen`. Where the parent stands, and in leaves that do
-        not move, they are the base updates.
+        Updates like the base updates, those of moving leaves in float32 or wider; the base
+        updates where the parent stands, and in leaves that do not move.
     """
-    updates, treedef = flatten(widen(base_updates, params, moving))
     sources, _ = flatten(params)
-    for at, target in zip(moving, genome, strict=True):
-        dtype = updates[at].dtype
-        jump = target.astype(dtype) - jnp.asarray(sources[at]).astype(dtype)
-        updates[at] = jnp.where(moved, jump, updates[at])
-    return jax.tree.unflatten(treedef, updates)
 
+    def update(leaf: jax.Array, source: jax.Array) -> jax.Array:
+        wide = jnp.promote_types(leaf.dtype, wide_dtype(source.dtype))
+        leaf = leaf.astype(wide)
+        return jnp.where(moved, leaf - source.astype(wide), leaf)
 
-def widen(
-    base_updates: optax.Updates, params: optax.Params, moving: tuple[int, ...]
-) -> optax.Updates:
-    """Base updates, with those of moving leaves in float32 or wider; no value changes.
-
-    A bfloat16 difference of bfloat16 parameters misses its target, where a float32 one
-    lands on it: `optax.apply_updates` adds in the wider dtype and casts the sum. The
-    steps without a cycle return the same dtypes as those with one.
-    """
-    updates, treedef = flatten(base_updates)
-    targets, _ = flatten(params)
-    for at in moving:
-        update = jnp.asarray(updates[at])
-        wide = jnp.promote_types(update.dtype, wide_dtype(jnp.result_type(targets[at])))
-        updates[at] = lax.convert_element_type(update, wide)
-    return jax.tree.unflatten(treedef, updates)
+    updates = (
+        update(leaf, jnp.asarray(sources[at])) for at, leaf in zip(moving, leaves, strict=True)
+    )
+    return replaced(base_updates, moving, tuple(updates))
 
 
 def reset_base_state(

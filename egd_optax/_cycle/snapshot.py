@@ -38,20 +38,20 @@ class Parent(NamedTuple):
         return jax.tree.unflatten(self.treedef, leaves)
 
 
-def snapshot(params: optax.Params, base_updates: optax.Updates, mutable: object) -> Parent:
+def snapshot(params: optax.Params, base_updates: optax.Updates, moving: tuple[int, ...]) -> Parent:
     """Takes the base step and keeps what it led to.
 
     Args:
         params: the parameters before the step.
         base_updates: the updates of the base optimizer, a pytree like `params`.
-        mutable: see `egd_optax.evolve`.
+        moving: positions of the leaves that mutate, see `moving_leaves`.
 
     Returns:
         The parent.
     """
     parent = optax.apply_updates(params, base_updates)
     leaves, treedef = flatten(parent)
-    return Parent(tuple(leaves), treedef, moving_leaves(params, mutable))
+    return Parent(tuple(leaves), treedef, moving)
 
 
 def flatten(tree: optax.Params) -> tuple[list[Any], jax.tree_util.PyTreeDef]:

@@ -1,8 +1,12 @@
-"""Stage 4 for the rule that weighs all members by rank: nothing is kept but their fitness.
+"""Stages 4 and 5 where nothing of a member is kept but its fitness: it is drawn again.
 
-What a member weighs is known when all are evaluated. By then none is held any more: its
-noise is drawn again from its key, once a pair where members are antithetic.
+For the rule that weighs all members by rank: what one weighs is known when all are
+evaluated, and by then none is held any more. And for noise of low rank, which is cheaper
+to draw into the sum than a stored member is to write and to read. Antithetic members are
+drawn once a pair.
 """
+
+from collections.abc import Callable
 
 import jax
 from jax import lax
@@ -63,6 +67,22 @@ def centered_ranks(fitness: jax.Array) -> jax.Array:
     wins = (jnp.sum(finite) - not_worse - better).astype(fitness.dtype)
     wins = jnp.where(finite, wins, 0)
     return wins / jnp.maximum(jnp.sum(jnp.maximum(wins, 0)), 1)
+
+
+def elites_only(scores: jax.Array, weights: Callable[[jax.Array], jax.Array], k: int) -> jax.Array:
+    """Weights of all members where only the best k have one.
+
+    Args:
+        scores: fitness of the members, `[n]`.
+        weights: maps the fitness of the best, `[k]`, best first, to their weights `[k]`.
+        k: how many weigh something.
+
+    Returns:
+        Weights, `[n]`; ties go to the smaller member index.
+    """
+    _, members = lax.top_k(-scores, k)
+    found = weights(scores[members])
+    return jnp.zeros(scores.shape, found.dtype).at[members].set(found)
 
 
 def weighted_sum(
