@@ -62,9 +62,9 @@ def test_elites_on_the_device_take_device_memory(target):
 
 @pytest.mark.parametrize("memory", ["host", "replay"])
 def test_device_memory_of_sharded_parameters_is_bounded(target, memory):
-    # Noise is drawn without a link to the sharding, so that a TPU holds more than its share
-    # of it: 6.7 where one chip alone takes 4.1. This bounds what is, which is not yet good.
-    assert compile_step(target, memory, 16, 8, CHIPS).device < 7
+    # On four chips a TPU holds 4.7 shares with "host" where one chip alone holds 3.4, and an
+    # H100 4.0 with "replay" where one holds 3.3. This bounds what is.
+    assert compile_step(target, memory, 16, 8, CHIPS).device < 5
 
 
 @host_cases
