@@ -176,8 +176,7 @@ def _breed_divided(
     scores = population.score(division, mutants, fitness, batch_size=spec.candidate_batch_size)
     shared = mutants_of(division.share(mutants.genome))
     if not spec.keeps_elites:
-        terms = division.terms(len(weigh.drawn_members(mutants)))
-        total = _weighed(spec, shared, scores, terms)
+        total = _weighed(spec, shared, scores, division)
     else:
         paging = Replayed(spec.elite_count, shared.draw, shared.genome)
         elites = select_scored(scores, paging, elite_count=spec.elite_count)
@@ -186,17 +185,26 @@ def _breed_divided(
 
 
 def _weighed(
-    spec: CycleSpec, mutants: Mutants, scores: jax.Array, terms: jax.Array | None = None
+    spec: CycleSpec,
+    mutants: Mutants,
+    scores: jax.Array,
+    division: population.Division | None = None,
 ) -> Leaves:
     """The step to the child that members make which are drawn again."""
     if spec.recombine == RANKED:
+        most = weigh.most_draws(mutants, None)
         weights = weigh.centered_ranks(scores)
     else:
+        most = weigh.most_draws(mutants, spec.elite_count)
         rule = functools.partial(elite_weights, spec.recombine, temperature=spec.temperature)
         weights = weigh.elites_only(scores, rule, spec.elite_count)
-    weights = jnp.asarray(spec.recombine_step * weights)
-    batch_size = spec.candidate_batch_size
-    return weigh.weighted_sum(mutants, weights, batch_size=batch_size, terms=terms)
+    return weigh.weighted_sum(
+        mutants,
+        jnp.asarray(spec.recombine_step * weights),
+        most=most,
+        batch_size=spec.candidate_batch_size,
+        terms=None if division is None else division.terms(most),
+    )
 
 
 def _elite(

@@ -86,23 +86,32 @@ def elites_only(scores: jax.Array, weights: Callable[[jax.Array], jax.Array], k:
 
 
 def weighted_sum(
-    mutants: Mutants, weights: jax.Array, *, batch_size: int, terms: jax.Array | None = None
+    mutants: Mutants,
+    weights: jax.Array,
+    *,
+    most: int,
+    batch_size: int,
+    terms: jax.Array | None = None,
 ) -> Leaves:
     """The sum of weight * (member - parent) over all members.
 
     Args:
         mutants: the members.
         weights: `[size]`; of a member without finite fitness zero.
+        most: draws that can weigh anything, see `most_draws`; the others are not repeated.
         batch_size: members to draw at a time, under `jax.vmap`.
-        terms: which of the draws to sum, int32, and none where out of range; None for all.
+        terms: which of these draws to sum, int32, and none where out of range; None for all.
 
     Returns:
-        Leaves like the genome, in float32 or wider. Costs as many draws as `score`; one by
-        one those of weight zero are left out.
+        Leaves like the genome, in float32 or wider. Costs `most` draws; one by one those of
+        weight zero are left out.
     """
     signs = sides_of(mutants)
     drawn = drawn_members(mutants)
     weight_of = weights[1:].reshape(-1, len(signs)) @ jnp.array(signs, weights.dtype)
+    if most < drawn.size:  # in their order: `lax.top_k` is stable
+        _, at = lax.top_k((weight_of != 0).astype(jnp.int32), most)
+        drawn, weight_of = drawn[at], weight_of[at]
     if terms is not None:
         drawn = drawn.at[terms].get(mode="clip")
         weight_of = weight_of.at[terms].get(mode="fill", fill_value=0)
@@ -130,6 +139,12 @@ def weighted_sum(
 
     total, _ = in_batches(add_batch, zeros, jnp.arange(drawn.size), batch_size // len(signs))
     return total
+
+
+def most_draws(mutants: Mutants, elite_count: int | None) -> int:
+    """How many draws can weigh anything: one for an elite, or all of them where that is None."""
+    draws = drawn_members(mutants).size
+    return draws if elite_count is None else min(draws, elite_count)
 
 
 def sides_of(mutants: Mutants) -> tuple[int, ...]:
