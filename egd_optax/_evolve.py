@@ -9,7 +9,6 @@ import optax
 
 from egd_optax import _cycle, _validate
 from egd_optax._accumulation import warn_inside_multi_steps
-from egd_optax._advice import advice_on_value_fn
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
 ScalarOrSchedule = jax.typing.ArrayLike | Schedule
@@ -305,38 +304,24 @@ def evolve(
         # Always true where a cycle is certain, which XLA cannot know: every cycle is a
         # program of its own behind the same boundary and rounds in the same way.
         due = count > 0 if evolve or always_due else is_due(count, evolve_every)
-        objectives = _cycle.Objectives(value_fn, accept_value_fn, extra_args)
-        moving = _cycle.moving_leaves(params, spec.mutable)
-        course = _cycle.Course(
-            moved=jnp.zeros([], jnp.bool_),
-            leaves=_cycle.carried(base_updates, params, moving),
-            base_state=base_state if spec.reset_base else None,
+        updates, base_state, info = _cycle.run_cycle_if(
+            due,
+            spec,
+            base,
+            _cycle.Objectives(value_fn, accept_value_fn, extra_args),
+            params=params,
+            base_updates=base_updates,
+            base_state=base_state,
             info=state.info,
+            key_data=state.key_data,
+            cycle=state.cycle,
         )
-
-        def with_cycle(idle: _cycle.Course, cycle: jax.Array) -> _cycle.Course:
-            return _cycle.run_cycle(
-                spec,
-                base,
-                objectives,
-                idle,
-                params=params,
-                base_updates=base_updates,
-                key_data=state.key_data,
-                cycle=cycle,
-            )
-
-        # Outside of jit every call would compile the cycle anew.
-        if isinstance(due, jax.core.Tracer) or due:
-            with advice_on_value_fn():
-                course = _cycle.when(due, with_cycle, course, state.cycle)
-        new_updates = _cycle.resume(course.moved, course.leaves, params, base_updates, moving)
-        return new_updates, EvolveState(
+        return updates, EvolveState(
             count=count,
             cycle=state.cycle + due.astype(jnp.int32),
             key_data=state.key_data,
-            base_state=course.base_state if spec.reset_base else base_state,
-            info=course.info,
+            base_state=base_state,
+            info=info,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

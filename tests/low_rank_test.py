@@ -22,9 +22,10 @@ def drawn(shape, members, dtype=jnp.float32, **kwargs):
         jax.debug.callback(lambda member: seen.append(np.array(member)), params, ordered=True)
         return jnp.sum(jnp.abs(params))
 
+    settings = {"noise": "low_rank", "memory": "replay", **kwargs}
     tx = evolve(
         optax.sgd(0.0), evolve_every=1, population_size=members + 1, sigma=SIGMA,
-        relative_sigma=False, noise="low_rank", memory="replay", **kwargs,
+        relative_sigma=False, **settings,
     )  # fmt: skip
     params = jnp.zeros(shape, dtype)
     jax.block_until_ready(tx.update(params, tx.init(params), params, value_fn=value_fn))
@@ -60,6 +61,8 @@ def test_entries_members_and_rows_are_uncorrelated():
 
 @pytest.mark.parametrize("shape", [(), (30,), (1, 30), (30, 1), (2, 2)])
 def test_noise_is_drawn_in_full_where_factors_would_take_as_many_numbers(shape):
+    members = [drawn(shape, 4, noise=noise) for noise in KINDS]
+    np.testing.assert_array_equal(*members)
     params = jnp.ones(shape)
     tx = {noise: egd(0.0, evolve_every=1, noise=noise, accept="always") for noise in KINDS}
     value_fn = lambda p: jnp.sum(p**2)  # noqa: E731

@@ -10,6 +10,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from egd_optax._advice import advice_on_value_fn
 from egd_optax._cycle.branch import when
 from egd_optax._cycle.evaluate import fitness_dtype
 from egd_optax._cycle.generation import CycleSpec, Objectives, Outcome, run_generation
@@ -18,16 +19,12 @@ from egd_optax._cycle.resume import carried, replaced, reset_base_state, resume
 from egd_optax._cycle.snapshot import Leaves, Parent, moving_leaves, snapshot
 
 __all__ = [
-    "Course",
     "CycleInfo",
     "CycleSpec",
     "Objectives",
-    "carried",
     "moving_leaves",
     "no_cycle_yet",
-    "resume",
-    "run_cycle",
-    "when",
+    "run_cycle_if",
 ]
 
 
@@ -78,7 +75,58 @@ def no_cycle_yet() -> CycleInfo:
     )
 
 
-class Course(NamedTuple):
+def run_cycle_if(
+    due: jax.Array,
+    spec: CycleSpec,
+    base: optax.GradientTransformationExtraArgs,
+    objectives: Objectives,
+    *,
+    params: optax.Params,
+    base_updates: optax.Updates,
+    base_state: optax.OptState,
+    info: CycleInfo,
+    key_data: jax.Array,
+    cycle: jax.Array,
+) -> tuple[optax.Updates, optax.OptState, CycleInfo]:
+    """Runs a cycle around the parameters that the base step leads to, where one is due.
+
+    Args:
+        due: bool `[]`.
+        spec: what to do.
+        base: the base optimizer, for its `init` after a jump.
+        objectives: what to select on.
+        params: the parameters before the step.
+        base_updates: the updates of the base optimizer.
+        base_state: its state after the step.
+        info: what the latest cycle did.
+        key_data: uint32 `[2]`, the key of the run.
+        cycle: int32 `[]`, index of this cycle.
+
+    Returns:
+        The updates, the state of the base optimizer, and what the latest cycle did.
+    """
+    moving = moving_leaves(params, spec.mutable)
+    course = _Course(
+        moved=jnp.zeros([], jnp.bool_),
+        leaves=carried(base_updates, params, moving),
+        base_state=base_state if spec.reset_base else None,
+        info=info,
+    )
+
+    def with_cycle(idle: _Course, cycle: jax.Array) -> _Course:
+        # Not the base updates themselves: the course holds those of the moving leaves.
+        updates = replaced(base_updates, moving, idle.leaves)
+        return _with_cycle(spec, base, objectives, idle, params, updates, moving, key_data, cycle)
+
+    # Outside of jit every call would compile the cycle anew.
+    if isinstance(due, jax.core.Tracer) or due:
+        with advice_on_value_fn():
+            course = when(due, with_cycle, course, cycle)
+    updates = resume(course.moved, course.leaves, params, base_updates, moving)
+    return updates, course.base_state if spec.reset_base else base_state, course.info
+
+
+class _Course(NamedTuple):
     """Where a step leads.
 
     One buffer a leaf holds either outcome: a step without a cycle passes its updates
@@ -98,34 +146,18 @@ class Course(NamedTuple):
     info: CycleInfo
 
 
-def run_cycle(
+def _with_cycle(
     spec: CycleSpec,
     base: optax.GradientTransformationExtraArgs,
     objectives: Objectives,
-    idle: Course,
-    *,
+    idle: _Course,
     params: optax.Params,
     base_updates: optax.Updates,
+    moving: tuple[int, ...],
     key_data: jax.Array,
     cycle: jax.Array,
-) -> Course:
-    """Runs a cycle around the parameters that the base step leads to.
-
-    Args:
-        spec: what to do.
-        base: the base optimizer, for its `init` after a jump.
-        objectives: what to select on.
-        idle: the course without a cycle.
-        params: the parameters before the step.
-        base_updates: the updates of the base optimizer, for leaves that do not mutate.
-        key_data: uint32 `[2]`, the key of the run.
-        cycle: int32 `[]`, index of this cycle, not known to XLA.
-
-    Returns:
-        The course with it.
-    """
-    moving = moving_leaves(params, spec.mutable)
-    base_updates = replaced(base_updates, moving, idle.leaves)
+) -> _Course:
+    """The course with a cycle, from that without; XLA must not know the index of the cycle."""
 
     def evolved() -> tuple[Leaves, jax.Array, CycleInfo]:
         parent = snapshot(params, base_updates, moving)
@@ -145,7 +177,7 @@ def run_cycle(
     if spec.reset_base:
         landed = optax.apply_updates(params, resume(moved, leaves, params, base_updates, moving))
         base_state = reset_base_state(base, base_state, landed, moved)
-    return Course(moved, leaves, base_state, info)
+    return _Course(moved, leaves, base_state, info)
 
 
 def _evolved(

@@ -192,12 +192,11 @@ def _weighed(
 ) -> Leaves:
     """The step to the child that members make which are drawn again."""
     if spec.recombine == RANKED:
-        most = weigh.most_draws(mutants, None)
-        weights = weigh.centered_ranks(scores)
+        count, weights = mutants.size, weigh.centered_ranks(scores)
     else:
-        most = weigh.most_draws(mutants, spec.elite_count)
         rule = functools.partial(elite_weights, spec.recombine, temperature=spec.temperature)
-        weights = weigh.elites_only(scores, rule, spec.elite_count)
+        count, weights = spec.elite_count, weigh.elites_only(scores, rule, spec.elite_count)
+    most = weigh.most_draws(mutants, count)
     return weigh.weighted_sum(
         mutants,
         jnp.asarray(spec.recombine_step * weights),

@@ -117,11 +117,11 @@ def mutate(
             for like, std, at in zip(genome, stds, moving, strict=True)
         )
 
+    def noise_of(at: int, member: jax.Array, parts: Factors | None) -> jax.Array:
+        return scaled_noise(of_leaf(member, moving[at]), stds[at], genome[at], parts)
+
     def deviation(member: jax.Array, factors: AllFactors) -> Leaves:
-        return tuple(
-            scaled_noise(of_leaf(member, at), std, like, parts)
-            for like, std, at, parts in zip(genome, stds, moving, factors, strict=True)
-        )
+        return tuple(noise_of(at, member, parts) for at, parts in enumerate(factors))
 
     def weighted_deviation(members: jax.Array, weights: jax.Array) -> Leaves:
         keys_of = jax.vmap(of_leaf, in_axes=(0, None))
@@ -140,10 +140,7 @@ def mutate(
                 del buffer  # its memory is what is used
                 member, own = lax.optimization_barrier((member, [parts[at] for at in group]))
                 return tuple(
-                    moved(
-                        genome[at],
-                        scaled_noise(of_leaf(member, moving[at]), stds[at], genome[at], factors),
-                    )
+                    moved(genome[at], noise_of(at, member, factors))
                     for at, factors in zip(group, own, strict=True)
                 )
 

@@ -34,10 +34,12 @@ def carried(base_updates: optax.Updates, params: optax.Params, moving: tuple[int
     """The base updates of the leaves that mutate, in dtypes that hold these as well; exact."""
     updates, _ = flatten(base_updates)
     leaves, _ = flatten(params)
-    return tuple(
-        lax.convert_element_type(updates[at], jnp.promote_types(*map(jnp.result_type, pair)))
-        for at, pair in ((at, (updates[at], leaves[at])) for at in moving)
-    )
+
+    def wide_enough(update: jax.Array, leaf: jax.Array) -> jax.Array:
+        dtype = jnp.promote_types(jnp.result_type(update), jnp.result_type(leaf))
+        return lax.convert_element_type(update, dtype)
+
+    return tuple(wide_enough(updates[at], leaves[at]) for at in moving)
 
 
 def replaced(base_updates: optax.Updates, moving: tuple[int, ...], leaves: Leaves) -> optax.Updates:

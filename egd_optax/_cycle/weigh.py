@@ -141,10 +141,9 @@ def weighted_sum(
     return total
 
 
-def most_draws(mutants: Mutants, elite_count: int | None) -> int:
-    """How many draws can weigh anything: one for an elite, or all of them where that is None."""
-    draws = drawn_members(mutants).size
-    return draws if elite_count is None else min(draws, elite_count)
+def most_draws(mutants: Mutants, members: int) -> int:
+    """How many draws can weigh anything where so many members can."""
+    return min(drawn_members(mutants).size, members)
 
 
 def sides_of(mutants: Mutants) -> tuple[int, ...]:
