@@ -36,3 +36,14 @@ def when(pred: jax.Array, fn: Callable[..., T], carry: T, *operands: Any) -> T:
 
     result: T = lax.fori_loop(0, pred.astype(jnp.int32), body, carry)
     return result
+
+
+def apart(pred: jax.Array, fn: Callable[..., T], *operands: Any) -> T:
+    """Returns `fn(*operands)` where `pred` holds, else zeros, computed apart from the rest.
+
+    XLA computes anew, for every entry of what it is fused into, what it counts as cheap: a
+    normal number too. It does not fuse across the boundary of a loop.
+    """
+    blank = jax.tree.map(jnp.zeros_like, fn(*operands))  # of its shapes; nothing is computed
+    result: T = when(pred, lambda _, *values: fn(*values), blank, *operands)
+    return result

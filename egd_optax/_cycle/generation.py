@@ -178,7 +178,7 @@ def _breed_divided(
     if not spec.keeps_elites:
         total = _weighed(spec, shared, scores, division)
     else:
-        paging = Replayed(spec.elite_count, shared.draw, shared.genome)
+        paging = Replayed(spec.elite_count, shared.member)
         elites = select_scored(scores, paging, elite_count=spec.elite_count)
         total = _elite(spec, shared, elites, paging, division.terms(spec.elite_count))
     return division.land(shared.genome, total, mutants.genome), _best(scores), scores

@@ -5,25 +5,21 @@ nothing else, so a member can be drawn again at any time, anywhere: on another
 device, in another order, or after a resume. That is what `memory="replay"` rests on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+import optax
 
-from egd_optax._cycle.branch import when
-from egd_optax._cycle.noise import (
-    Factors,
-    low_rank_factors,
-    scaled_noise,
-    weighted_noise,
-    wide_dtype,
-)
+from egd_optax._cycle import noise, threefry
+from egd_optax._cycle.branch import apart, when
+from egd_optax._cycle.noise import wide_dtype
 from egd_optax._cycle.snapshot import Leaves
 
 Draw = Callable[[jax.Array, Leaves], Leaves]
-AllFactors = tuple[Factors | None, ...]
+AllParts = tuple[noise.Parts, ...]
 
 
 class Mutants(NamedTuple):
@@ -36,33 +32,42 @@ class Mutants(NamedTuple):
         genome: the moving leaves of the parent.
         size: the members, the parent included.
         antithetic: whether they come in pairs.
+        low_rank: whether `parts` are small beside the genome.
         draw: maps a member index, int32 `[]`, and a buffer like the genome to the moving
             leaves of that member, which overwrite the buffer. Member 0 leaves the buffer
             as it is: whoever draws it passes the parent.
         follow: the same, for a buffer that holds the member before, which saves the second
             of a pair its draw; the bits are the same.
-        factors: maps the index of a member that is not the second of a pair to the factors
-            of its low-rank noise, None for leaves with noise of full rank. Small, and dear
-            where XLA computes them for every entry of the product: keep a loop's boundary
-            between them and the deviation, see `when`.
-        deviation: maps such an index and the factors to what sets the member apart from the
-            parent, in float32 or wider.
+        member: maps a member index but 0 to its moving leaves, to the same bits, in no buffer:
+            XLA forms them within what uses them.
+        parts: maps the index of a member that is not the second of a pair to what its noise
+            is made of, see `noise`. Where XLA could compute it for every entry of a product
+            a loop's boundary must stand between the two, see `apart`.
+        deviation: maps parts to what sets a member apart from the parent, in float32 or
+            wider.
         weighted_deviation: maps the indices of such members, `[n]`, and weights, `[n]`, to
-            the sum of weight * deviation; holds the noise of all of them at once.
+            the sum of weight * deviation; holds the parts of all of them at once.
     """
 
     genome: Leaves
     size: int
     antithetic: bool
+    low_rank: bool
     draw: Draw
     follow: Draw
-    factors: Callable[[jax.Array], AllFactors]
-    deviation: Callable[[jax.Array, AllFactors], Leaves]
+    member: Callable[[jax.Array], Leaves]
+    parts: Callable[[jax.Array], AllParts]
+    deviation: Callable[[AllParts], Leaves]
     weighted_deviation: Callable[[jax.Array, jax.Array], Leaves]
 
+    def place(self, parts: AllParts) -> Leaves:
+        """The moving leaves of the member whose noise is made of these parts."""
+        return move(self.genome, self.deviation(parts))
 
-# Normal numbers that are drawn in one loop, unless one leaf takes more.
-_TOGETHER = 2**20
+    def is_second(self, member: jax.Array) -> jax.Array:
+        """Whether a member is the second of a pair, bool `[]`."""
+        return (member > 0) & (member % 2 == 0) & self.antithetic
+
 
 # Sets the noise apart from what a training loop derives from the same key.
 _PURPOSE = 0x45474421
@@ -75,7 +80,7 @@ def cycle_key(key_data: jax.Array, cycle: jax.Array) -> jax.Array:
         key_data: uint32 `[2]`, the raw key of the run.
         cycle: int32 `[]`, index of the cycle.
     """
-    key = jax.random.wrap_key_data(key_data, impl="threefry2x32")
+    key = threefry.wrap_key_data(key_data)
     return jax.random.fold_in(jax.random.fold_in(key, _PURPOSE), cycle)
 
 
@@ -108,71 +113,78 @@ def mutate(
         The members. Noise is drawn in float32, and the sum cast to the leaf's dtype.
     """
 
-    def of_leaf(member: jax.Array, position: int) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(key, first + member), position)
-
-    def factors(member: jax.Array) -> AllFactors:
+    def parts(member: jax.Array) -> AllParts:
+        own = jax.random.fold_in(key, first + member)
+        of_leaf = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(own, jnp.array(moving))
         return tuple(
-            low_rank_factors(of_leaf(member, at), std, like, rank)
-            for like, std, at in zip(genome, stds, moving, strict=True)
+            noise.draw_parts(of_leaf[at], std, like, rank)
+            for at, (std, like) in enumerate(zip(stds, genome, strict=True))
         )
 
-    def noise_of(at: int, member: jax.Array, parts: Factors | None) -> jax.Array:
-        return scaled_noise(of_leaf(member, moving[at]), stds[at], genome[at], parts)
-
-    def deviation(member: jax.Array, factors: AllFactors) -> Leaves:
-        return tuple(noise_of(at, member, parts) for at, parts in enumerate(factors))
+    def deviation(parts: AllParts) -> Leaves:
+        return tuple(noise.form(part, like) for part, like in zip(parts, genome, strict=True))
 
     def weighted_deviation(members: jax.Array, weights: jax.Array) -> Leaves:
-        keys_of = jax.vmap(of_leaf, in_axes=(0, None))
+        made_of = apart(jnp.any(weights != 0), jax.vmap(parts), members)
         return tuple(
-            weighted_noise(keys_of(members, at), weights, std, like, rank)
-            for like, std, at in zip(genome, stds, moving, strict=True)
+            noise.form_sum(part, weights, like) for part, like in zip(made_of, genome, strict=True)
         )
 
+    def own_parts(member: jax.Array) -> AllParts:
+        second = mutants.is_second(member)
+        return scaled(parts(member - second), jnp.where(second, -1, 1))
+
+    def formed(member: jax.Array) -> Leaves:
+        if mutants.low_rank:
+            return mutants.place(own_parts(member))
+        second = mutants.is_second(member)
+        first = mutants.place(parts(member - second))
+        return optax.tree.where(second, _mirror(first, genome), first) if antithetic else first
+
     def drawn(member: jax.Array, on: jax.Array, buffer: Leaves) -> Leaves:
-        end = member + on.astype(member.dtype)
-        parts = factors(member)
-        result = list(buffer)
-        for group in _groups(genome, parts):
+        known = own_parts(member) if mutants.low_rank else None
 
-            def perturb(member: jax.Array, buffer: Leaves, group: Sequence[int] = group) -> Leaves:
-                del buffer  # its memory is what is used
-                member, own = lax.optimization_barrier((member, [parts[at] for at in group]))
-                return tuple(
-                    moved(genome[at], noise_of(at, member, factors))
-                    for at, factors in zip(group, own, strict=True)
-                )
+        def perturb(member: jax.Array, buffer: Leaves) -> Leaves:
+            del buffer  # its memory is what is used
+            member, own = lax.optimization_barrier((member, known))
+            return mutants.place(parts(member) if own is None else own)
 
-            # A loop over this one member, or over none. See `when`: nothing is fused across,
-            # and XLA cannot move the draw out of the loop because it depends on the index.
-            leaves = lax.fori_loop(member, end, perturb, tuple(buffer[at] for at in group))
-            for at, leaf in zip(group, leaves, strict=True):
-                result[at] = leaf
-        return tuple(result)
+        # A loop over this one member, or over none: XLA cannot move the draw out of it because
+        # it depends on the index.
+        leaves: Leaves = lax.fori_loop(member, member + on.astype(member.dtype), perturb, buffer)
+        return leaves
+
+    def mirrored(second: jax.Array, buffer: Leaves) -> Leaves:
+        return when(second, _mirror, buffer, genome) if antithetic else buffer
 
     def draw(member: jax.Array, buffer: Leaves) -> Leaves:
-        return drawn(member, member > 0, buffer)
-
-    if not antithetic:
-        return Mutants(genome, size, antithetic, draw, draw, factors, deviation, weighted_deviation)
-
-    def is_second(member: jax.Array) -> jax.Array:
-        return (member > 0) & (member % 2 == 0)
-
-    def draw_of_pair(member: jax.Array, buffer: Leaves) -> Leaves:
-        second = is_second(member)
-        buffer = drawn(member - second.astype(member.dtype), member > 0, buffer)
-        return when(second, _mirror, buffer, genome)
+        if mutants.low_rank:
+            return drawn(member, member > 0, buffer)
+        second = mutants.is_second(member)
+        return mirrored(second, drawn(member - second, member > 0, buffer))
 
     def follow(member: jax.Array, buffer: Leaves) -> Leaves:
-        second = is_second(member)
-        buffer = drawn(member, (member > 0) & ~second, buffer)
-        return when(second, _mirror, buffer, genome)
+        second = mutants.is_second(member)
+        return mirrored(second, drawn(member, (member > 0) & ~second, buffer))
 
-    return Mutants(
-        genome, size, antithetic, draw_of_pair, follow, factors, deviation, weighted_deviation
+    mutants = Mutants(
+        genome=genome,
+        size=size,
+        antithetic=antithetic,
+        low_rank=rank is not None,
+        draw=draw,
+        follow=follow,
+        member=formed,
+        parts=parts,
+        deviation=deviation,
+        weighted_deviation=weighted_deviation,
     )
+    return mutants
+
+
+def scaled(parts: AllParts, by: jax.Array | int) -> AllParts:
+    """What a number, `[]`, times the noise is made of."""
+    return tuple(noise.scaled(part, by) for part in parts)
 
 
 def move(genome: Leaves, deviation: Leaves) -> Leaves:
@@ -182,7 +194,8 @@ def move(genome: Leaves, deviation: Leaves) -> Leaves:
 
 def moved(leaf: jax.Array, deviation: jax.Array) -> jax.Array:
     """A leaf with a deviation added, in the dtype of the leaf."""
-    return (leaf.astype(deviation.dtype) + deviation).astype(leaf.dtype)
+    total = leaf.astype(deviation.dtype) + deviation
+    return noise.rounded_to(total, leaf.dtype).astype(leaf.dtype)
 
 
 def noise_std(
@@ -206,26 +219,8 @@ def noise_std(
     if relative_sigma and leaf.size:
         squares = jnp.square(jnp.abs(leaf).astype(real))
         std = std * jnp.maximum(jnp.sqrt(jnp.mean(squares)), jnp.asarray(min_scale, real))
-    return jnp.where(jnp.isfinite(std), std, jnp.zeros_like(std))
-
-
-def _groups(genome: Leaves, parts: AllFactors) -> list[list[int]]:
-    """Positions of leaves that are drawn together, in order.
-
-    XLA takes the leaves of a loop in any order, or at the same time, and threefry works in
-    several times the memory of what it draws: large leaves get a loop each. Small ones share
-    one, which costs less.
-    """
-    groups: list[list[int]] = []
-    drawn = 0
-    for at, (leaf, factors) in enumerate(zip(genome, parts, strict=True)):
-        size = 0 if factors else leaf.size
-        if not groups or drawn + size > _TOGETHER:
-            groups.append([])
-            drawn = 0
-        groups[-1].append(at)
-        drawn += size
-    return groups
+    # So many standard deviations no noise is away: it is finite, and no times it is zero.
+    return jnp.where(jnp.isfinite(64 * std), std, jnp.zeros_like(std))
 
 
 def _mirror(member: Leaves, genome: Leaves) -> Leaves:

@@ -7,6 +7,7 @@ independent normal numbers. Vectors and scalars are drawn in full, and so are le
 which A and B would have as many entries as the leaf.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -14,13 +15,12 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-Factors = tuple[jax.Array, jax.Array]
+# What the noise of a leaf is made of: two factors where it is of low rank, else itself.
+Parts = tuple[jax.Array, jax.Array] | jax.Array
 
 
-def low_rank_factors(
-    key: jax.Array, std: jax.Array, like: jax.Array, rank: int | None
-) -> Factors | None:
-    """What the low-rank noise of one member is the product of.
+def draw_parts(key: jax.Array, std: jax.Array, like: jax.Array, rank: int | None) -> Parts:
+    """Draws what the noise of one member is made of.
 
     Args:
         key: threefry key of this member and leaf.
@@ -29,63 +29,72 @@ def low_rank_factors(
         rank: None for independent normal entries.
 
     Returns:
-        A times `std` and B, of `wide_dtype`; None where the noise is of full rank.
+        The noise, like the leaf, or A times `std`, `[*shape[:-1], rank]`, and B, `[shape[-1],
+        rank]`; of `wide_dtype`. Drawn in float32 or complex64 whatever the leaf's precision:
+        the draw is the same in all.
+
+        A member is the same to the bit wherever it is formed, although XLA multiplies and
+        adds in one operation in some places and not in others: where noise is a product of
+        two entries these have half of their digits, so that it is exact, and full noise has
+        a digit less than its dtype, so that it is rounded before it is added.
     """
-    if rank is None or not _splits(like, rank):
-        return None
     dtype = wide_dtype(like.dtype)
-    left, right = _factors(key, like, rank)
-    return std * left.astype(dtype), right.astype(dtype)
+    if rank is None or not _splits(like, rank):
+        noise = _normal(key, like.shape, like, out_sharding=jax.typeof(like).sharding)
+        return _with_digits(std * noise.astype(dtype), jnp.finfo(dtype).nmant - 1)
+    rows, columns = _sides(like)
+    factors = (_normal(key, (rows + columns, rank), like) / rank**0.25).astype(dtype)
+    left = _half_as_precise(std * factors[:rows]).reshape(*like.shape[:-1], rank)
+    return left, _half_as_precise(factors[rows:])
 
 
-def scaled_noise(
-    key: jax.Array, std: jax.Array, like: jax.Array, factors: Factors | None
-) -> jax.Array:
-    """The noise of one member.
+def scaled(parts: Parts, by: jax.Array | int) -> Parts:
+    """What a number, `[]`, times the noise is made of; exact for 0, 1 and -1."""
+    if isinstance(parts, tuple):
+        return by * parts[0], parts[1]
+    return by * parts
+
+
+def form(parts: Parts, like: jax.Array) -> jax.Array:
+    """The noise of one member, of the shape of its leaf `like` and of the dtype of the parts."""
+    if not isinstance(parts, tuple):
+        return parts
+    left, right = parts
+    if right.shape[-1] > 1:
+        return _product("...r,cr->...c", left, right, like)
+    # A product of entries, no matrix product: XLA:CPU forms it within what uses the member.
+    sharding = jax.typeof(like).sharding
+    *rows, column = range(like.ndim)
+    return lax.broadcast_in_dim(
+        left[..., 0], like.shape, rows, out_sharding=sharding
+    ) * lax.broadcast_in_dim(right[:, 0], like.shape, [column], out_sharding=sharding)
+
+
+def form_sum(parts: Parts, weights: jax.Array, like: jax.Array) -> jax.Array:
+    """The sum of weight * noise over some members, in their order.
+
+    Of low rank the noise of no member is formed. Of rank one it is a sum of products of
+    entries, which is the same to the bit however the leaf is divided over devices.
 
     Args:
-        key: threefry key of this member and leaf.
-        std: standard deviation, `[]` of `wide_dtype`.
-        like: the leaf.
-        factors: `low_rank_factors` of the same.
-
-    Returns:
-        An array of the shape of `like`, of `wide_dtype` of its dtype. Drawn in float32 or
-        complex64 whatever its precision: the draw is the same in all.
-    """
-    if factors is not None:
-        return _product("...r,cr->...c", *factors, like)
-    noise = _normal(key, like.shape, like, out_sharding=jax.typeof(like).sharding)
-    return std * noise.astype(wide_dtype(like.dtype))
-
-
-def weighted_noise(
-    keys: jax.Array, weights: jax.Array, std: jax.Array, like: jax.Array, rank: int | None
-) -> jax.Array:
-    """The sum of weight * noise over some members.
-
-    Of low rank it is one matrix product of all their factors: the noise of no member is
-    formed.
-
-    Args:
-        keys: threefry keys of the members and this leaf, `[n]`.
+        parts: what their noise is made of, each with a leading axis `[n]`.
         weights: float `[n]`.
-        std: standard deviation of the noise, `[]`.
         like: the leaf.
-        rank: None for independent normal entries.
 
     Returns:
         An array of the shape of `like`, of `sum_dtype` of its dtype.
     """
     dtype = sum_dtype(like.dtype)
-    weights = std * weights.astype(dtype)
-    if rank is None or not _splits(like, rank):
-        sharding = jax.typeof(like).sharding
-        noise = jax.vmap(lambda key: _normal(key, like.shape, like, out_sharding=sharding))(keys)
-        return jnp.tensordot(weights, noise.astype(dtype), axes=1, precision=lax.Precision.HIGHEST)
-    left, right = jax.vmap(lambda key: _factors(key, like, rank))(keys)
+    weights = weights.astype(dtype)
+    if not isinstance(parts, tuple):
+        noise = parts.astype(dtype)
+        return jnp.tensordot(weights, noise, axes=1, precision=lax.Precision.HIGHEST)
+    left, right = (factor.astype(dtype) for factor in parts)
     left = jnp.expand_dims(weights, range(1, left.ndim)) * left
-    return _product("n...r,ncr->...c", left, right, like)
+    if right.shape[-1] > 1:
+        return _product("n...r,ncr->...c", left, right, like)
+    terms = (form(factors, like) for factors in zip(left, right, strict=True))
+    return functools.reduce(jnp.add, terms)
 
 
 def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
@@ -96,6 +105,24 @@ def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
 def sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype that noise of a leaf is summed in: that of fitness, or its own wide one."""
     return jnp.promote_types(wide_dtype(dtype), jnp.result_type(float))
+
+
+def nothing_yet(like: jax.Array, weights: jax.Array) -> jax.Array:
+    """Zeros to sum noise of a leaf in, which XLA cannot make before the weights are known.
+
+    It would: to start as early as it can, beside the active member in device memory.
+    """
+    zero = jnp.minimum(jnp.sum(weights != 0), 0)
+    return jnp.zeros_like(like, sum_dtype(like.dtype)) + zero.astype(sum_dtype(like.dtype))
+
+
+def rounded_to(wide: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The values in the precision of a dtype, in the dtype they have.
+
+    Before a cast. XLA may leave out a cast to fewer digits that is followed by one back, so
+    that a member would be evaluated with digits that it does not have; this it leaves in.
+    """
+    return _with_digits(wide, jnp.finfo(dtype).nmant)
 
 
 def _normal(
@@ -115,11 +142,18 @@ def _sides(like: jax.Array) -> tuple[int, int]:
     return math.prod(like.shape[:-1]), math.prod(like.shape[-1:])
 
 
-def _factors(key: jax.Array, like: jax.Array, rank: int) -> Factors:
-    """A, `[*shape[:-1], rank]`, and B, `[shape[-1], rank]`, of one draw."""
-    rows, columns = _sides(like)
-    factors = _normal(key, (rows + columns, rank), like) / rank**0.25
-    return factors[:rows].reshape(*like.shape[:-1], rank), factors[rows:]
+def _half_as_precise(values: jax.Array) -> jax.Array:
+    # Digits count without the leading one, which is not stored: 11 + 1 of the 23 + 1 of float32.
+    return _with_digits(values, (jnp.finfo(values.dtype).nmant - 1) // 2)
+
+
+def _with_digits(values: jax.Array, digits: int) -> jax.Array:
+    if jnp.issubdtype(values.dtype, jnp.complexfloating):
+        return lax.complex(_with_digits(values.real, digits), _with_digits(values.imag, digits))
+    finfo = jnp.finfo(values.dtype)
+    if digits >= finfo.nmant:
+        return values
+    return lax.reduce_precision(values, exponent_bits=finfo.nexp, mantissa_bits=digits)
 
 
 def _product(axes: str, left: jax.Array, right: jax.Array, like: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from egd_optax._cycle.branch import when
-from egd_optax._cycle.mutate import Draw, Mutants
+from egd_optax._cycle.mutate import Mutants
 from egd_optax._cycle.snapshot import Leaves
 
 T = TypeVar("T")
@@ -85,13 +85,11 @@ class Replayed(NamedTuple):
 
     Attributes:
         size: the number of elites.
-        draw: draws a member, see `mutate`.
-        genome: the moving leaves of the parent, copied to draw into.
+        member: draws a member, see `mutate`.
     """
 
     size: int
-    draw: Draw
-    genome: Leaves
+    member: Callable[[jax.Array], Leaves]
 
     def blank(self, genome: Leaves) -> Pages:
         del genome
@@ -106,7 +104,7 @@ class Replayed(NamedTuple):
 
         def visit_page(page: jax.Array, value: T) -> T:
             def body(value: T, member: jax.Array) -> T:
-                return fn(page, self.draw(member, self.genome), value)
+                return fn(page, self.member(member), value)
 
             return when(on[page], body, value, members[page])
 
@@ -117,7 +115,7 @@ class Replayed(NamedTuple):
 def make_paging(memory: str, count: int, mutants: Mutants) -> Paging:
     """The paging of a memory mode, "host", "device" or "replay"."""
     if memory == "replay":
-        return Replayed(count, mutants.draw, mutants.genome)
+        return Replayed(count, mutants.member)
     return Buffered(count, on_host=memory == "host" and pages_to_host())
 
 

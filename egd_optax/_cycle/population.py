@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from egd_optax._cycle.evaluate import Fitness, bound_axis_size
-from egd_optax._cycle.mutate import Mutants, move
+from egd_optax._cycle.mutate import Mutants, move, scaled
 from egd_optax._cycle.snapshot import Leaves
 from egd_optax._cycle.weigh import sides_of
 
@@ -118,9 +118,9 @@ def score(division: Division, mutants: Mutants, fitness: Fitness, *, batch_size:
 
     def one(draw: jax.Array) -> jax.Array:
         member = first + len(sides) * draw
-        moves = (member > 0).astype(jnp.float32)  # noise is drawn for the parent, and not used
-        deviation = tuple(moves * by for by in mutants.deviation(member, mutants.factors(member)))
-        members = (move(mutants.genome, tuple(side * by for by in deviation)) for side in sides)
+        # Noise is drawn for the parent, and not used.
+        parts, moves = mutants.parts(member), (member > 0).astype(jnp.float32)
+        members = (mutants.place(scaled(parts, moves * side)) for side in sides)
         return jnp.stack([fitness(member) for member in members])
 
     def lane(index: jax.Array) -> jax.Array:

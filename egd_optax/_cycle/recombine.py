@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from egd_optax._cycle.evaluate import fitness_dtype
-from egd_optax._cycle.noise import sum_dtype
+from egd_optax._cycle.noise import nothing_yet
 from egd_optax._cycle.paging import Paging
 from egd_optax._cycle.select import Elites, visit
 from egd_optax._cycle.snapshot import Leaves
@@ -60,7 +60,7 @@ def recombine(
             for sum_, leaf, base in zip(total, elite, genome, strict=True)
         )
 
-    zeros = tuple(jnp.zeros_like(leaf, sum_dtype(leaf.dtype)) for leaf in genome)
+    zeros = tuple(nothing_yet(leaf, weights) for leaf in genome)
     return visit(elites, paging, weights != 0, add, zeros)
 
 

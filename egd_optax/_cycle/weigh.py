@@ -14,10 +14,13 @@ import jax.numpy as jnp
 
 from egd_optax._cycle.branch import when
 from egd_optax._cycle.evaluate import Fitness
-from egd_optax._cycle.mutate import AllFactors, Mutants, move
-from egd_optax._cycle.noise import sum_dtype
+from egd_optax._cycle.mutate import AllParts, Mutants, scaled
+from egd_optax._cycle.noise import nothing_yet
 from egd_optax._cycle.select import in_batches, one_by_one
 from egd_optax._cycle.snapshot import Leaves
+
+# Draws of low rank that are added to the sum at a time: it is read and written once for all.
+_AT_ONCE = 8
 
 
 def score(mutants: Mutants, fitness: Fitness, *, batch_size: int) -> jax.Array:
@@ -33,18 +36,40 @@ def score(mutants: Mutants, fitness: Fitness, *, batch_size: int) -> jax.Array:
         every member but the parent, or for every pair of antithetic ones.
     """
     if batch_size == 1:
+        if mutants.low_rank:
+            return _score_in_passing(mutants, fitness)
         return one_by_one(mutants, fitness, lambda kept, *_: kept, ())[1]
-    signs = sides_of(mutants)
+    sides = sides_of(mutants)
 
     def batch(carry: None, members: jax.Array) -> tuple[None, jax.Array]:
-        deviations = jax.vmap(mutants.deviation)(members, jax.vmap(mutants.factors)(members))
+        parts = jax.vmap(mutants.parts)(members)
         # One flat batch: XLA:CPU takes a slower way through two nested ones.
-        sides = tuple(jnp.concatenate([sign * by for sign in signs]) for by in deviations)
-        scores = jax.vmap(lambda by: fitness(move(mutants.genome, by)))(sides)
-        return carry, scores.reshape(len(signs), -1).T
+        both = [scaled(parts, side) for side in sides]
+        flat = jax.tree.map(lambda *of_sides: jnp.concatenate(of_sides), *both)
+        scores = jax.vmap(lambda parts: fitness(mutants.place(parts)))(flat)
+        return carry, scores.reshape(len(sides), -1).T
 
-    _, scores = in_batches(batch, None, drawn_members(mutants), batch_size // len(signs))
+    _, scores = in_batches(batch, None, drawn_members(mutants), batch_size // len(sides))
     return jnp.append(fitness(mutants.genome), scores)
+
+
+def _score_in_passing(mutants: Mutants, fitness: Fitness) -> jax.Array:
+    """Draws the parts of one member after another and evaluates it.
+
+    Nothing asks for the member as a whole: XLA forms each leaf where it is used, and holds
+    no more than that.
+    """
+
+    def one(parts: AllParts, member: jax.Array) -> tuple[AllParts, jax.Array]:
+        second = mutants.is_second(member)
+        parts = when((member > 0) & ~second, lambda _, at: mutants.parts(at), parts, member)
+        parts = when(second, lambda parts: scaled(parts, -1), parts)
+        return parts, fitness(mutants.place(parts))
+
+    members = jnp.arange(mutants.size, dtype=jnp.int32)
+    of_parent = jax.tree.map(jnp.zeros_like, mutants.parts(members[0]))
+    _, scores = lax.scan(one, of_parent, members)
+    return scores
 
 
 def centered_ranks(fitness: jax.Array) -> jax.Array:
@@ -115,19 +140,16 @@ def weighted_sum(
     if terms is not None:
         drawn = drawn.at[terms].get(mode="clip")
         weight_of = weight_of.at[terms].get(mode="fill", fill_value=0)
-    zeros = tuple(jnp.zeros_like(leaf, sum_dtype(leaf.dtype)) for leaf in mutants.genome)
+    zeros = tuple(nothing_yet(leaf, weight_of) for leaf in mutants.genome)
 
-    if batch_size == 1:
+    if batch_size == 1 and not mutants.low_rank:
 
         def add_one(at: jax.Array, total: Leaves) -> Leaves:
-            def add(
-                total: Leaves, member: jax.Array, factors: AllFactors, weight: jax.Array
-            ) -> Leaves:
-                deviation = mutants.deviation(member, factors)
+            def add(total: Leaves, member: jax.Array, weight: jax.Array) -> Leaves:
+                deviation = mutants.deviation(mutants.parts(member))
                 return tuple(sum_ + weight * by for sum_, by in zip(total, deviation, strict=True))
 
-            factors = mutants.factors(drawn[at])
-            return when(weight_of[at] != 0, add, total, drawn[at], factors, weight_of[at])
+            return when(weight_of[at] != 0, add, total, drawn[at], weight_of[at])
 
         result: Leaves = lax.fori_loop(0, drawn.size, add_one, zeros)
         return result
@@ -137,7 +159,8 @@ def weighted_sum(
             map(jnp.add, total, mutants.weighted_deviation(drawn[at], weight_of[at]))
         ), None
 
-    total, _ = in_batches(add_batch, zeros, jnp.arange(drawn.size), batch_size // len(signs))
+    size = max(batch_size // len(signs), _AT_ONCE if mutants.low_rank else 1)
+    total, _ = in_batches(add_batch, zeros, jnp.arange(drawn.size), size)
     return total
 
 

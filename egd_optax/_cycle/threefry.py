@@ -1,0 +1,84 @@
+"""JAX's threefry generator, the same bits, in a form that XLA computes while it draws.
+
+On a CPU JAX lowers threefry to a loop over its rounds, which writes and reads several
+arrays of the size of the draw in each of them. That keeps programs small that draw at many
+places. A cycle draws at few, in loops, and noise is what it costs: with the rounds written
+out XLA keeps them in registers, and takes less time to compile, see `benchmarks/draws.py`.
+On accelerators JAX writes them out too.
+"""
+
+import math
+
+import jax
+from jax import lax
+import jax.extend
+import jax.numpy as jnp
+
+# The constants of Threefry-2x32-20: Salmon et al., `Parallel Random Numbers: As Easy as
+# 1, 2, 3 <https://doi.org/10.1145/2063384.2063405>`_, 2011.
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = 0x1BD11BDA
+
+
+def wrap_key_data(key_data: jax.Array) -> jax.Array:
+    """A key for `jax.random` from raw data, uint32 `[2]`; draws what a threefry key draws.
+
+    Whatever `jax_threefry_partitionable` says: the numbers do not depend on how they are
+    divided over devices.
+    """
+    key: jax.Array = jax.random.wrap_key_data(key_data, impl=_IMPLEMENTATION)
+    return key
+
+
+def block(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Encrypts counters.
+
+    Args:
+        key: uint32 `[2]`.
+        high: the upper halves of the counters, uint32 `[...]`.
+        low: the lower halves, likewise.
+
+    Returns:
+        Both halves of what each counter becomes, uint32 `[...]`.
+    """
+    keys = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
+    high, low = high + keys[0], low + keys[1]
+    for group in range(5):
+        for by in _ROTATIONS[group % 2]:
+            high = high + low
+            low = high ^ ((low << by) | (low >> (32 - by)))
+        high = high + keys[(group + 1) % 3]
+        low = low + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+    return high, low
+
+
+def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
+    if bit_width != 32 or math.prod(shape) > 2**32:  # a count takes both of its halves there
+        bits: jax.Array = jax.extend.random.threefry_prng_impl.random_bits(key, bit_width, shape)
+        return bits
+    high, low = block(key, *_counters(shape))
+    return high ^ low
+
+
+def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.stack(block(key, *_counters(shape)), axis=-1)
+
+
+def _counters(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The position of every entry, in row-major order, in two halves."""
+    low = jnp.zeros(shape, jnp.uint32)
+    for axis in range(len(shape)):
+        stride = math.prod(shape[axis + 1 :])
+        low += jnp.uint32(stride) * lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return jnp.zeros(shape, jnp.uint32), low
+
+
+_IMPLEMENTATION = jax.extend.random.define_prng_impl(
+    key_shape=(2,),
+    seed=jax.extend.random.threefry_prng_impl.seed,
+    split=_split,
+    random_bits=_random_bits,
+    fold_in=jax.extend.random.threefry_prng_impl.fold_in,
+    name="threefry2x32_written_out",
+    tag="fry",
+)
