@@ -11,6 +11,7 @@ import optax
 
 from benchmarks import measure, models
 from egd_optax import evolve
+from egd_optax._cycle import threefry
 
 SAMPLES = 64
 MEMORY = ("host", "device", "replay")
@@ -103,8 +104,9 @@ def program(problem: models.Problem, **kwargs: Any) -> tuple[jax.stages.Compiled
 def floor(problem: models.Problem, population: int, draws: int) -> measure.Run:
     """A run of `population + 1` forward passes, `draws` of which are on mutated parameters.
 
-    Written in plain JAX as one would by hand; it keeps the fitness and no member. Draws
-    beyond the forward passes are those that replay makes again.
+    Written in plain JAX as one would by hand, but for the generator, which is the one of the
+    cycle; it keeps the fitness and no member. Draws beyond the forward passes are those that
+    replay makes again.
     """
     stds = [0.02 * jnp.sqrt(jnp.mean(leaf**2)) for leaf in jax.tree.leaves(problem.params)]
 
@@ -118,7 +120,7 @@ def floor(problem: models.Problem, population: int, draws: int) -> measure.Run:
 
     @jax.jit
     def scores(params: Any, key: jax.Array) -> jax.Array:
-        keys = jax.random.split(key, draws)
+        keys = jax.vmap(threefry.wrap_key_data)(jax.random.key_data(jax.random.split(key, draws)))
         batch, first = problem.batch, population - 1
 
         def score(member: jax.Array) -> jax.Array:

@@ -9,12 +9,13 @@ All three kinds offer the same three operations:
     blank(genome)                 -> the k pages, not yet written
     write(pages, page, genome, on)-> the pages with `page` replaced where `on`
     visit(pages, members, on, fn, carry)
-                                  -> carry = fn(page, genome, carry), page by page, where `on[page]`
+                                  -> carry[at] = fn(page, at, leaf, carry[at]) for every leaf of
+                                     every page, page by page, where `on[page]`
 """
 
 from collections.abc import Callable
 import functools
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 import warnings
 
 import jax
@@ -25,9 +26,8 @@ from egd_optax._cycle.branch import when
 from egd_optax._cycle.mutate import Mutants
 from egd_optax._cycle.snapshot import Leaves
 
-T = TypeVar("T")
 Pages = tuple[Leaves, ...]
-Visitor = Callable[[jax.Array, Leaves, T], T]
+Visitor = Callable[[jax.Array, int, jax.Array, jax.Array], jax.Array]
 
 
 class Paging(Protocol):
@@ -39,7 +39,9 @@ class Paging(Protocol):
     def write(self, pages: Pages, page: jax.Array, genome: Leaves, on: jax.Array) -> Pages:
         """Puts `genome` on `page` where `on` holds."""
 
-    def visit(self, pages: Pages, members: jax.Array, on: jax.Array, fn: Visitor[T], carry: T) -> T:
+    def visit(
+        self, pages: Pages, members: jax.Array, on: jax.Array, fn: Visitor, carry: Leaves
+    ) -> Leaves:
         """Folds `fn` over the pages for which `on[page]` holds, in page order."""
 
 
@@ -63,21 +65,30 @@ class Buffered(NamedTuple):
             for at, old in enumerate(pages)
         )
 
-    def visit(self, pages: Pages, members: jax.Array, on: jax.Array, fn: Visitor[T], carry: T) -> T:
+    def visit(
+        self, pages: Pages, members: jax.Array, on: jax.Array, fn: Visitor, carry: Leaves
+    ) -> Leaves:
         del members
         for at, stored in enumerate(pages):
 
-            def body(value: T, stored: Leaves, at: int = at) -> T:
-                return fn(jnp.int32(at), self._fetch(stored), value)
+            def body(values: Leaves, stored: Leaves, page: int = at) -> Leaves:
+                results: list[jax.Array] = []
+                for at, (leaf, value) in enumerate(zip(stored, values, strict=True)):
+                    if results:  # or XLA:GPU fetches all leaves at once, and holds a whole page
+                        leaf, results[-1] = lax.optimization_barrier((leaf, results[-1]))
+                    results.append(fn(jnp.int32(page), at, self._fetch(leaf), value))
+                return tuple(results)
 
             carry = when(on[at], body, carry, stored)
         return carry
 
     def _place(self, genome: Leaves) -> Leaves:
-        return _transfer(genome, jax.memory.Space.Host) if self.on_host else genome
+        if not self.on_host:
+            return genome
+        return tuple(jax.device_put(leaf, jax.memory.Space.Host) for leaf in genome)
 
-    def _fetch(self, stored: Leaves) -> Leaves:
-        return _transfer(stored, jax.memory.Space.Device) if self.on_host else stored
+    def _fetch(self, stored: jax.Array) -> jax.Array:
+        return jax.device_put(stored, jax.memory.Space.Device) if self.on_host else stored
 
 
 class Replayed(NamedTuple):
@@ -99,16 +110,19 @@ class Replayed(NamedTuple):
         del page, genome, on
         return pages
 
-    def visit(self, pages: Pages, members: jax.Array, on: jax.Array, fn: Visitor[T], carry: T) -> T:
+    def visit(
+        self, pages: Pages, members: jax.Array, on: jax.Array, fn: Visitor, carry: Leaves
+    ) -> Leaves:
         del pages
 
-        def visit_page(page: jax.Array, value: T) -> T:
-            def body(value: T, member: jax.Array) -> T:
-                return fn(page, self.member(member), value)
+        def visit_page(page: jax.Array, values: Leaves) -> Leaves:
+            def body(values: Leaves, member: jax.Array) -> Leaves:
+                pairs = zip(self.member(member), values, strict=True)
+                return tuple(fn(page, at, *pair) for at, pair in enumerate(pairs))
 
-            return when(on[page], body, value, members[page])
+            return when(on[page], body, values, members[page])
 
-        result: T = lax.fori_loop(0, self.size, visit_page, carry)
+        result: Leaves = lax.fori_loop(0, self.size, visit_page, carry)
         return result
 
 
@@ -146,10 +160,6 @@ def has_pinned_host(device: jax.Device) -> bool:
         stacklevel=2,
     )
     return False
-
-
-def _transfer(leaves: Leaves, space: Any) -> Leaves:
-    return tuple(jax.device_put(leaf, space) for leaf in leaves)
 
 
 def _unwritten(genome: Leaves) -> Leaves:

@@ -54,11 +54,9 @@ def recombine(
         summed = jnp.zeros_like(weights, bool).at[terms].set(True, mode="drop")
         weights = jnp.where(summed, weights, 0)
 
-    def add(rank: jax.Array, elite: Leaves, total: Leaves) -> Leaves:
-        return tuple(
-            sum_ + weights[rank] * (leaf.astype(sum_.dtype) - base.astype(sum_.dtype))
-            for sum_, leaf, base in zip(total, elite, genome, strict=True)
-        )
+    def add(rank: jax.Array, at: int, leaf: jax.Array, total: jax.Array) -> jax.Array:
+        step_to = leaf.astype(total.dtype) - genome[at].astype(total.dtype)
+        return total + weights[rank] * step_to
 
     zeros = tuple(nothing_yet(leaf, weights) for leaf in genome)
     return visit(elites, paging, weights != 0, add, zeros)

@@ -184,8 +184,8 @@ def _insert(
     )
 
 
-def visit(elites: Elites, paging: Paging, on: jax.Array, fn: Visitor[T], carry: T) -> T:
-    """Folds `carry = fn(rank, genome, carry)` over the elites for which `on[rank]` holds.
+def visit(elites: Elites, paging: Paging, on: jax.Array, fn: Visitor, carry: Leaves) -> Leaves:
+    """Folds `carry[at] = fn(rank, at, leaf, carry[at])` over the leaves of elites with `on[rank]`.
 
     The parent is left out. In page order, which is the same in every memory mode, so that
     a sum over the elites is the same to the bit.
@@ -196,6 +196,6 @@ def visit(elites: Elites, paging: Paging, on: jax.Array, fn: Visitor[T], carry: 
         elites.pages,
         member,
         on[rank] & (member > 0),
-        lambda page, genome, value: fn(rank[page], genome, value),
+        lambda page, *leaf: fn(rank[page], *leaf),
         carry,
     )
