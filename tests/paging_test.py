@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from egd_optax import egd
-from egd_optax._cycle import mutate, paging
+from egd_optax._cycle import paging
 
 PARAMS = jnp.ones((6, 5))
 
@@ -76,12 +76,28 @@ def test_an_elite_that_is_drawn_again_costs_no_memory(memory, noise):
     assert temp_in_copies(memory, 64, 6, noise=noise) - few < 0.1
 
 
-def test_large_leaves_are_drawn_one_after_another():
-    sizes = (3 * 2**18, 2**18, 1, 2**21, 2**19, 2**19)
-    genome = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes]
-    assert mutate._groups(genome, [None] * 6) == [[0, 1], [2], [3], [4, 5]]
-    factors = [None, None, None, (1, 2), None, None]  # of low rank the fourth has no workings
-    assert mutate._groups(genome, factors) == [[0, 1], [2, 3, 4], [5]]
+@pytest.mark.parametrize("kwargs", [{"memory": "replay"}, {"recombine": "centered_rank"}])
+@pytest.mark.parametrize("kind", ["full_rank", "low_rank"])
+def test_a_cycle_holds_the_step_the_parent_and_one_more(kind, kwargs):
+    """The active member and the sum over elites or members are never there together."""
+    leaves = [jax.ShapeDtypeStruct((128, 128), jnp.float32)] * 8
+    tx = egd(0.1, evolve_every=1, population_size=16, noise=kind, **kwargs)
+
+    def value_fn(params):
+        x = jnp.ones((2, 128))
+        for weights in params:
+            x = jnp.tanh(x @ weights)
+        return jnp.sum(x)
+
+    def step(params, state):
+        updates, state = tx.update(jax.grad(value_fn)(params), state, params, value_fn=value_fn)
+        return jax.tree.map(jnp.add, params, updates), state
+
+    donating = jax.jit(step, donate_argnums=(0, 1))
+    compiled = donating.lower(leaves, jax.eval_shape(tx.init, leaves)).compile()
+    copies = compiled.memory_analysis().temp_size_in_bytes / (8 * 128 * 128 * 4)
+    # Updates, parent, and the third; and two leaves in the making, and activations.
+    assert copies < 3 + 2.5 / 8
 
 
 class Device(NamedTuple):
@@ -145,14 +161,15 @@ def test_every_elite_is_visited_once_in_page_order():
     pages = buffered.write(pages, jnp.int32(1), genomes[2], jnp.bool_(False))
     on = jnp.array([True, False, True])
 
-    def append(page, genome, carry):
-        return 10 * carry + genome[0][0] + 1
+    def append(page, at, leaf, carry):
+        assert at == 0
+        return 10 * carry + leaf[0] + 1
 
-    visited = buffered.visit(pages, jnp.arange(3), on, append, jnp.float32(0))
+    (visited,) = buffered.visit(pages, jnp.arange(3), on, append, (jnp.float32(0),))
     assert float(visited) == 13
-    draw = lambda member, buffer: (jnp.full(2, member, jnp.float32),)  # noqa: E731
-    replayed = paging.Replayed(3, draw, genomes[0])
-    assert float(replayed.visit((), jnp.arange(3), on, append, jnp.float32(0))) == 13
+    replayed = paging.Replayed(3, lambda member: (jnp.full(2, member, jnp.float32),))
+    (visited,) = replayed.visit((), jnp.arange(3), on, append, (jnp.float32(0),))
+    assert float(visited) == 13
 
 
 def test_importing_the_library_starts_no_backend_and_needs_no_flax():
