@@ -34,7 +34,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock \
 	  --requirement benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks idle memory side_by_side
-	$(BIN)/python -m benchmarks --keep-freed-memory idle cycle noise
+	$(BIN)/python -m benchmarks --keep-freed-memory idle cycle noise draws
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

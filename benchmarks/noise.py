@@ -11,10 +11,8 @@ from benchmarks import cycle, measure, models
 
 POPULATION = 8
 MODELS = {"perceptron": models.perceptron, "transformer": models.transformer}
-SIGMA = 0.02
 KINDS = ("full_rank", "low_rank")
 MEMORY = ("host", "replay")
-MEMBERS = "members alone"
 
 
 def cases(quick: bool) -> Iterator[tuple[str, Any]]:
@@ -33,10 +31,7 @@ def cases(quick: bool) -> Iterator[tuple[str, Any]]:
 def measure_kinds(model: str, label: str, parameters: int, samples: int) -> list[dict[str, Any]]:
     """A row for either kind of noise, with the elites in buffers and replayed."""
     problem = MODELS[model](parameters, samples)
-    runs = {
-        "forwards": forwards(problem, POPULATION + 1),
-        MEMBERS: members(problem, POPULATION - 1),
-    }
+    runs = {"forwards": forwards(problem, POPULATION + 1)}
     for kind in KINDS:
         for memory in MEMORY:
             arguments = {"population_size": POPULATION, "noise": kind, "memory": memory}
@@ -44,12 +39,11 @@ def measure_kinds(model: str, label: str, parameters: int, samples: int) -> list
     heavy = model == "transformer" and parameters * samples > 10**8
     timings = measure.compare(runs, "forwards", rounds=5 if heavy else 11)
     about = {"model": model, "size": label, "samples": samples, "population": POPULATION}
-    rows = [
+    return [
         {**about, "noise": kind, "memory": memory, **timings[f"{kind}, {memory}"]}
         for kind in KINDS
         for memory in MEMORY
     ]
-    return [*rows, {**about, "noise": "low_rank", "memory": MEMBERS, **timings[MEMBERS]}]
 
 
 def forwards(problem: models.Problem, count: int) -> measure.Run:
@@ -63,30 +57,3 @@ def forwards(problem: models.Problem, count: int) -> measure.Run:
         return lax.map(lambda shift: problem.loss(params, (inputs + shift, targets)), shifts)
 
     return lambda: scores(problem.params, problem.batch)
-
-
-def members(problem: models.Problem, count: int) -> measure.Run:
-    """A run that forms so many members of low-rank noise in one buffer, and evaluates none.
-
-    Written in plain JAX as one would by hand: a row and a column for each matrix.
-    """
-    leaves = jax.tree.leaves(problem.params)
-
-    def moved(leaf: jax.Array, key: jax.Array) -> jax.Array:
-        sides = leaf.shape if leaf.ndim == 1 else (sum(leaf.shape),)
-        # Or XLA would compute the numbers of the sides anew for every entry.
-        noise = lax.optimization_barrier(SIGMA * jax.random.normal(key, sides))
-        if leaf.ndim == 1:
-            return leaf + noise
-        return leaf + noise[: leaf.shape[0], None] * noise[leaf.shape[0] :]
-
-    @jax.jit
-    def form(leaves: Any) -> Any:
-        def one(at: jax.Array, buffer: Any) -> Any:
-            del buffer
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(0), at), len(leaves))
-            return [moved(leaf, key) for leaf, key in zip(leaves, keys, strict=True)]
-
-        return lax.fori_loop(0, count, one, leaves)
-
-    return lambda: form(leaves)

@@ -14,7 +14,7 @@ Rows = list[list[str]]
 
 def tables() -> Iterator[tuple[str, list[str], Rows]]:
     """Title, header and rows of every table."""
-    for make in (idle, cycle, noise, batches, memory, aot, side_by_side, division):
+    for make in (idle, cycle, noise, draws, batches, memory, aot, side_by_side, division):
         yield make()
 
 
@@ -56,6 +56,25 @@ def noise() -> tuple[str, list[str], Rows]:
     header = ["network", "parameters", "samples", *kinds]
     title = "A cycle of population 8, over its forward passes without noise"
     return title, header, _pivot(rows, ("model", "size", "samples"), "kind", kinds)
+
+
+def draws() -> tuple[str, list[str], Rows]:
+    """The generator of a cycle beside that of JAX."""
+    rows = measure.load("draws_kept")["rows"]
+    header = ["numbers", "generator", "time over jax.random", "CPU time", "memory over numbers"]
+    header += ["seconds to compile"]
+    body = [
+        [
+            row["size"],
+            row["generator"],
+            _ratio(row),
+            _ratio(row, "cpu_ratio"),
+            f"{row['temp_over_numbers']:.1f}",
+            _ratio(row, "compile_seconds"),
+        ]
+        for row in rows
+    ]
+    return "A draw of normal numbers", header, body
 
 
 def batches() -> tuple[str, list[str], Rows]:

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from egd_optax import evolve
-from egd_optax._cycle.mutate import mutate
+from egd_optax._cycle.mutate import Mutants
 from egd_optax._cycle.population import divide, score
 
 SIZE = 64
@@ -108,8 +108,8 @@ def test_each_device_computes_its_share_of_a_population():
         members, inputs = 64, jnp.ones((256, 32))
 
         def scores(genome, key):
-            mutants = mutate(
-                genome, (0, 1), key, 0,
+            mutants = Mutants(
+                genome, moving=(0, 1), key=key, first=0,
                 stds=(jnp.float32(0.1),) * 2, size=members, antithetic=False, rank=None,
             )  # fmt: skip
             division = divide("pop", mesh, mutants, {})

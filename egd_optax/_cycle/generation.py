@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from egd_optax._cycle import population, weigh
 from egd_optax._cycle.evaluate import Fitness, evaluate
-from egd_optax._cycle.mutate import Mutants, move, mutate, noise_std
+from egd_optax._cycle.mutate import Mutants, move, noise_std
 from egd_optax._cycle.paging import Paging, Replayed, make_paging
 from egd_optax._cycle.recombine import PARENT, RANKED, Rule, accept, elite_weights, recombine
 from egd_optax._cycle.resume import settle
@@ -111,7 +111,7 @@ def run_generation(
         for leaf in genome
     )
     mutants_of = functools.partial(
-        mutate,
+        Mutants,
         moving=parent.moving,
         key=key,
         first=generation * spec.member_count,

@@ -5,7 +5,6 @@ nothing else, so a member can be drawn again at any time, anywhere: on another
 device, in another order, or after a resume. That is what `memory="replay"` rests on.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -18,7 +17,6 @@ from egd_optax._cycle.branch import apart, when
 from egd_optax._cycle.noise import wide_dtype
 from egd_optax._cycle.snapshot import Leaves
 
-Draw = Callable[[jax.Array, Leaves], Leaves]
 AllParts = tuple[noise.Parts, ...]
 
 
@@ -26,47 +24,116 @@ class Mutants(NamedTuple):
     """The members of a generation, none of them drawn yet.
 
     Member 0 is the parent. All but it come in mirrored pairs (1, 2), (3, 4), ... where
-    they are antithetic: the noise of the second is that of the first with the sign turned.
+    they are antithetic (Brockhoff et al., `Mirrored Sampling and Sequential Selection for
+    Evolution Strategies <https://doi.org/10.1007/978-3-642-15844-5_2>`_, 2010): the noise of
+    the second is that of the first with the sign turned. Noise is drawn in float32, and the
+    sum cast to the leaf's dtype.
 
     Attributes:
         genome: the moving leaves of the parent.
+        moving: their positions in the parameters.
+        key: threefry key of the cycle.
+        first: the number of member 0 in the cycle, int32 `[]`.
+        stds: the standard deviations of their noise, see `noise_std`.
         size: the members, the parent included.
         antithetic: whether they come in pairs.
-        low_rank: whether `parts` are small beside the genome.
-        draw: maps a member index, int32 `[]`, and a buffer like the genome to the moving
-            leaves of that member, which overwrite the buffer. Member 0 leaves the buffer
-            as it is: whoever draws it passes the parent.
-        follow: the same, for a buffer that holds the member before, which saves the second
-            of a pair its draw; the bits are the same.
-        member: maps a member index but 0 to its moving leaves, to the same bits, in no buffer:
-            XLA forms them within what uses them.
-        parts: maps the index of a member that is not the second of a pair to what its noise
-            is made of, see `noise`. Where XLA could compute it for every entry of a product
-            a loop's boundary must stand between the two, see `apart`.
-        deviation: maps parts to what sets a member apart from the parent, in float32 or
-            wider.
-        weighted_deviation: maps the indices of such members, `[n]`, and weights, `[n]`, to
-            the sum of weight * deviation; holds the parts of all of them at once.
+        rank: of the noise of matrices, see `noise`; None for full rank.
     """
 
     genome: Leaves
+    moving: tuple[int, ...]
+    key: jax.Array
+    first: jax.typing.ArrayLike
+    stds: tuple[jax.Array, ...]
     size: int
     antithetic: bool
-    low_rank: bool
-    draw: Draw
-    follow: Draw
-    member: Callable[[jax.Array], Leaves]
-    parts: Callable[[jax.Array], AllParts]
-    deviation: Callable[[AllParts], Leaves]
-    weighted_deviation: Callable[[jax.Array, jax.Array], Leaves]
+    rank: int | None
+
+    @property
+    def low_rank(self) -> bool:
+        """Whether what the noise is made of is small beside the genome."""
+        return self.rank is not None
+
+    def is_second(self, member: jax.Array) -> jax.Array:
+        """Whether a member is the second of a pair, bool `[]`."""
+        return (member > 0) & (member % 2 == 0) & self.antithetic
+
+    def parts(self, member: jax.Array) -> AllParts:
+        """Draws what the noise of a member that is not the second of a pair is made of.
+
+        Where XLA could compute it for every entry of a product, a loop's boundary must stand
+        between the two, see `apart`.
+        """
+        own = jax.random.fold_in(self.key, self.first + member)
+        of_leaf = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(own, jnp.array(self.moving))
+        return tuple(
+            noise.draw_parts(of_leaf[at], std, like, self.rank)
+            for at, (std, like) in enumerate(zip(self.stds, self.genome, strict=True))
+        )
+
+    def own_parts(self, member: jax.Array) -> AllParts:
+        """The same for every member but the parent."""
+        second = self.is_second(member)
+        return scaled(self.parts(member - second), jnp.where(second, -1, 1))
+
+    def deviation(self, parts: AllParts) -> Leaves:
+        """What sets a member apart from the parent, in float32 or wider."""
+        return tuple(map(noise.form, parts, self.genome))
+
+    def weighted_deviation(self, members: jax.Array, weights: jax.Array) -> Leaves:
+        """The sum of weight * deviation over members that are not second ones, `[n]`.
+
+        Holds the parts of all of them at once.
+        """
+        parts = apart(jnp.any(weights != 0), jax.vmap(self.parts), members)
+        return tuple(
+            noise.form_sum(part, weights, like)
+            for part, like in zip(parts, self.genome, strict=True)
+        )
 
     def place(self, parts: AllParts) -> Leaves:
         """The moving leaves of the member whose noise is made of these parts."""
         return move(self.genome, self.deviation(parts))
 
-    def is_second(self, member: jax.Array) -> jax.Array:
-        """Whether a member is the second of a pair, bool `[]`."""
-        return (member > 0) & (member % 2 == 0) & self.antithetic
+    def member(self, member: jax.Array) -> Leaves:
+        """The moving leaves of a member but the parent: XLA forms them within what uses them."""
+        if self.low_rank:
+            return self.place(self.own_parts(member))
+        second = self.is_second(member)
+        first = self.place(self.parts(member - second))
+        leaves: Leaves = optax.tree.where(second, _mirror(first, self.genome), first)
+        return leaves
+
+    def draw(self, member: jax.Array, buffer: Leaves) -> Leaves:
+        """The same in a buffer like the genome, to the same bits.
+
+        The parent leaves the buffer as it is: whoever draws it passes the parent.
+        """
+        if self.low_rank:
+            return self._drawn(member, member > 0, buffer)
+        second = self.is_second(member)
+        return self._mirrored(second, self._drawn(member - second, member > 0, buffer))
+
+    def follow(self, member: jax.Array, buffer: Leaves) -> Leaves:
+        """The same for a buffer that holds the member before, which saves second ones a draw."""
+        second = self.is_second(member)
+        return self._mirrored(second, self._drawn(member, (member > 0) & ~second, buffer))
+
+    def _drawn(self, member: jax.Array, on: jax.Array, buffer: Leaves) -> Leaves:
+        known = self.own_parts(member) if self.low_rank else None
+
+        def perturb(member: jax.Array, buffer: Leaves) -> Leaves:
+            del buffer  # its memory is what is used
+            member, own = lax.optimization_barrier((member, known))
+            return self.place(self.parts(member) if own is None else own)
+
+        # A loop over this one member, or over none: XLA cannot move the draw out of it because
+        # it depends on the index.
+        leaves: Leaves = lax.fori_loop(member, member + on.astype(member.dtype), perturb, buffer)
+        return leaves
+
+    def _mirrored(self, second: jax.Array, buffer: Leaves) -> Leaves:
+        return when(second, _mirror, buffer, self.genome) if self.antithetic else buffer
 
 
 # Sets the noise apart from what a training loop derives from the same key.
@@ -82,104 +149,6 @@ def cycle_key(key_data: jax.Array, cycle: jax.Array) -> jax.Array:
     """
     key = threefry.wrap_key_data(key_data)
     return jax.random.fold_in(jax.random.fold_in(key, _PURPOSE), cycle)
-
-
-def mutate(
-    genome: Leaves,
-    moving: tuple[int, ...],
-    key: jax.Array,
-    first: jax.typing.ArrayLike,
-    *,
-    stds: tuple[jax.Array, ...],
-    size: int,
-    antithetic: bool,
-    rank: int | None,
-) -> Mutants:
-    """Prepares the members of a generation; none is drawn yet.
-
-    Args:
-        genome: the moving leaves of the parent.
-        moving: their positions in the parameters.
-        key: threefry key of this cycle.
-        first: the number of member 0 in the cycle, int32 `[]`.
-        stds: the standard deviations of their noise, see `noise_std`.
-        size: the members, the parent included.
-        antithetic: whether they come in mirrored pairs (Brockhoff et al., `Mirrored
-            Sampling and Sequential Selection for Evolution Strategies
-            <https://doi.org/10.1007/978-3-642-15844-5_2>`_, 2010).
-        rank: of the noise of matrices, see `noise`; None for full rank.
-
-    Returns:
-        The members. Noise is drawn in float32, and the sum cast to the leaf's dtype.
-    """
-
-    def parts(member: jax.Array) -> AllParts:
-        own = jax.random.fold_in(key, first + member)
-        of_leaf = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(own, jnp.array(moving))
-        return tuple(
-            noise.draw_parts(of_leaf[at], std, like, rank)
-            for at, (std, like) in enumerate(zip(stds, genome, strict=True))
-        )
-
-    def deviation(parts: AllParts) -> Leaves:
-        return tuple(noise.form(part, like) for part, like in zip(parts, genome, strict=True))
-
-    def weighted_deviation(members: jax.Array, weights: jax.Array) -> Leaves:
-        made_of = apart(jnp.any(weights != 0), jax.vmap(parts), members)
-        return tuple(
-            noise.form_sum(part, weights, like) for part, like in zip(made_of, genome, strict=True)
-        )
-
-    def own_parts(member: jax.Array) -> AllParts:
-        second = mutants.is_second(member)
-        return scaled(parts(member - second), jnp.where(second, -1, 1))
-
-    def formed(member: jax.Array) -> Leaves:
-        if mutants.low_rank:
-            return mutants.place(own_parts(member))
-        second = mutants.is_second(member)
-        first = mutants.place(parts(member - second))
-        return optax.tree.where(second, _mirror(first, genome), first) if antithetic else first
-
-    def drawn(member: jax.Array, on: jax.Array, buffer: Leaves) -> Leaves:
-        known = own_parts(member) if mutants.low_rank else None
-
-        def perturb(member: jax.Array, buffer: Leaves) -> Leaves:
-            del buffer  # its memory is what is used
-            member, own = lax.optimization_barrier((member, known))
-            return mutants.place(parts(member) if own is None else own)
-
-        # A loop over this one member, or over none: XLA cannot move the draw out of it because
-        # it depends on the index.
-        leaves: Leaves = lax.fori_loop(member, member + on.astype(member.dtype), perturb, buffer)
-        return leaves
-
-    def mirrored(second: jax.Array, buffer: Leaves) -> Leaves:
-        return when(second, _mirror, buffer, genome) if antithetic else buffer
-
-    def draw(member: jax.Array, buffer: Leaves) -> Leaves:
-        if mutants.low_rank:
-            return drawn(member, member > 0, buffer)
-        second = mutants.is_second(member)
-        return mirrored(second, drawn(member - second, member > 0, buffer))
-
-    def follow(member: jax.Array, buffer: Leaves) -> Leaves:
-        second = mutants.is_second(member)
-        return mirrored(second, drawn(member, (member > 0) & ~second, buffer))
-
-    mutants = Mutants(
-        genome=genome,
-        size=size,
-        antithetic=antithetic,
-        low_rank=rank is not None,
-        draw=draw,
-        follow=follow,
-        member=formed,
-        parts=parts,
-        deviation=deviation,
-        weighted_deviation=weighted_deviation,
-    )
-    return mutants
 
 
 def scaled(parts: AllParts, by: jax.Array | int) -> AllParts:

@@ -96,7 +96,7 @@ class Replayed(NamedTuple):
 
     Attributes:
         size: the number of elites.
-        member: draws a member, see `mutate`.
+        member: draws a member, see `Mutants`.
     """
 
     size: int

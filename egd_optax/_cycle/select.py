@@ -46,7 +46,7 @@ def select(
     """Draws and evaluates every member of a generation and keeps the elites.
 
     Args:
-        mutants: the members, see `mutate`.
+        mutants: the members, see `Mutants`.
         fitness: the fitness of a member.
         paging: where elites are kept.
         elite_count: k, the members to keep.

@@ -27,7 +27,7 @@ def score(mutants: Mutants, fitness: Fitness, *, batch_size: int) -> jax.Array:
     """Draws and evaluates every member of a generation and keeps none.
 
     Args:
-        mutants: the members, see `mutate`.
+        mutants: the members, see `Mutants`.
         fitness: the fitness of a member.
         batch_size: members to draw and evaluate at a time, under `jax.vmap`.
 
