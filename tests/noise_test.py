@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from egd_optax import evolve
-from egd_optax._cycle import noise, threefry
+from egd_optax._cycle import mutate, noise, threefry
 
 KEY_DATA = jnp.array([7, 2**31 + 9], jnp.uint32)
 SHAPES = [(), (5,), (4, 3), (2, 3, 4), (0, 3)]
@@ -89,6 +89,16 @@ def test_a_product_of_rank_one_is_exact():
     product = np.multiply.outer(*(np.float64(factor[:, 0]) for factor in parts))
     np.testing.assert_array_equal(product, product.astype(np.float32))
     np.testing.assert_array_equal(product, noise.form(parts, leaf))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_member_in_low_precision_is_rounded_by_an_operation_that_xla_keeps(dtype):
+    """It may leave out a cast that another one undoes; not on CPU, so this reads the program."""
+    leaf, deviation = jnp.ones((4, 3), dtype), jnp.ones((4, 3))
+    digits = jnp.finfo(dtype).nmant
+    assert f"mantissa_bits={digits}" in str(jax.make_jaxpr(mutate.moved)(leaf, deviation))
+    wide = leaf.astype(jnp.float32)
+    assert "reduce_precision" not in str(jax.make_jaxpr(mutate.moved)(wide, deviation))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -53,7 +53,7 @@ def block(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, j
 
 
 def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
-    if bit_width != 32 or math.prod(shape) > 2**32:  # a count takes both of its halves there
+    if bit_width != 32 or math.prod(shape) >= 2**32:  # a count may take both of its halves
         bits: jax.Array = jax.extend.random.threefry_prng_impl.random_bits(key, bit_width, shape)
         return bits
     high, low = block(key, *_counters(shape))

@@ -67,7 +67,7 @@ def _score_in_passing(mutants: Mutants, fitness: Fitness) -> jax.Array:
         return parts, fitness(mutants.place(parts))
 
     members = jnp.arange(mutants.size, dtype=jnp.int32)
-    of_parent = jax.tree.map(jnp.zeros_like, mutants.parts(members[0]))
+    of_parent = jax.tree.map(jnp.zeros_like, mutants.parts(members[0]))  # nothing is drawn
     _, scores = lax.scan(one, of_parent, members)
     return scores
 
@@ -124,12 +124,12 @@ def weighted_sum(
         mutants: the members.
         weights: `[size]`; of a member without finite fitness zero.
         most: draws that can weigh anything, see `most_draws`; the others are not repeated.
-        batch_size: members to draw at a time, under `jax.vmap`.
+        batch_size: members to draw at a time, under `jax.vmap`; more where that costs less.
         terms: which of these draws to sum, int32, and none where out of range; None for all.
 
     Returns:
-        Leaves like the genome, in float32 or wider. Costs `most` draws; one by one those of
-        weight zero are left out.
+        Leaves like the genome, in float32 or wider. Costs `most` draws; of full rank and one by
+        one, those of weight zero are left out.
     """
     signs = sides_of(mutants)
     drawn = drawn_members(mutants)
