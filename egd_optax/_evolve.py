@@ -211,10 +211,11 @@ def evolve(
         passes, three with accept="best". "host" moves an elite to the host each time that one
         enters and back once to recombine, "replay" draws k elites again. The rule that weighs
         all members and low-rank noise store none in any mode: what weighs something is drawn
-        again, into the sum. Where the best member is taken, it is drawn again. No mode stores
-        or moves the parent. Device memory: the updates of `base`, the parent, and
-        `candidate_batch_size` active members or one sum, whatever the population size. Under
-        `jax.vmap` of the optimizer a cycle runs on the steps on which any is due.
+        again, into the sum. Where the best member is taken, it is drawn again, but with
+        "device", which has it. No mode stores or moves the parent. Device memory: the updates
+        of `base`, and beside them `candidate_batch_size` active members or one sum, whatever
+        the population size; the parent too with `generations` above 1. Under `jax.vmap` of the
+        optimizer a cycle runs on the steps on which any is due.
 
     References:
         Xue et al., `Evolutionary Gradient Descent for Non-convex Optimization

@@ -13,6 +13,7 @@ import pytest
 from egd_optax import evolve
 from egd_optax._cycle.mutate import Mutants
 from egd_optax._cycle.population import divide, score
+from egd_optax._cycle.snapshot import Genome
 
 SIZE = 64
 KINDS = {
@@ -109,7 +110,7 @@ def test_each_device_computes_its_share_of_a_population():
 
         def scores(genome, key):
             mutants = Mutants(
-                genome, moving=(0, 1), key=key, first=0,
+                Genome(genome), moving=(0, 1), key=key, first=0,
                 stds=(jnp.float32(0.1),) * 2, size=members, antithetic=False, rank=None,
             )  # fmt: skip
             division = divide("pop", mesh, mutants, {})

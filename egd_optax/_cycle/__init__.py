@@ -16,7 +16,7 @@ from egd_optax._cycle.evaluate import fitness_dtype
 from egd_optax._cycle.generation import CycleSpec, Objectives, Outcome, run_generation
 from egd_optax._cycle.mutate import cycle_key
 from egd_optax._cycle.resume import carried, replaced, reset_base_state, resume
-from egd_optax._cycle.snapshot import Leaves, Parent, moving_leaves, snapshot
+from egd_optax._cycle.snapshot import Genome, Leaves, Parent, moving_leaves, snapshot
 
 __all__ = [
     "CycleInfo",
@@ -164,7 +164,7 @@ def _with_cycle(
         return _evolved(spec, objectives, parent, cycle_key(key_data, cycle), cycle)
 
     def unmoved() -> tuple[Leaves, jax.Array, CycleInfo]:
-        return snapshot(params, base_updates, moving).genome, idle.moved, idle.info
+        return snapshot(params, base_updates, moving).genome.leaves(), idle.moved, idle.info
 
     # Never the first. XLA moves what is the same in every trip out of all loops around it, so
     # to where an idle step would pay for it, but not out of a conditional.
@@ -187,15 +187,17 @@ def _evolved(
     sigma = spec.sigma(cycle) if callable(spec.sigma) else spec.sigma
     sigma = jnp.asarray(sigma, fitness_dtype())
 
-    def generation(genome: Leaves, index: jax.Array) -> tuple[Leaves, Outcome]:
-        chosen, outcome = run_generation(spec, objectives, parent, genome, key, sigma, index)
-        if spec.generations > 1:
-            chosen = optax.tree.where(outcome.moved, chosen, genome)
-        return chosen, outcome
+    def generation(genome: Genome, index: jax.Array) -> tuple[Leaves, Outcome]:
+        around = parent._replace(genome=genome)
+        return run_generation(spec, objectives, around, key, sigma, index)
+
+    def next_generation(leaves: Leaves, index: jax.Array) -> tuple[Leaves, Outcome]:
+        chosen, outcome = generation(Genome(leaves), index)
+        return optax.tree.where(outcome.moved, chosen, leaves), outcome
 
     if spec.generations > 1:
         indices = jnp.arange(spec.generations, dtype=jnp.int32)
-        genome, outcomes = lax.scan(generation, parent.genome, indices)
+        genome, outcomes = lax.scan(next_generation, parent.genome.leaves(), indices)
     else:
         genome, outcome = generation(parent.genome, jnp.int32(0))
         outcomes = jax.tree.map(lambda scalar: scalar[None], outcome)

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from egd_optax._cycle import population, weigh
+from egd_optax._cycle.branch import when
 from egd_optax._cycle.evaluate import Fitness, evaluate
 from egd_optax._cycle.mutate import Mutants, move, noise_std
-from egd_optax._cycle.paging import Paging, Replayed, make_paging
-from egd_optax._cycle.recombine import PARENT, RANKED, Rule, accept, elite_weights, recombine
-from egd_optax._cycle.resume import settle
-from egd_optax._cycle.select import Elites, select, select_scored
-from egd_optax._cycle.snapshot import Leaves, Parent
+from egd_optax._cycle.noise import nothing_yet
+from egd_optax._cycle.paging import Paging, Replayed, make_paging, redrawn
+from egd_optax._cycle.recombine import ELITE, PARENT, RANKED, Rule, accept, elite_weights, recombine
+from egd_optax._cycle.select import Elites, read_best, select, select_scored
+from egd_optax._cycle.snapshot import Genome, Leaves, Parent
 
 
 class CycleSpec(NamedTuple):
@@ -87,18 +88,16 @@ def run_generation(
     spec: CycleSpec,
     objectives: Objectives,
     parent: Parent,
-    genome: Leaves,
     key: jax.Array,
     sigma: jax.Array,
     generation: jax.Array,
 ) -> tuple[Leaves, Outcome]:
-    """Runs a generation around `genome`.
+    """Runs a generation.
 
     Args:
         spec: what to do.
         objectives: what to select on.
-        parent: the snapshot, for the leaves that do not move.
-        genome: the moving leaves to mutate.
+        parent: what to mutate.
         key: threefry key of the cycle.
         sigma: float `[]`.
         generation: its index in the cycle, int32 `[]`.
@@ -108,7 +107,7 @@ def run_generation(
     """
     stds = tuple(
         noise_std(leaf, sigma, relative_sigma=spec.relative_sigma, min_scale=spec.min_scale)
-        for leaf in genome
+        for leaf in parent.genome.leaves()
     )
     mutants_of = functools.partial(
         Mutants,
@@ -120,27 +119,28 @@ def run_generation(
         antithetic=spec.antithetic,
         rank=spec.rank,
     )
-    mutants = mutants_of(genome)
+    mutants = mutants_of(parent.genome)
     args = {"generation": generation, **objectives.extra_args}
     fitness = evaluate(objectives.value_fn, parent, extra_args=args, axis_names=spec.axis_names)
     if spec.population_axis is None:
-        child, best, scores = _breed(spec, mutants, fitness)
+        brood = _breed(spec, mutants, fitness)
     else:
         division = population.divide(
             spec.population_axis, spec.mesh, mutants, objectives.extra_args
         )
-        child, best, scores = _breed_divided(spec, division, mutants, mutants_of, fitness)
-    child_score = fitness(child)
-    judged = scores[0], scores[best], child_score
+        brood = _breed_divided(spec, division, mutants, mutants_of, fitness)
+    scores, child_score = brood.scores, fitness(brood.child)
+    judged = scores[0], scores[brood.best], child_score
     if objectives.accept_value_fn is not None:
         judge = evaluate(
             objectives.accept_value_fn, parent, extra_args=args, axis_names=spec.axis_names
         )
-        judged = _judged_by(judge, spec.accept, mutants, best, child, child_score)
+        judged = _judged_by(judge, spec.accept, mutants, brood, child_score)
     choice = accept(spec.accept, *judged)
     finite = jnp.isfinite(scores)
     mean = jnp.sum(scores, where=finite) / jnp.maximum(jnp.sum(finite), 1)
-    return settle(choice, child, best, mutants), Outcome(
+    # The best elite comes over the child, of which there is no more need.
+    return brood.read_best(choice == ELITE, brood.child), Outcome(
         moved=choice != PARENT,
         parent=scores[0],
         best=jnp.min(scores),
@@ -149,45 +149,102 @@ def run_generation(
     )
 
 
-def _breed(
-    spec: CycleSpec, mutants: Mutants, fitness: Fitness
-) -> tuple[Leaves, jax.Array, jax.Array]:
-    """The child, the index of the best member, and the fitness of all members."""
+class _Brood(NamedTuple):
+    """What a generation chooses from, besides its parent.
+
+    Attributes:
+        child: its moving leaves.
+        scores: the fitness of all members.
+        best: the member of best fitness, int32 `[]`.
+        read_best: maps a bool `[]` and a buffer like the genome to that member where it holds,
+            and the member is not the parent; else to the buffer.
+    """
+
+    child: Leaves
+    scores: jax.Array
+    best: jax.Array
+    read_best: Callable[[jax.Array, Leaves], Leaves]
+
+
+def _breed(spec: CycleSpec, mutants: Mutants, fitness: Fitness) -> _Brood:
     batch_size = spec.candidate_batch_size
     if not spec.keeps_elites:
         scores = weigh.score(mutants, fitness, batch_size=batch_size)
-        return move(mutants.genome, _weighed(spec, mutants, scores)), _best(scores), scores
+        total = _weighed(spec, scores, mutants, _nothing_yet(mutants, scores))
+        child = _child(mutants, scores, lambda mutants, total: total, total)
+        return _brood_redrawn(mutants, child, scores)
     paging = make_paging(spec.memory, spec.elite_count, mutants)
     elites, scores = select(
         mutants, fitness, paging, elite_count=spec.elite_count, batch_size=batch_size
     )
-    total = _elite(spec, mutants, elites, paging)
-    return move(mutants.genome, total), elites.member[0], scores
+    step = functools.partial(_elite, spec, elites, paging)
+    child = _child(mutants, scores, step, _nothing_yet(mutants, scores))
+    best = functools.partial(read_best, elites, paging)
+    return _Brood(child, scores, elites.member[0], best)
 
 
 def _breed_divided(
     spec: CycleSpec,
     division: population.Division,
     mutants: Mutants,
-    mutants_of: Callable[[Leaves], Mutants],
+    mutants_of: Callable[[Genome], Mutants],
     fitness: Fitness,
-) -> tuple[Leaves, jax.Array, jax.Array]:
+) -> _Brood:
     """The same, with the work divided over devices: they store no elite in any memory mode."""
     scores = population.score(division, mutants, fitness, batch_size=spec.candidate_batch_size)
-    shared = mutants_of(division.share(mutants.genome))
+    genome = mutants.genome.leaves()
+    shared = mutants_of(Genome(division.share(genome)))
+    zeros = _nothing_yet(shared, scores)
     if not spec.keeps_elites:
-        total = _weighed(spec, shared, scores, division)
+        total = _weighed(spec, scores, shared, zeros, division=division)
     else:
-        paging = Replayed(spec.elite_count, shared.member)
+        paging = Replayed(spec.elite_count, shared)
         elites = select_scored(scores, paging, elite_count=spec.elite_count)
-        total = _elite(spec, shared, elites, paging, division.terms(spec.elite_count))
-    return division.land(shared.genome, total, mutants.genome), _best(scores), scores
+        terms = division.terms(spec.elite_count)
+        total = _elite(spec, elites, paging, shared, zeros, terms=terms)
+    child = division.land(shared.genome.leaves(), total, genome)
+    return _brood_redrawn(mutants, child, scores)
+
+
+def _brood_redrawn(mutants: Mutants, child: Leaves, scores: jax.Array) -> _Brood:
+    """The brood of which no elite is kept."""
+    best = jnp.argmin(scores).astype(jnp.int32)
+    return _Brood(child, scores, best, functools.partial(redrawn, mutants, best))
+
+
+def _child(
+    mutants: Mutants,
+    scores: jax.Array,
+    step: Callable[[Mutants, Leaves], Leaves],
+    total: Leaves,
+) -> Leaves:
+    """The parent plus the step from it, `step(mutants, total)`.
+
+    In a loop of one trip: XLA cannot know that no fitness is NaN. So it keeps no sum of
+    parameters and updates from before the selection until here, nor does it compute the
+    child anew in its evaluation, rounded in another way.
+    """
+
+    def land(total: Leaves, genome: Genome) -> Leaves:
+        total = step(mutants._replace(genome=genome), total)
+        landed = zip(move(genome.leaves(), total), total, strict=True)
+        return tuple(leaf.astype(by.dtype) for leaf, by in landed)
+
+    child = when(~jnp.any(jnp.isnan(scores)), land, total, mutants.genome)
+    like = mutants.genome.params
+    return tuple(leaf.astype(of.dtype) for leaf, of in zip(child, like, strict=True))
+
+
+def _nothing_yet(mutants: Mutants, scores: jax.Array) -> Leaves:
+    return tuple(nothing_yet(leaf, scores) for leaf in mutants.genome.leaves())
 
 
 def _weighed(
     spec: CycleSpec,
-    mutants: Mutants,
     scores: jax.Array,
+    mutants: Mutants,
+    zeros: Leaves,
+    *,
     division: population.Division | None = None,
 ) -> Leaves:
     """The step to the child that members make which are drawn again."""
@@ -200,6 +257,7 @@ def _weighed(
     return weigh.weighted_sum(
         mutants,
         jnp.asarray(spec.recombine_step * weights),
+        zeros,
         most=most,
         batch_size=spec.candidate_batch_size,
         terms=None if division is None else division.terms(most),
@@ -208,9 +266,11 @@ def _weighed(
 
 def _elite(
     spec: CycleSpec,
-    mutants: Mutants,
     elites: Elites,
     paging: Paging,
+    mutants: Mutants,
+    zeros: Leaves,
+    *,
     terms: jax.Array | None = None,
 ) -> Leaves:
     """The step to the child that the elites make."""
@@ -218,6 +278,7 @@ def _elite(
         elites,
         mutants.genome,
         paging,
+        zeros,
         rule=spec.recombine,
         temperature=spec.temperature,
         step=spec.recombine_step,
@@ -225,23 +286,19 @@ def _elite(
     )
 
 
-def _best(scores: jax.Array) -> jax.Array:
-    return jnp.argmin(scores).astype(jnp.int32)
-
-
 def _judged_by(
     judge: Fitness,
     rule: str,
     mutants: Mutants,
-    best: jax.Array,
-    child: Leaves,
+    brood: _Brood,
     child_score: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Parent, best member and child on data that they were not selected on.
 
     The best member is judged only where the rule may take it.
     """
-    parent = judge(mutants.genome)
+    genome = mutants.genome.leaves()
+    parent = judge(genome)
     unjudged = jnp.full_like(parent, jnp.inf)
-    elite = judge(mutants.draw(best, mutants.genome)) if rule == "best" else unjudged
-    return parent, elite, jnp.where(jnp.isfinite(child_score), judge(child), jnp.inf)
+    elite = judge(brood.read_best(brood.best > 0, genome)) if rule == "best" else unjudged
+    return parent, elite, jnp.where(jnp.isfinite(child_score), judge(brood.child), jnp.inf)

@@ -5,7 +5,7 @@ nothing else, so a member can be drawn again at any time, anywhere: on another
 device, in another order, or after a resume. That is what `memory="replay"` rests on.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 from jax import lax
@@ -15,9 +15,10 @@ import optax
 from egd_optax._cycle import noise, threefry
 from egd_optax._cycle.branch import apart, when
 from egd_optax._cycle.noise import wide_dtype
-from egd_optax._cycle.snapshot import Leaves
+from egd_optax._cycle.snapshot import Genome, Leaves, moved
 
 AllParts = tuple[noise.Parts, ...]
+T = TypeVar("T")
 
 
 class Mutants(NamedTuple):
@@ -40,7 +41,7 @@ class Mutants(NamedTuple):
         rank: of the noise of matrices, see `noise`; None for full rank.
     """
 
-    genome: Leaves
+    genome: Genome
     moving: tuple[int, ...]
     key: jax.Array
     first: jax.typing.ArrayLike
@@ -53,6 +54,11 @@ class Mutants(NamedTuple):
     def low_rank(self) -> bool:
         """Whether what the noise is made of is small beside the genome."""
         return self.rank is not None
+
+    def beside(self, value: T) -> tuple["Mutants", T]:
+        """The same for the body of a loop, see `Genome.beside`."""
+        genome, value = self.genome.beside(value)
+        return self._replace(genome=genome), value
 
     def is_second(self, member: jax.Array) -> jax.Array:
         """Whether a member is the second of a pair, bool `[]`."""
@@ -68,7 +74,7 @@ class Mutants(NamedTuple):
         of_leaf = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(own, jnp.array(self.moving))
         return tuple(
             noise.draw_parts(of_leaf[at], std, like, self.rank)
-            for at, (std, like) in enumerate(zip(self.stds, self.genome, strict=True))
+            for at, (std, like) in enumerate(zip(self.stds, self.genome.leaves(), strict=True))
         )
 
     def own_parts(self, member: jax.Array) -> AllParts:
@@ -78,7 +84,7 @@ class Mutants(NamedTuple):
 
     def deviation(self, parts: AllParts) -> Leaves:
         """What sets a member apart from the parent, in float32 or wider."""
-        return tuple(map(noise.form, parts, self.genome))
+        return tuple(map(noise.form, parts, self.genome.leaves()))
 
     def weighted_deviation(self, members: jax.Array, weights: jax.Array) -> Leaves:
         """The sum of weight * deviation over members that are not second ones, `[n]`.
@@ -88,20 +94,22 @@ class Mutants(NamedTuple):
         parts = apart(jnp.any(weights != 0), jax.vmap(self.parts), members)
         return tuple(
             noise.form_sum(part, weights, like)
-            for part, like in zip(parts, self.genome, strict=True)
+            for part, like in zip(parts, self.genome.leaves(), strict=True)
         )
 
     def place(self, parts: AllParts) -> Leaves:
         """The moving leaves of the member whose noise is made of these parts."""
-        return move(self.genome, self.deviation(parts))
+        return move(self.genome.leaves(), self.deviation(parts))
 
     def member(self, member: jax.Array) -> Leaves:
         """The moving leaves of a member but the parent: XLA forms them within what uses them."""
+        mutants, member = self.beside(member)
         if self.low_rank:
-            return self.place(self.own_parts(member))
+            return mutants.place(mutants.own_parts(member))
         second = self.is_second(member)
-        first = self.place(self.parts(member - second))
-        leaves: Leaves = optax.tree.where(second, _mirror(first, self.genome), first)
+        first = mutants.place(mutants.parts(member - second))
+        mirrored = _mirror(first, mutants.genome.leaves())
+        leaves: Leaves = optax.tree.where(second, mirrored, first)
         return leaves
 
     def draw(self, member: jax.Array, buffer: Leaves) -> Leaves:
@@ -124,8 +132,8 @@ class Mutants(NamedTuple):
 
         def perturb(member: jax.Array, buffer: Leaves) -> Leaves:
             del buffer  # its memory is what is used
-            member, own = lax.optimization_barrier((member, known))
-            return self.place(self.parts(member) if own is None else own)
+            mutants, (member, own) = self.beside((member, known))
+            return mutants.place(mutants.parts(member) if own is None else own)
 
         # A loop over this one member, or over none: XLA cannot move the draw out of it because
         # it depends on the index.
@@ -133,7 +141,9 @@ class Mutants(NamedTuple):
         return leaves
 
     def _mirrored(self, second: jax.Array, buffer: Leaves) -> Leaves:
-        return when(second, _mirror, buffer, self.genome) if self.antithetic else buffer
+        if not self.antithetic:
+            return buffer
+        return when(second, lambda first, of: _mirror(first, of.leaves()), buffer, self.genome)
 
 
 # Sets the noise apart from what a training loop derives from the same key.
@@ -159,12 +169,6 @@ def scaled(parts: AllParts, by: jax.Array | int) -> AllParts:
 def move(genome: Leaves, deviation: Leaves) -> Leaves:
     """The genome with a deviation added, in the dtype of the genome."""
     return tuple(map(moved, genome, deviation))
-
-
-def moved(leaf: jax.Array, deviation: jax.Array) -> jax.Array:
-    """A leaf with a deviation added, in the dtype of the leaf."""
-    total = leaf.astype(deviation.dtype) + deviation
-    return noise.rounded_to(total, leaf.dtype).astype(leaf.dtype)
 
 
 def noise_std(

@@ -41,7 +41,7 @@ def draw_parts(key: jax.Array, std: jax.Array, like: jax.Array, rank: int | None
     dtype = wide_dtype(like.dtype)
     if rank is None or not _splits(like, rank):
         noise = _normal(key, like.shape, like, out_sharding=jax.typeof(like).sharding)
-        return _with_digits(std * noise.astype(dtype), jnp.finfo(dtype).nmant - 1)
+        return rounded_first(std * noise.astype(dtype))
     rows, columns = _sides(like)
     factors = (_normal(key, (rows + columns, rank), like) / rank**0.25).astype(dtype)
     left = _half_as_precise(std * factors[:rows]).reshape(*like.shape[:-1], rank)
@@ -123,6 +123,15 @@ def rounded_to(wide: jax.Array, dtype: jnp.dtype) -> jax.Array:
     that a member would be evaluated with digits that it does not have; this it leaves in.
     """
     return _with_digits(wide, jnp.finfo(dtype).nmant)
+
+
+def rounded_first(product: jax.Array) -> jax.Array:
+    """A product with a digit less than its dtype has.
+
+    So that it is rounded before it is added, and the sum is the same to the bit everywhere: XLA
+    multiplies and adds in one operation in some places and not in others.
+    """
+    return _with_digits(product, jnp.finfo(product.dtype).nmant - 1)
 
 
 def _normal(

@@ -4,13 +4,15 @@ A *page* holds the moving leaves of one elite. There are `k` pages, each a buffe
 of its own and replaced whole: a stacked `[k, ...]` buffer on the host would need
 dynamic slices of host memory, which XLA:GPU runs as slow host compute or refuses.
 
-All three kinds offer the same three operations:
+All three kinds offer the same four operations:
 
     blank(genome)                 -> the k pages, not yet written
     write(pages, page, genome, on)-> the pages with `page` replaced where `on`
     visit(pages, members, on, fn, carry)
                                   -> carry[at] = fn(page, at, leaf, carry[at]) for every leaf of
                                      every page, page by page, where `on[page]`
+    read(pages, page, member, on, buffer)
+                                  -> what is on `page`, `member`, where `on`, else the buffer
 """
 
 from collections.abc import Callable
@@ -21,6 +23,7 @@ import warnings
 import jax
 from jax import lax
 import jax.numpy as jnp
+import optax
 
 from egd_optax._cycle.branch import when
 from egd_optax._cycle.mutate import Mutants
@@ -44,51 +47,89 @@ class Paging(Protocol):
     ) -> Leaves:
         """Folds `fn` over the pages for which `on[page]` holds, in page order."""
 
+    def read(
+        self, pages: Pages, page: jax.Array, member: jax.Array, on: jax.Array, buffer: Leaves
+    ) -> Leaves:
+        """The member, no parent, on a page where `on` holds, in a buffer like the genome."""
 
-class Buffered(NamedTuple):
-    """Pages that are buffers: in device memory, or in pinned host memory.
+
+class OnDevice(NamedTuple):
+    """Pages in device memory.
 
     Attributes:
         size: the number of pages.
-        on_host: whether they are in pinned host memory, else on the device.
     """
 
     size: int
-    on_host: bool
 
     def blank(self, genome: Leaves) -> Pages:
-        return tuple(self._place(_unwritten(genome)) for _ in range(self.size))
+        # Not `lax.empty`: on a mesh XLA:GPU allocates it whole on every device.
+        return tuple(tuple(map(jnp.zeros_like, genome)) for _ in range(self.size))
 
     def write(self, pages: Pages, page: jax.Array, genome: Leaves, on: jax.Array) -> Pages:
-        return tuple(
-            when(on & (page == at), lambda _, new: self._place(new), old, genome)
-            for at, old in enumerate(pages)
-        )
+        return _written(pages, page, genome, on, lambda leaves: leaves)
 
     def visit(
         self, pages: Pages, members: jax.Array, on: jax.Array, fn: Visitor, carry: Leaves
     ) -> Leaves:
         del members
-        for at, stored in enumerate(pages):
-
-            def body(values: Leaves, stored: Leaves, page: int = at) -> Leaves:
-                results: list[jax.Array] = []
-                for at, (leaf, value) in enumerate(zip(stored, values, strict=True)):
-                    if results:  # or XLA:GPU fetches all leaves at once, and holds a whole page
-                        leaf, results[-1] = lax.optimization_barrier((leaf, results[-1]))
-                    results.append(fn(jnp.int32(page), at, self._fetch(leaf), value))
-                return tuple(results)
-
-            carry = when(on[at], body, carry, stored)
+        # One pass over the carry for all pages.
+        carry, numbers = lax.optimization_barrier((carry, jnp.arange(self.size)))
+        for page, stored in enumerate(pages):
+            pairs = enumerate(zip(stored, carry, strict=True))
+            visited = tuple(fn(numbers[page], at, *pair) for at, pair in pairs)
+            carry = optax.tree.where(on[page], visited, carry)
         return carry
 
-    def _place(self, genome: Leaves) -> Leaves:
-        if not self.on_host:
-            return genome
-        return tuple(jax.device_put(leaf, jax.memory.Space.Host) for leaf in genome)
+    def read(
+        self, pages: Pages, page: jax.Array, member: jax.Array, on: jax.Array, buffer: Leaves
+    ) -> Leaves:
+        del member
+        for at, stored in enumerate(pages):
+            buffer = when(on & (page == at), lambda _, found: found, buffer, stored)
+        return buffer
 
-    def _fetch(self, stored: jax.Array) -> jax.Array:
-        return jax.device_put(stored, jax.memory.Space.Device) if self.on_host else stored
+
+class OnHost(NamedTuple):
+    """Pages in pinned host memory.
+
+    Attributes:
+        size: the number of pages.
+        mutants: the members.
+    """
+
+    size: int
+    mutants: Mutants
+
+    def blank(self, genome: Leaves) -> Pages:
+        return tuple(_to_host(_unwritten(genome)) for _ in range(self.size))
+
+    def write(self, pages: Pages, page: jax.Array, genome: Leaves, on: jax.Array) -> Pages:
+        return _written(pages, page, genome, on, _to_host)
+
+    def visit(
+        self, pages: Pages, members: jax.Array, on: jax.Array, fn: Visitor, carry: Leaves
+    ) -> Leaves:
+        del members
+
+        def body(values: Leaves, stored: Leaves, page: jax.Array) -> Leaves:
+            results: list[jax.Array] = []
+            for at, (leaf, value) in enumerate(zip(stored, values, strict=True)):
+                if results:  # or XLA:GPU fetches all leaves at once, and holds a whole page
+                    leaf, results[-1] = lax.optimization_barrier((leaf, results[-1]))
+                fetched = jax.device_put(leaf, jax.memory.Space.Device)
+                results.append(fn(page, at, fetched, value))
+            return tuple(results)
+
+        for at, stored in enumerate(pages):
+            carry = when(on[at], body, carry, stored, jnp.int32(at))
+        return carry
+
+    def read(
+        self, pages: Pages, page: jax.Array, member: jax.Array, on: jax.Array, buffer: Leaves
+    ) -> Leaves:
+        del pages, page
+        return redrawn(self.mutants, member, on, buffer)  # over the link only what is summed
 
 
 class Replayed(NamedTuple):
@@ -96,11 +137,11 @@ class Replayed(NamedTuple):
 
     Attributes:
         size: the number of elites.
-        member: draws a member, see `Mutants`.
+        mutants: the members.
     """
 
     size: int
-    member: Callable[[jax.Array], Leaves]
+    mutants: Mutants
 
     def blank(self, genome: Leaves) -> Pages:
         del genome
@@ -116,21 +157,34 @@ class Replayed(NamedTuple):
         del pages
 
         def visit_page(page: jax.Array, values: Leaves) -> Leaves:
-            def body(values: Leaves, member: jax.Array) -> Leaves:
-                pairs = zip(self.member(member), values, strict=True)
+            def body(values: Leaves, member: jax.Array, page: jax.Array) -> Leaves:
+                pairs = zip(self.mutants.member(member), values, strict=True)
                 return tuple(fn(page, at, *pair) for at, pair in enumerate(pairs))
 
-            return when(on[page], body, values, members[page])
+            return when(on[page], body, values, members[page], page)
 
         result: Leaves = lax.fori_loop(0, self.size, visit_page, carry)
         return result
+
+    def read(
+        self, pages: Pages, page: jax.Array, member: jax.Array, on: jax.Array, buffer: Leaves
+    ) -> Leaves:
+        del pages, page
+        return redrawn(self.mutants, member, on, buffer)
+
+
+def redrawn(mutants: Mutants, member: jax.Array, on: jax.Array, buffer: Leaves) -> Leaves:
+    """A member but the parent, drawn into the buffer, where `on`; else the buffer."""
+    return mutants.draw(jnp.where(on, member, 0), buffer)
 
 
 def make_paging(memory: str, count: int, mutants: Mutants) -> Paging:
     """The paging of a memory mode, "host", "device" or "replay"."""
     if memory == "replay":
-        return Replayed(count, mutants.member)
-    return Buffered(count, on_host=memory == "host" and pages_to_host())
+        return Replayed(count, mutants)
+    if memory == "host" and pages_to_host():
+        return OnHost(count, mutants)
+    return OnDevice(count)
 
 
 def pages_to_host() -> bool:
@@ -168,3 +222,20 @@ def _unwritten(genome: Leaves) -> Leaves:
         return tuple(map(jnp.zeros_like, genome))
     like = tuple(map(jax.typeof, genome))
     return tuple(lax.empty(leaf.shape, leaf.dtype, out_sharding=leaf.sharding) for leaf in like)
+
+
+def _written(
+    pages: Pages,
+    page: jax.Array,
+    genome: Leaves,
+    on: jax.Array,
+    place: Callable[[Leaves], Leaves],
+) -> Pages:
+    return tuple(
+        when(on & (page == at), lambda _, new: place(new), old, genome)
+        for at, old in enumerate(pages)
+    )
+
+
+def _to_host(leaves: Leaves) -> Leaves:
+    return tuple(jax.device_put(leaf, jax.memory.Space.Host) for leaf in leaves)

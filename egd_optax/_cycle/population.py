@@ -79,7 +79,7 @@ def divide(axis: str, mesh: AnyMesh | None, mutants: Mutants, args: Mapping[str,
                 f"{mesh.axis_names}."
             )
         division = Lanes(axis, mesh.shape[axis], mesh)
-    for what, tree in (("parameters", mutants.genome), ("samples", args)):
+    for what, tree in (("parameters", mutants.genome.leaves()), ("samples", args)):
         if any(axis in _axes(leaf) for leaf in jax.tree.leaves(tree)):
             raise ValueError(
                 f"`population_axis` must not shard {what}, got {axis!r}, which does: every device "
@@ -117,10 +117,10 @@ def score(division: Division, mutants: Mutants, fitness: Fitness, *, batch_size:
     share = math.ceil(draws / division.devices)
 
     def one(draw: jax.Array) -> jax.Array:
-        member = first + len(sides) * draw
+        inside, member = mutants.beside(first + len(sides) * draw)
         # Noise is drawn for the parent, and not used.
-        parts, moves = mutants.parts(member), (member > 0).astype(jnp.float32)
-        members = (mutants.place(scaled(parts, moves * side)) for side in sides)
+        parts, moves = inside.parts(member), (member > 0).astype(jnp.float32)
+        members = (inside.place(scaled(parts, moves * side)) for side in sides)
         return jnp.stack([fitness(member) for member in members])
 
     def lane(index: jax.Array) -> jax.Array:
@@ -130,7 +130,7 @@ def score(division: Division, mutants: Mutants, fitness: Fitness, *, batch_size:
         return scores
 
     scores = division.each(lane).reshape(-1)[: draws * len(sides)]
-    return jnp.append(fitness(mutants.genome), scores) if mutants.antithetic else scores
+    return jnp.append(fitness(mutants.genome.leaves()), scores) if mutants.antithetic else scores
 
 
 class Lanes(NamedTuple):

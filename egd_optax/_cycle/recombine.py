@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from egd_optax._cycle.evaluate import fitness_dtype
-from egd_optax._cycle.noise import nothing_yet
+from egd_optax._cycle.noise import rounded_first
 from egd_optax._cycle.paging import Paging
 from egd_optax._cycle.select import Elites, visit
-from egd_optax._cycle.snapshot import Leaves
+from egd_optax._cycle.snapshot import Genome, Leaves
 
 Rule = str | Callable[[jax.Array], jax.Array]
 
@@ -22,8 +22,9 @@ PARENT, ELITE, CHILD = range(3)
 
 def recombine(
     elites: Elites,
-    genome: Leaves,
+    genome: Genome,
     paging: Paging,
+    total: Leaves,
     *,
     rule: Rule,
     temperature: jax.typing.ArrayLike,
@@ -39,6 +40,7 @@ def recombine(
         elites: the selected members.
         genome: the moving leaves of the parent.
         paging: where the elites are.
+        total: zeros like the genome, in float32 or wider.
         rule: "mean", "softmax", or a callable from fitness `[k]`, best first, to
             weights `[k]`.
         temperature: of the softmax, in units of fitness.
@@ -55,11 +57,12 @@ def recombine(
         weights = jnp.where(summed, weights, 0)
 
     def add(rank: jax.Array, at: int, leaf: jax.Array, total: jax.Array) -> jax.Array:
-        step_to = leaf.astype(total.dtype) - genome[at].astype(total.dtype)
-        return total + weights[rank] * step_to
+        inside, rank = genome.beside(rank)
+        parent = inside.leaves()[at]
+        step_to = leaf.astype(total.dtype) - parent.astype(total.dtype)
+        return total + rounded_first(weights[rank] * step_to)
 
-    zeros = tuple(nothing_yet(leaf, weights) for leaf in genome)
-    return visit(elites, paging, weights != 0, add, zeros)
+    return visit(elites, paging, weights != 0, add, total)
 
 
 def elite_weights(rule: Rule, fitness: jax.Array, temperature: jax.typing.ArrayLike) -> jax.Array:

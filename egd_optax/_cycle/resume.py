@@ -8,26 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax._cycle.branch import when
-from egd_optax._cycle.mutate import Mutants
 from egd_optax._cycle.noise import wide_dtype
-from egd_optax._cycle.recombine import ELITE
 from egd_optax._cycle.snapshot import Leaves, flatten
-
-
-def settle(choice: jax.Array, child: Leaves, best: jax.Array, mutants: Mutants) -> Leaves:
-    """The moving leaves of what a generation chose; any where the parent stands.
-
-    Args:
-        choice: PARENT, ELITE or CHILD, int32 `[]`.
-        child: the moving leaves of the child.
-        best: index of the best elite, int32 `[]`; not the parent's where `choice` is ELITE.
-        mutants: the members.
-
-    Returns:
-        Leaves like the genome. Costs one draw if the choice is the best elite, in every
-        memory mode: it is over the child, and moves nothing.
-    """
-    return mutants.draw(jnp.where(choice == ELITE, best, 0), child)
 
 
 def carried(base_updates: optax.Updates, params: optax.Params, moving: tuple[int, ...]) -> Leaves:

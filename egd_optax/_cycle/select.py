@@ -57,7 +57,7 @@ def select(
         and a draw for every member but the parent, or for every pair of antithetic ones;
         and device memory for `batch_size` members.
     """
-    empty = _no_elites(elite_count, paging, mutants.genome)
+    empty = _no_elites(elite_count, paging, mutants.genome.leaves())
 
     def keep(elites: Elites, member: jax.Array, score: jax.Array, candidate: Leaves) -> Elites:
         return _insert(elites, member, score, candidate, paging)
@@ -79,7 +79,7 @@ def select(
         return lax.fori_loop(0, members.size, insert, carry), scores
 
     members = jnp.arange(mutants.size, dtype=jnp.int32)
-    (elites, _), scores = in_batches(batch, (empty, mutants.genome), members, batch_size)
+    (elites, _), scores = in_batches(batch, (empty, mutants.genome.leaves()), members, batch_size)
     return elites, scores
 
 
@@ -148,7 +148,7 @@ def one_by_one(
         score = fitness(candidate)
         return (keep(kept, member, score, candidate), candidate), score
 
-    start = (kept, mutants.genome)  # the buffer to draw into holds the parent, member 0
+    start = (kept, mutants.genome.leaves())  # the buffer to draw into holds the parent, member 0
     (kept, _), scores = lax.scan(one, start, jnp.arange(mutants.size, dtype=jnp.int32))
     return kept, scores
 
@@ -182,6 +182,11 @@ def _insert(
         page=jnp.append(elites.page, freed)[order],
         pages=paging.write(elites.pages, freed, candidate, enters & (member > 0)),
     )
+
+
+def read_best(elites: Elites, paging: Paging, on: jax.Array, buffer: Leaves) -> Leaves:
+    """The best elite, which is not the parent, where `on` holds, in a buffer like the genome."""
+    return paging.read(elites.pages, elites.page[0], elites.member[0], on, buffer)
 
 
 def visit(elites: Elites, paging: Paging, on: jax.Array, fn: Visitor, carry: Leaves) -> Leaves:

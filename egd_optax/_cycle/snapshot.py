@@ -1,34 +1,66 @@
 """Stage 1, snapshot: the parent, and which of its leaves a cycle may move."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from egd_optax._cycle.noise import rounded_to, wide_dtype
+
 Leaves = tuple[jax.Array, ...]
+T = TypeVar("T")
+
+
+class Genome(NamedTuple):
+    """The moving leaves of a parent, all that a member has of its own.
+
+    Those that the base step leads to are no buffers: `params + updates` is added up again
+    wherever it is needed, for a step holds both in any case. The sum is the same to the bit
+    everywhere.
+
+    Attributes:
+        params: the moving leaves of the parameters before the step; or the genome itself.
+        updates: their base updates; None where there is nothing to add.
+    """
+
+    params: Leaves
+    updates: Leaves | None = None
+
+    def leaves(self) -> Leaves:
+        """The genome; in the body of a loop only of what `beside` returns."""
+        if self.updates is None:
+            return self.params
+        return tuple(map(moved, self.params, self.updates))
+
+    def beside(self, value: T) -> tuple["Genome", T]:
+        """The genome for the body of a loop, and a value that differs from trip to trip.
+
+        XLA would move the sum out of the loop, and hold it. Both must be used.
+        """
+        result: tuple[Genome, T] = lax.optimization_barrier((self, value))
+        return result
 
 
 class Parent(NamedTuple):
-    """The parameters that the base step just produced; member 0 of the population.
+    """What a generation starts from; member 0 of the population.
 
     Attributes:
-        leaves: every leaf of the parameters, flat; `optax.MaskedNode` counts as a
-            leaf, so that masking a leaf does not renumber the ones behind it.
+        leaves: every leaf of the parameters, flat, without use where it mutates;
+            `optax.MaskedNode` counts as a leaf, so that masking one does not renumber the
+            ones behind it.
         treedef: the structure that `leaves` unflatten to.
         moving: positions in `leaves` of those that mutate.
+        genome: those.
     """
 
     leaves: tuple[jax.Array | optax.MaskedNode, ...]
     treedef: jax.tree_util.PyTreeDef
     moving: tuple[int, ...]
-
-    @property
-    def genome(self) -> Leaves:
-        """The moving leaves: all that a member has of its own."""
-        return tuple(jnp.asarray(self.leaves[at]) for at in self.moving)
+    genome: Genome
 
     def with_genome(self, genome: Leaves) -> optax.Params:
         """The whole parameters of a member, from its moving leaves."""
@@ -49,9 +81,19 @@ def snapshot(params: optax.Params, base_updates: optax.Updates, moving: tuple[in
     Returns:
         The parent.
     """
-    parent = optax.apply_updates(params, base_updates)
-    leaves, treedef = flatten(parent)
-    return Parent(tuple(leaves), treedef, moving)
+    leaves, treedef = flatten(optax.apply_updates(params, base_updates))
+    sources, steps = flatten(params)[0], flatten(base_updates)[0]
+    genome = Genome(
+        tuple(jnp.asarray(sources[at]) for at in moving),
+        tuple(jnp.asarray(steps[at]) for at in moving),
+    )
+    return Parent(tuple(leaves), treedef, moving, genome)
+
+
+def moved(leaf: jax.Array, by: jax.Array) -> jax.Array:
+    """A leaf with something added, in the dtype of the leaf; the same to the bit everywhere."""
+    wide = jnp.promote_types(wide_dtype(leaf.dtype), by.dtype)
+    return rounded_to(leaf.astype(wide) + by.astype(wide), leaf.dtype).astype(leaf.dtype)
 
 
 def flatten(tree: optax.Params) -> tuple[list[Any], jax.tree_util.PyTreeDef]:

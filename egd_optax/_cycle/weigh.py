@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from egd_optax._cycle.branch import when
 from egd_optax._cycle.evaluate import Fitness
 from egd_optax._cycle.mutate import AllParts, Mutants, scaled
-from egd_optax._cycle.noise import nothing_yet
 from egd_optax._cycle.select import in_batches, one_by_one
 from egd_optax._cycle.snapshot import Leaves
 
@@ -42,15 +41,16 @@ def score(mutants: Mutants, fitness: Fitness, *, batch_size: int) -> jax.Array:
     sides = sides_of(mutants)
 
     def batch(carry: None, members: jax.Array) -> tuple[None, jax.Array]:
-        parts = jax.vmap(mutants.parts)(members)
+        inside, members = mutants.beside(members)
+        parts = jax.vmap(inside.parts)(members)
         # One flat batch: XLA:CPU takes a slower way through two nested ones.
         both = [scaled(parts, side) for side in sides]
         flat = jax.tree.map(lambda *of_sides: jnp.concatenate(of_sides), *both)
-        scores = jax.vmap(lambda parts: fitness(mutants.place(parts)))(flat)
+        scores = jax.vmap(lambda parts: fitness(inside.place(parts)))(flat)
         return carry, scores.reshape(len(sides), -1).T
 
     _, scores = in_batches(batch, None, drawn_members(mutants), batch_size // len(sides))
-    return jnp.append(fitness(mutants.genome), scores)
+    return jnp.append(fitness(mutants.genome.leaves()), scores)
 
 
 def _score_in_passing(mutants: Mutants, fitness: Fitness) -> jax.Array:
@@ -61,10 +61,11 @@ def _score_in_passing(mutants: Mutants, fitness: Fitness) -> jax.Array:
     """
 
     def one(parts: AllParts, member: jax.Array) -> tuple[AllParts, jax.Array]:
+        inside, member = mutants.beside(member)
         second = mutants.is_second(member)
         parts = when((member > 0) & ~second, lambda _, at: mutants.parts(at), parts, member)
         parts = when(second, lambda parts: scaled(parts, -1), parts)
-        return parts, fitness(mutants.place(parts))
+        return parts, fitness(inside.place(parts))
 
     members = jnp.arange(mutants.size, dtype=jnp.int32)
     of_parent = jax.tree.map(jnp.zeros_like, mutants.parts(members[0]))  # nothing is drawn
@@ -113,6 +114,7 @@ def elites_only(scores: jax.Array, weights: Callable[[jax.Array], jax.Array], k:
 def weighted_sum(
     mutants: Mutants,
     weights: jax.Array,
+    total: Leaves,
     *,
     most: int,
     batch_size: int,
@@ -123,6 +125,7 @@ def weighted_sum(
     Args:
         mutants: the members.
         weights: `[size]`; of a member without finite fitness zero.
+        total: zeros like the genome, in float32 or wider.
         most: draws that can weigh anything, see `most_draws`; the others are not repeated.
         batch_size: members to draw at a time, under `jax.vmap`; more where that costs less.
         terms: which of these draws to sum, int32, and none where out of range; None for all.
@@ -140,8 +143,6 @@ def weighted_sum(
     if terms is not None:
         drawn = drawn.at[terms].get(mode="clip")
         weight_of = weight_of.at[terms].get(mode="fill", fill_value=0)
-    zeros = tuple(nothing_yet(leaf, weight_of) for leaf in mutants.genome)
-
     if batch_size == 1 and not mutants.low_rank:
 
         def add_one(at: jax.Array, total: Leaves) -> Leaves:
@@ -151,7 +152,7 @@ def weighted_sum(
 
             return when(weight_of[at] != 0, add, total, drawn[at], weight_of[at])
 
-        result: Leaves = lax.fori_loop(0, drawn.size, add_one, zeros)
+        result: Leaves = lax.fori_loop(0, drawn.size, add_one, total)
         return result
 
     def add_batch(total: Leaves, at: jax.Array) -> tuple[Leaves, None]:
@@ -160,7 +161,7 @@ def weighted_sum(
         ), None
 
     size = max(batch_size // len(signs), _AT_ONCE if mutants.low_rank else 1)
-    total, _ = in_batches(add_batch, zeros, jnp.arange(drawn.size), size)
+    total, _ = in_batches(add_batch, total, jnp.arange(drawn.size), size)
     return total
 
 
