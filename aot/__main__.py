@@ -34,7 +34,9 @@ def measure_case(
         "population": population,
         "elites": elites,
         "chips": chips,
+        "params_bytes": params_bytes(chips),
         "device_over_params": step.device,
+        "live_over_params": None if memory == "host" else step.live,
         "device_over_params_evolve_false": idle.device,
         "host_over_params": step.host,
         **{

@@ -114,19 +114,22 @@ def memory() -> tuple[str, list[str], Rows]:
 def aot() -> tuple[str, list[str], Rows]:
     """Steps compiled for accelerators."""
     rows = measure.load("aot")["rows"]
-    header = ["for", "chips", "memory", "population", "elites", "device memory", "host memory"]
-    header += ["to host, a page each", "to device"]
+    header = ["for", "chips", "memory", "population", "elites", "device memory", "live", "plain"]
+    header += ["host memory", "to host, a page each", "to device"]
     body = [
         [
             *(str(row[key]) for key in ("target", "chips", "memory", "population", "elites")),
-            *(f"{row[key]:.1f}" for key in ("device_over_params", "host_over_params")),
+            f"{row['device_over_params']:.1f}",
+            "" if row["live_over_params"] is None else f"{row['live_over_params']:.1f}",
+            f"{row['device_over_params_evolve_false']:.1f}",
+            f"{row['host_over_params']:.1f}",
             *(f"{row[key]:.0f}" for key in ("to_host", "to_device")),
         ]
         for row in rows
     ]
     title = (
-        "A train step compiled for an accelerator, temporary memory and copies between host and "
-        "device in the program, all over the parameters"
+        "A train step compiled for an accelerator, its temporary memory and that of the step "
+        "without a cycle, and copies between host and device, all over the parameters"
     )
     return title, header, body
 
