@@ -72,9 +72,9 @@ def test_elites_on_the_device_take_device_memory(target):
 
 @pytest.mark.parametrize("memory", ["host", "replay"])
 def test_device_memory_of_sharded_parameters_is_bounded(target, memory):
-    # A forward pass gathers a leaf, one share of four. On four chips a TPU holds 4.5 shares with
-    # "host" where one chip alone holds 3.9, and an H100 4.3 where one holds 2.3.
-    assert compile_step(target, memory, 16, 8, CHIPS).device < 5
+    # A forward pass gathers a leaf, one share of four. The compiler for a TPU lays out 4.5 shares
+    # with "host" on four chips and 3.9 on one, that for an H100 2.3 on both.
+    assert compile_step(target, memory, 16, 8, CHIPS).device < {"TPU v5e": 5, "H100": 2.6}[target]
 
 
 def test_no_chip_holds_whole_pages_of_sharded_parameters(target):
@@ -129,9 +129,6 @@ def test_a_cycle_moves_an_elite_when_it_enters_and_when_it_recombines(
     pages = elites * params_bytes(chips)
     assert moved(sites, "to host", *CYCLE, "while", "while") == pages
     assert moved(sites, "to device", *CYCLE, "while") == pages
-    if (target, chips) == ("H100", CHIPS):
-        # Empty pages have no link to the sharding either: this compiler fills them.
-        sites = [site for site in sites if site.nest != CYCLE]
     assert sum(site.size for site in sites) == 2 * pages
 
     own = {site.path[-1][:2] for site in sites}

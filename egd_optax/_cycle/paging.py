@@ -25,6 +25,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from egd_optax._cycle.blank import unwritten
 from egd_optax._cycle.branch import when
 from egd_optax._cycle.mutate import Mutants
 from egd_optax._cycle.snapshot import Leaves
@@ -102,7 +103,7 @@ class OnHost(NamedTuple):
     mutants: Mutants
 
     def blank(self, genome: Leaves) -> Pages:
-        return tuple(_to_host(_unwritten(genome)) for _ in range(self.size))
+        return tuple(_to_host(tuple(map(unwritten, genome))) for _ in range(self.size))
 
     def write(self, pages: Pages, page: jax.Array, genome: Leaves, on: jax.Array) -> Pages:
         return _written(pages, page, genome, on, _to_host)
@@ -214,14 +215,6 @@ def has_pinned_host(device: jax.Device) -> bool:
         stacklevel=2,
     )
     return False
-
-
-def _unwritten(genome: Leaves) -> Leaves:
-    """Buffers like the leaves, never read before they are written: zeros would be a transfer."""
-    if jax.sharding.get_abstract_mesh().manual_axes:  # zeros vary over them as the leaf does
-        return tuple(map(jnp.zeros_like, genome))
-    like = tuple(map(jax.typeof, genome))
-    return tuple(lax.empty(leaf.shape, leaf.dtype, out_sharding=leaf.sharding) for leaf in like)
 
 
 def _written(
