@@ -13,6 +13,7 @@ import pytest
 
 from egd_optax import egd
 from egd_optax._cycle import paging
+from egd_optax._cycle.blank import unwritten
 
 PARAMS = jnp.ones((6, 5))
 
@@ -171,6 +172,19 @@ def test_every_elite_is_visited_once_in_page_order():
     replayed = paging.Replayed(3, mutants)
     (visited,) = replayed.visit((), jnp.arange(3), on, append, (jnp.float32(0),))
     assert float(visited) == 13
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_blank_page_is_like_its_leaf_on_every_platform(devices):
+    mesh = jax.make_mesh((devices,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharded = jax.sharding.NamedSharding(mesh, jax.P("x"))
+    leaf = jax.device_put(jnp.ones((8, 4, 5), jnp.bfloat16), sharded)
+    for fn in (unwritten, jax.vmap(unwritten), jax.vmap(unwritten, in_axes=1, out_axes=1)):
+        blank = jax.jit(fn)(leaf)
+        assert (blank.shape, blank.dtype) == (leaf.shape, leaf.dtype)
+        # A GPU among several is given the size of its part when the program is divided.
+        lowered = jax.jit(fn).trace(leaf).lower(lowering_platforms=("cuda",)).as_text()
+        assert ("@AllocateBuffer" if devices == 1 else "@CustomSPMDPartitioning") in lowered
 
 
 def test_importing_the_library_starts_no_backend_and_needs_no_flax():

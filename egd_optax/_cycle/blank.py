@@ -22,7 +22,8 @@ def unwritten(leaf: jax.Array) -> jax.Array:
     if jax.sharding.get_abstract_mesh().manual_axes:  # zeros vary over them as the leaf does
         return jnp.zeros_like(leaf)
     if like.sharding.mesh.explicit_axes:
-        return lax.empty(like.shape, like.dtype, out_sharding=like.sharding)
+        explicit: jax.Array = lax.empty(like.shape, like.dtype, out_sharding=like.sharding)
+        return explicit
     # XLA:GPU does not divide a buffer that comes from nothing: it would allocate all of it on
     # every device and move a part. XLA:TPU does, and does not take the other form.
     buffer: jax.Array = lax.platform_dependent(
@@ -32,7 +33,8 @@ def unwritten(leaf: jax.Array) -> jax.Array:
 
 
 def _empty_like(leaf: jax.Array) -> jax.Array:
-    return lax.empty(leaf.shape, leaf.dtype)
+    buffer: jax.Array = lax.empty(leaf.shape, leaf.dtype)
+    return buffer
 
 
 @jax.custom_batching.custom_vmap
