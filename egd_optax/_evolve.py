@@ -214,8 +214,9 @@ def evolve(
         again, into the sum. Where the best member is taken, it is drawn again, but with
         "device", which has it. No mode stores or moves the parent. Device memory: the updates
         of `base`, and beside them `candidate_batch_size` active members or one sum, whatever
-        the population size; the parent too with `generations` above 1. Under `jax.vmap` of the
-        optimizer a cycle runs on the steps on which any is due.
+        the population size; the parent too while members of low rank are evaluated, and with
+        `generations` above 1. Under `jax.vmap` of the optimizer a cycle runs on the steps on
+        which any is due.
 
     References:
         Xue et al., `Evolutionary Gradient Descent for Non-convex Optimization

@@ -80,7 +80,7 @@ def test_an_elite_that_is_drawn_again_costs_no_memory(memory, noise):
 @pytest.mark.parametrize("kwargs", [{"memory": "replay"}, {"recombine": "centered_rank"}])
 @pytest.mark.parametrize("kind", ["full_rank", "low_rank"])
 def test_a_cycle_holds_two_copies(kind, kwargs):
-    """The updates, and either the active member or the sum; the parent is no copy."""
+    """The updates, and either the active member or the sum; the parent of full noise is no copy."""
     leaves = [jax.ShapeDtypeStruct((128, 128), jnp.float32)] * 8
     tx = egd(0.1, evolve_every=1, population_size=16, noise=kind, **kwargs)
 
@@ -97,8 +97,9 @@ def test_a_cycle_holds_two_copies(kind, kwargs):
     donating = jax.jit(step, donate_argnums=(0, 1))
     compiled = donating.lower(leaves, jax.eval_shape(tx.init, leaves)).compile()
     copies = compiled.memory_analysis().temp_size_in_bytes / (8 * 128 * 128 * 4)
-    # And two leaves in the making, and activations.
-    assert copies < 2 + 2.5 / 8
+    # And two leaves in the making, and activations. Members of low rank are formed beside a parent
+    # that is held; with so few samples all leaves of one exist at a time.
+    assert copies < 2 + (kind == "low_rank") + 2.5 / 8
 
 
 class Device(NamedTuple):

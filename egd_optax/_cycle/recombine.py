@@ -57,7 +57,7 @@ def recombine(
         weights = jnp.where(summed, weights, 0)
 
     def add(rank: jax.Array, at: int, leaf: jax.Array, total: jax.Array) -> jax.Array:
-        inside, rank = genome.beside(rank)
+        inside, total = genome.beside(total)
         parent = inside.leaves()[at]
         step_to = leaf.astype(total.dtype) - parent.astype(total.dtype)
         return total + rounded_first(weights[rank] * step_to)
