@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from egd_optax._cycle import generation
+from egd_optax._cycle import breed
 
 MEMORY = ("host", "device", "replay")
 ONE = Layout({"data": 1})
@@ -42,13 +42,13 @@ LAYOUTS = {
 def elites_seen(monkeypatch):
     """The member indices of the elites of every cycle, as the program hands them on."""
     seen = []
-    combine = generation.recombine
+    combine = breed.recombine
 
     def recombine(elites, *args, **kwargs):
         jax.debug.callback(lambda members: seen.append(tuple(members.tolist())), elites.member)
         return combine(elites, *args, **kwargs)
 
-    monkeypatch.setattr(generation, "recombine", recombine)
+    monkeypatch.setattr(breed, "recombine", recombine)
     return seen
 
 

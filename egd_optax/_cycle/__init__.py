@@ -13,10 +13,11 @@ import optax
 from egd_optax._advice import advice_on_value_fn
 from egd_optax._cycle.branch import when
 from egd_optax._cycle.evaluate import fitness_dtype
-from egd_optax._cycle.generation import CycleSpec, Objectives, Outcome, run_generation
+from egd_optax._cycle.generation import Outcome, run_generation
 from egd_optax._cycle.mutate import cycle_key
 from egd_optax._cycle.resume import carried, replaced, reset_base_state, resume
 from egd_optax._cycle.snapshot import Genome, Leaves, Parent, moving_leaves, snapshot
+from egd_optax._cycle.spec import CycleSpec, Objectives
 
 __all__ = [
     "CycleInfo",

@@ -107,15 +107,6 @@ def sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.promote_types(wide_dtype(dtype), jnp.result_type(float))
 
 
-def nothing_yet(like: jax.Array, weights: jax.Array) -> jax.Array:
-    """Zeros to sum noise of a leaf in, which XLA cannot make before the weights are known.
-
-    It would: to start as early as it can, beside the active member in device memory.
-    """
-    zero = jnp.minimum(jnp.sum(weights != 0), 0)
-    return jnp.zeros_like(like, sum_dtype(like.dtype)) + zero.astype(sum_dtype(like.dtype))
-
-
 def rounded_to(wide: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """The values in the precision of a dtype, in the dtype they have.
 

@@ -75,10 +75,9 @@ class OnDevice(NamedTuple):
     ) -> Leaves:
         del members
         # One pass over the carry for all pages.
-        carry, numbers = lax.optimization_barrier((carry, jnp.arange(self.size)))
         for page, stored in enumerate(pages):
             pairs = enumerate(zip(stored, carry, strict=True))
-            visited = tuple(fn(numbers[page], at, *pair) for at, pair in pairs)
+            visited = tuple(fn(jnp.int32(page), at, *pair) for at, pair in pairs)
             carry = optax.tree.where(on[page], visited, carry)
         return carry
 
@@ -113,7 +112,7 @@ class OnHost(NamedTuple):
     ) -> Leaves:
         del members
 
-        def body(values: Leaves, stored: Leaves, page: jax.Array) -> Leaves:
+        def body(page: jax.Array, values: Leaves, stored: Leaves) -> Leaves:
             results: list[jax.Array] = []
             for at, (leaf, value) in enumerate(zip(stored, values, strict=True)):
                 if results:  # or XLA:GPU fetches all leaves at once, and holds a whole page
@@ -123,7 +122,7 @@ class OnHost(NamedTuple):
             return tuple(results)
 
         for at, stored in enumerate(pages):
-            carry = when(on[at], body, carry, stored, jnp.int32(at))
+            carry = when(on[at], functools.partial(body, jnp.int32(at)), carry, stored)
         return carry
 
     def read(
@@ -158,11 +157,11 @@ class Replayed(NamedTuple):
         del pages
 
         def visit_page(page: jax.Array, values: Leaves) -> Leaves:
-            def body(values: Leaves, member: jax.Array, page: jax.Array) -> Leaves:
+            def body(values: Leaves, member: jax.Array) -> Leaves:
                 pairs = zip(self.mutants.member(member), values, strict=True)
                 return tuple(fn(page, at, *pair) for at, pair in enumerate(pairs))
 
-            return when(on[page], body, values, members[page], page)
+            return when(on[page], body, values, members[page])
 
         result: Leaves = lax.fori_loop(0, self.size, visit_page, carry)
         return result

@@ -57,6 +57,7 @@ def recombine(
         weights = jnp.where(summed, weights, 0)
 
     def add(rank: jax.Array, at: int, leaf: jax.Array, total: jax.Array) -> jax.Array:
+        # The total differs from trip to trip in every memory mode, also where k is one.
         inside, total = genome.beside(total)
         parent = inside.leaves()[at]
         step_to = leaf.astype(total.dtype) - parent.astype(total.dtype)

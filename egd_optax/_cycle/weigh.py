@@ -144,6 +144,7 @@ def weighted_sum(
     if terms is not None:
         drawn = drawn.at[terms].get(mode="clip")
         weight_of = weight_of.at[terms].get(mode="fill", fill_value=0)
+
     if batch_size == 1 and not mutants.low_rank:
 
         def add_one(at: jax.Array, total: Leaves) -> Leaves:
