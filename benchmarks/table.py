@@ -120,7 +120,7 @@ def aot() -> tuple[str, list[str], Rows]:
         [
             *(str(row[key]) for key in ("target", "chips", "memory", "population", "elites")),
             f"{row['device_over_params']:.1f}",
-            "" if row.get("live_over_params") is None else f"{row['live_over_params']:.1f}",
+            "" if row["live_over_params"] is None else f"{row['live_over_params']:.1f}",
             f"{row['device_over_params_evolve_false']:.1f}",
             f"{row['host_over_params']:.1f}",
             *(f"{row[key]:.0f}" for key in ("to_host", "to_device")),
