@@ -57,8 +57,8 @@ def _score_in_passing(mutants: Mutants, fitness: Fitness) -> jax.Array:
     """Draws the parts of one member after another and evaluates it.
 
     Nothing asks for the member as a whole: XLA forms each leaf where it is used, and holds
-    no more than that, and the parent: to read parameters and updates instead would cost
-    more than a tenth where a leaf is formed within a matrix product.
+    no more than that, and the parent: where a leaf is formed within a matrix product, to read
+    parameters and updates instead takes longer.
     """
     holding = mutants._replace(genome=Genome(mutants.genome.leaves()))
 
