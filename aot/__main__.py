@@ -36,7 +36,7 @@ def measure_case(
         "chips": chips,
         "params_bytes": params_bytes(chips),
         "device_over_params": step.device,
-        "live_over_params": None if memory == "host" else step.live,
+        "analysed_over_params": step.analysed,
         "device_over_params_evolve_false": idle.device,
         "host_over_params": step.host,
         **{

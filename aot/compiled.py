@@ -11,20 +11,19 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
+from aot import tpu
 from aot.hlo import Program, parse
 from egd_optax import egd
 
 CHIPS = 4
 # Members, elites, and chips that the parameters are spread over.
 CASES = ((8, 2, 1), (16, 8, 1), (64, 16, 1), (16, 8, CHIPS))
-# Smaller leaves the compiler for a TPU keeps in the fast memory of the chip, 128 MiB on a v5e,
-# so that what its programs allocate tells nothing of a network that is larger.
-SIDE = 4096
-LEAVES = (jax.ShapeDtypeStruct((SIDE, SIDE), jnp.float32),) * 4
+# Leaves of 144 MiB: smaller ones the compiler for a TPU keeps in the fast memory of the chip,
+# 128 MiB on a v5e, so that what its programs take tells nothing of a network that is larger.
+SIDE = 6144
+LEAF_COUNT = 4
 # The module that compiles for each target.
 PLUGINS = {"TPU v5e": "libtpu", "H100": "jax_plugins.xla_cuda13"}
-# Autotuning would time kernels on the GPU.
-OPTIONS = {"TPU v5e": {}, "H100": {"xla_gpu_autotune_level": 0}}
 
 
 class Compiled(NamedTuple):
@@ -32,14 +31,14 @@ class Compiled(NamedTuple):
 
     Attributes:
         program: the program of one chip.
-        device: device memory beside arguments and results, as the compiler lays it out.
-        live: most of it that is in use at one time, where nothing is in host memory.
+        device: device memory beside arguments and results that the program takes.
+        analysed: what `memory_analysis` says of that; the same but for a TPU, see `aot.tpu`.
         host: host memory beside arguments and results.
     """
 
     program: Program
     device: float
-    live: float
+    analysed: float
     host: float
 
 
@@ -61,6 +60,7 @@ def compile_step(
     chips: int = 1,
     *,
     evolve: bool | None = None,
+    side: int = SIDE,
 ) -> Compiled:
     """Compiles gradient, update and new parameters, with donated parameters and state.
 
@@ -71,6 +71,7 @@ def compile_step(
         elites: members that recombine.
         chips: devices that the rows of every parameter are spread over.
         evolve: see `egd_optax.evolve`.
+        side: rows and columns of every parameter.
     """
     mesh = Mesh(_topology(target).devices[:chips], ("rows",))
     tx = egd(
@@ -82,29 +83,33 @@ def compile_step(
         updates, state = tx.update(grads, state, params, value_fn=_loss, evolve=evolve)
         return optax.apply_updates(params, updates), state
 
-    params = _spread(LEAVES, mesh)
+    params = _spread((jax.ShapeDtypeStruct((side, side), jnp.float32),) * LEAF_COUNT, mesh)
     state = _spread(jax.eval_shape(tx.init, params), mesh)
     with jax.set_mesh(mesh):  # tells "host" which platform the program is for
         lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, state)
-        compiled = lowered.compile(OPTIONS[target])
-    memory_used = compiled.memory_analysis()
+        if target == "TPU v5e":
+            compiled, taken = tpu.compile_measured(lowered)
+        else:
+            # Autotuning would time kernels on the GPU.
+            compiled = lowered.compile({"xla_gpu_autotune_level": 0})
+            taken = compiled.memory_analysis().temp_size_in_bytes
+    used, size = compiled.memory_analysis(), params_bytes(chips, side)
     return Compiled(
         parse(compiled.as_text()),
-        memory_used.temp_size_in_bytes / params_bytes(chips),
-        (memory_used.peak_memory_in_bytes - memory_used.argument_size_in_bytes)
-        / params_bytes(chips),
-        memory_used.host_temp_size_in_bytes / params_bytes(chips),
+        taken / size,
+        used.temp_size_in_bytes / size,
+        used.host_temp_size_in_bytes / size,
     )
 
 
-def params_bytes(chips: int = 1) -> int:
+def params_bytes(chips: int = 1, side: int = SIDE) -> int:
     """Bytes of the parameters on one chip."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in LEAVES) // chips
+    return LEAF_COUNT * side * side * jnp.dtype(jnp.float32).itemsize // chips
 
 
 def _topology(target: str) -> topologies.TopologyDescription:
     if target == "TPU v5e":
-        return topologies.get_topology_desc("v5e:2x2", platform="tpu")
+        return tpu.topology("v5e:2x2")
     config = Path(__file__).with_name("h100.txtpb").read_text()
     return topologies.get_topology_desc(
         platform="cuda", target_config=config, topology=f"1x1x{CHIPS}"
@@ -112,7 +117,7 @@ def _topology(target: str) -> topologies.TopologyDescription:
 
 
 def _loss(params):
-    x = jnp.ones((128, SIDE))
+    x = jnp.ones((128, len(params[0])))
     for weights in params:
         x = jnp.tanh(x @ weights)
     return jnp.mean(x**2)

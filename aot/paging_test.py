@@ -6,7 +6,16 @@ makes the copies that it holds follows from the loops around them.
 
 import pytest
 
-from aot.compiled import CASES, CHIPS, LEAVES, PLUGINS, SIDE, compile_step, missing, params_bytes
+from aot.compiled import (
+    CASES,
+    CHIPS,
+    LEAF_COUNT,
+    PLUGINS,
+    SIDE,
+    compile_step,
+    missing,
+    params_bytes,
+)
 
 CYCLE = ("while", "conditional")
 
@@ -45,24 +54,25 @@ def test_the_other_modes_leave_host_memory_alone(target, memory, population, eli
 
 def test_device_memory_does_not_grow_with_the_population(target):
     few, many = compile_step(target, "host", 8, 2), compile_step(target, "host", 64, 2)
-    assert many.device - few.device < 0.05
+    assert many.device - few.device < 0.01
 
 
 @pytest.mark.parametrize("memory", ["host", "replay"])
 def test_device_memory_hardly_grows_with_the_elites(target, memory):
     few, many = compile_step(target, memory, 8, 2), compile_step(target, memory, 64, 16)
-    # On the TPU an elite costs up to 0.7 MiB of its own with "host".
+    # On the TPU an elite costs 0.2 MiB of its own with "host".
     assert (many.device - few.device) * params_bytes() < (16 - 2) * 2**20
 
 
-def test_a_cycle_holds_two_copies_above_the_step_without(target):
-    """The updates, which that step applies and frees, and the active member or the sum."""
-    idle = compile_step(target, "host", 16, 8, evolve=False)
-    replay = compile_step(target, "replay", 16, 8)
-    # The compiler for a TPU lays out more than is in use at any time.
-    assert (replay.live if target.startswith("TPU") else replay.device) < idle.device + 2.3
-    if not target.startswith("TPU"):
-        assert compile_step(target, "host", 16, 8).device < idle.device + 2.3
+@pytest.mark.parametrize("memory", ["host", "replay"])
+def test_a_cycle_holds_two_copies_above_the_step_without(target, memory):
+    """The updates, which that step applies and frees, and the active member or the sum.
+
+    With "host" also the leaf that is on its way.
+    """
+    idle = compile_step(target, memory, 16, 8, evolve=False)
+    step = compile_step(target, memory, 16, 8)
+    assert step.device < idle.device + 2.02 + (memory == "host") / LEAF_COUNT
 
 
 def test_elites_on_the_device_take_device_memory(target):
@@ -72,9 +82,13 @@ def test_elites_on_the_device_take_device_memory(target):
 
 @pytest.mark.parametrize("memory", ["host", "replay"])
 def test_device_memory_of_sharded_parameters_is_bounded(target, memory):
-    # A forward pass gathers a leaf, one share of four. The compiler for a TPU lays out 4.5 shares
-    # with "host" on four chips and 3.9 on one, that for an H100 2.3 on both.
-    assert compile_step(target, memory, 16, 8, CHIPS).device < {"TPU v5e": 5, "H100": 2.6}[target]
+    """Two copies of a chip's share above the step without a cycle, and a whole leaf.
+
+    Of four leaves over four chips one is as large as the share; a forward pass may gather it.
+    """
+    idle = compile_step(target, memory, 16, 8, CHIPS, evolve=False)
+    step = compile_step(target, memory, 16, 8, CHIPS)
+    assert step.device < idle.device + 2.1 + CHIPS / LEAF_COUNT
 
 
 def test_no_chip_holds_whole_pages_of_sharded_parameters(target):
@@ -88,7 +102,7 @@ def test_host_buffers_are_only_ever_copied_whole(target, population, elites, chi
     # No dynamic slice, fusion or custom call: nothing that could run on the host.
     assert {step.opcode for _, step in program.host_accesses()} <= {"copy", "copy-start"}
     assert "_xla_compute_type" not in program.text
-    assert {site.size for site in program.host_copies()} == {params_bytes(chips) // len(LEAVES)}
+    assert {site.size for site in program.host_copies()} == {params_bytes(chips) // LEAF_COUNT}
 
 
 @host_cases

@@ -12,6 +12,9 @@ from egd_optax import evolve
 SIZES = {**models.SIZES, "30M": 3 * 10**7}
 SAMPLES = {"memory-bound": 16, "compute-bound": 512}
 BASES = {"sgd": lambda: optax.sgd(1e-3), "adamw": lambda: optax.adamw(1e-4)}
+# Floating-point operations of a run: of many steps where they are short, for a training loop does
+# not wait for one before it starts the next.
+OPERATIONS = 2.5e10
 NEVER = 10**6  # steps between cycles: none is due while we measure
 
 
@@ -32,7 +35,7 @@ def measure_case(
     """One row for the base alone, in the graph, and decided when the step is traced."""
     problem = models.perceptron(parameters, samples)
     runs = {
-        name: measure.loop(*step, steps=max(1, round(2e9 / (6 * parameters * samples))))
+        name: measure.loop(*step, steps=max(1, round(OPERATIONS / (6 * parameters * samples))))
         for name, step in programs(BASES[base](), problem).items()
     }
     timings = measure.compare(runs, "base", rounds=15)

@@ -114,14 +114,14 @@ def memory() -> tuple[str, list[str], Rows]:
 def aot() -> tuple[str, list[str], Rows]:
     """Steps compiled for accelerators."""
     rows = measure.load("aot")["rows"]
-    header = ["for", "chips", "memory", "population", "elites", "device memory", "live", "plain"]
-    header += ["host memory", "to host, a page each", "to device"]
+    header = ["for", "chips", "memory", "population", "elites", "device memory", "plain"]
+    header += ["memory_analysis", "host memory", "to host, a page each", "to device"]
     body = [
         [
             *(str(row[key]) for key in ("target", "chips", "memory", "population", "elites")),
-            f"{row['device_over_params']:.1f}",
-            "" if row["live_over_params"] is None else f"{row['live_over_params']:.1f}",
-            f"{row['device_over_params_evolve_false']:.1f}",
+            f"{row['device_over_params']:.2f}",
+            f"{row['device_over_params_evolve_false']:.2f}",
+            f"{row['analysed_over_params']:.2f}",
             f"{row['host_over_params']:.1f}",
             *(f"{row[key]:.0f}" for key in ("to_host", "to_device")),
         ]
