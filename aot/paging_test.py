@@ -82,13 +82,14 @@ def test_elites_on_the_device_take_device_memory(target):
 
 @pytest.mark.parametrize("memory", ["host", "replay"])
 def test_device_memory_of_sharded_parameters_is_bounded(target, memory):
-    """Two copies of a chip's share above the step without a cycle, and a whole leaf.
+    """Two copies of a chip's share above the step without a cycle; on a TPU a whole leaf too.
 
-    Of four leaves over four chips one is as large as the share; a forward pass may gather it.
+    Of four leaves over four chips one is as large as the share.
     """
     idle = compile_step(target, memory, 16, 8, CHIPS, evolve=False)
     step = compile_step(target, memory, 16, 8, CHIPS)
-    assert step.device < idle.device + 2.1 + CHIPS / LEAF_COUNT
+    gathered = CHIPS / LEAF_COUNT if target.startswith("TPU") else 0
+    assert step.device < idle.device + 2.1 + gathered
 
 
 def test_no_chip_holds_whole_pages_of_sharded_parameters(target):
