@@ -4,5 +4,4 @@ import os
 
 # Before jax starts its backend.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # asks no metadata server which TPU this is
 os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # looks for no CUDA libraries

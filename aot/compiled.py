@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import optax
 
-from aot import tpu
-from aot.hlo import Program, parse
-from egd_optax import egd
+from benchmarks import tpu
+from benchmarks.hlo import Program, parse
+from egd_optax import Execution, egd, recombine
 
 CHIPS = 4
 # Members, elites, and chips that the parameters are spread over.
@@ -32,7 +32,7 @@ class Compiled(NamedTuple):
     Attributes:
         program: the program of one chip.
         device: device memory beside arguments and results that the program takes.
-        analysed: what `memory_analysis` says of that; the same but for a TPU, see `aot.tpu`.
+        analysed: what `memory_analysis` says of that; the same but for a TPU, see `benchmarks.tpu`.
         host: host memory beside arguments and results.
     """
 
@@ -66,7 +66,7 @@ def compile_step(
 
     Args:
         target: a key of `PLUGINS`.
-        memory: see `egd_optax.evolve`.
+        memory: see `egd_optax.Execution`.
         population: members a cycle.
         elites: members that recombine.
         chips: devices that the rows of every parameter are spread over.
@@ -75,7 +75,11 @@ def compile_step(
     """
     mesh = Mesh(_topology(target).devices[:chips], ("rows",))
     tx = egd(
-        0.1, 0.9, population_size=population, elite_fraction=elites / population, memory=memory
+        0.1,
+        0.9,
+        population_size=population,
+        recombine=recombine.mean(elite_fraction=elites / population),
+        execution=Execution(memory=memory),
     )
 
     def step(params, state):

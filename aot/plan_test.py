@@ -3,8 +3,8 @@
 import pytest
 
 from aot.compiled import missing
-from aot.hlo import parse
 from benchmarks import pod_plan
+from benchmarks.hlo import parse
 
 LOOP = """\
 HloModule step

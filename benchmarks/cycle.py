@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks import measure, models
-from egd_optax import evolve
+from egd_optax import Execution, evolve
 from egd_optax._cycle import threefry
 
 SAMPLES = 64
@@ -41,7 +41,10 @@ def measure_modes(label: str, parameters: int, population: int) -> list[dict[str
     runs = {
         "floor": floor(problem, population, draws=population - 1),
         "floor of replay": floor(problem, population, draws=population - 1 + elites),
-        **{memory: cycle(problem, population_size=population, memory=memory) for memory in MEMORY},
+        **{
+            memory: cycle(problem, population_size=population, execution=Execution(memory=memory))
+            for memory in MEMORY
+        },
     }
     rounds = 15 if parameters * population < 10**8 else 5
     pairs = {"host": "floor", "device": "floor", "replay": "floor of replay"}
@@ -58,7 +61,11 @@ def measure_batches(label: str, parameters: int) -> list[dict[str, Any]]:
     """A row for each `candidate_batch_size`: time over that of 1, and memory."""
     problem, population = models.perceptron(parameters, SAMPLES), 16
     programs = {
-        size: program(problem, population_size=population, candidate_batch_size=size)
+        size: program(
+            problem,
+            population_size=population,
+            execution=Execution(candidate_batch_size=size),
+        )
         for size in BATCHES
     }
     runs = {str(size): functools.partial(*called) for size, called in programs.items()}

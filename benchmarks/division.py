@@ -20,10 +20,11 @@ import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from benchmarks import cycle, measure, models
+from benchmarks.noise import KINDS
+from egd_optax import Execution
 
 DEVICES = 8
 POPULATIONS = (16, 64)
-KINDS = ("full_rank", "low_rank")
 SAMPLES = 256
 ROUNDS = 9
 
@@ -41,7 +42,7 @@ def measure_division(population: int, noise: str) -> dict[str, Any]:
     """A row: the cycle on all devices over that on one."""
     problem = models.perceptron(10**6, SAMPLES)
     runs = {
-        str(devices): on_devices(devices, problem, population_size=population, noise=noise)
+        str(devices): on_devices(devices, problem, population_size=population, noise=KINDS[noise]())
         for devices in (1, DEVICES)
     }
     timings = measure.compare(runs, "1", ROUNDS)[str(DEVICES)]
@@ -57,7 +58,8 @@ def on_devices(devices: int, problem: models.Problem, **kwargs: Any) -> measure.
     whole = NamedSharding(mesh, PartitionSpec())
     params, batch = jax.device_put((problem.params, problem.batch), whole)
     problem = problem._replace(params=params, batch=batch)
-    return cycle.cycle(problem, population_axis="pop", mesh=mesh, **kwargs)
+    execution = Execution(population_axis="pop", mesh=mesh)
+    return cycle.cycle(problem, execution=execution, **kwargs)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import jax
 import optax
 
 from benchmarks import idle, models
-from egd_optax import evolve
+from egd_optax import Execution, evolve, recombine
 
 SAMPLES = 8
 MEMORY = ("device", "replay")
@@ -62,8 +62,8 @@ def measure_population(population: int) -> list[dict[str, Any]]:
                 optax.sgd(1e-3),
                 evolve_every=1,
                 population_size=population,
-                elite_fraction=elites / population,
-                memory=memory,
+                recombine=recombine.mean(elite_fraction=elites / population),
+                execution=Execution(memory=memory),
             )
             temporary = temp_over_params(compiled_step(tx, problem), problem)
             rows.append({"method": memory, "elites": elites, "temp_over_params": temporary})

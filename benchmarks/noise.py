@@ -1,6 +1,6 @@
 """A cycle, over its forward passes alone: what mutation costs, of full and of low rank."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -8,10 +8,15 @@ from jax import lax
 import jax.numpy as jnp
 
 from benchmarks import cycle, measure, models
+from egd_optax import Execution, noise
 
 POPULATION = 8
 MODELS = {"perceptron": models.perceptron, "transformer": models.transformer}
-KINDS = ("full_rank", "low_rank")
+# By their names in the results.
+KINDS: dict[str, Callable[..., noise.Noise]] = {
+    "full_rank": noise.gaussian,
+    "low_rank": noise.low_rank,
+}
 MEMORY = ("host", "replay")
 
 
@@ -32,10 +37,14 @@ def measure_kinds(model: str, label: str, parameters: int, samples: int) -> list
     """A row for either kind of noise, with the elites in buffers and replayed."""
     problem = MODELS[model](parameters, samples)
     runs = {"forwards": forwards(problem, POPULATION + 1)}
-    for kind in KINDS:
+    for kind, make in KINDS.items():
         for memory in MEMORY:
-            arguments = {"population_size": POPULATION, "noise": kind, "memory": memory}
-            runs[f"{kind}, {memory}"] = cycle.cycle(problem, **arguments)
+            runs[f"{kind}, {memory}"] = cycle.cycle(
+                problem,
+                population_size=POPULATION,
+                noise=make(),
+                execution=Execution(memory=memory),
+            )
     heavy = model == "transformer" and parameters * samples > 10**8
     timings = measure.compare(runs, "forwards", rounds=5 if heavy else 11)
     about = {"model": model, "size": label, "samples": samples, "population": POPULATION}

@@ -25,7 +25,7 @@ import numpy as np
 import optax
 
 from benchmarks import measure, models
-from egd_optax import evolve, is_due
+from egd_optax import Execution, evolve, is_due
 
 LAYOUTS = {
     "data": ("data",),
@@ -117,7 +117,10 @@ class Layout:
         self.sizes, self.options = sizes, options
         self.loss = models.transformer(1, samples=1).loss  # of parameters of any size
         division = {"population_axis": "pop", "mesh": self.mesh} if "pop" in sizes else {}
-        self.evolution = {"population_size": options.population, **division}
+        self.evolution = {
+            "population_size": options.population,
+            "execution": Execution(**division),
+        }
         self.base = BASES[options.base]()
         self.tx = evolve(self.base, evolve_every=options.every, **self.evolution)
         self.step = self.step_of(self.tx)

@@ -31,6 +31,10 @@ takes beside them. Above the step without a cycle, in shards of the parameters:
          + (1 where pop > 1)                  the child, gathered from its parts
 """
 
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # TPUs are compiled for, none is started
+
 import argparse
 from collections.abc import Callable
 import functools
@@ -46,10 +50,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
-from aot import tpu
-from aot.hlo import parse
-from benchmarks import measure
-from egd_optax import evolve
+from benchmarks import measure, tpu
+from benchmarks.hlo import parse
+from egd_optax import Execution, evolve, noise
 
 TOPOLOGIES = {8: "v5p:2x2x2", 64: "v5p:4x4x4", 512: "v5p:8x8x8"}
 POPULATION = 16
@@ -197,9 +200,8 @@ def compile_step(name: str, chips: int, pop: int, what: str | None) -> Compiled:
     tx = evolve(
         optax.adamw(1e-4),
         population_size=POPULATION,
-        noise="low_rank",
-        memory=memory,
-        **division,
+        noise=noise.low_rank(),
+        execution=Execution(memory=memory, **division),
     )
 
     def step(params: Any, state: Any, trained: jax.Array, scored: jax.Array) -> Any:

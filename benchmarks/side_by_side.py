@@ -33,7 +33,8 @@ import numpy as np
 import optax
 
 from benchmarks import measure, models
-from egd_optax import evolve
+from benchmarks.noise import KINDS
+from egd_optax import Execution, evolve, recombine
 
 SAMPLES = 64
 SIGMA = 0.02
@@ -138,7 +139,7 @@ def methods(population: int, loss: Loss) -> dict[str, Method | None]:
     return {
         **{
             f"egd_optax, {noise}, {memory}": ours(population, noise, memory, loss)
-            for noise in ("full_rank", "low_rank")
+            for noise in KINDS
             for memory in ("host", "replay")
         },
         **{
@@ -160,11 +161,11 @@ def ours(
     tx = evolve(
         optax.sgd(0.0),
         population_size=population,
-        elite_fraction=ELITE_FRACTION,
         sigma=SIGMA,
-        noise=noise,
-        memory=memory,
+        noise=KINDS[noise](),
         antithetic=antithetic,
+        recombine=recombine.mean(ELITE_FRACTION),
+        execution=Execution(memory=memory),
     )
 
     def start(params: Any) -> Any:

@@ -6,7 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from demo import digits, figure, report
+from benchmarks.quality import digits
+from demo import figure, report
 from demo.stories import BUDGET, CHECKS, SEEDS, STORIES, Story
 from demo.train import run
 

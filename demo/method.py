@@ -4,8 +4,10 @@ from typing import Any, NamedTuple
 
 import optax
 
-from demo.ledger import FORWARDS_PER_GRADIENT, Ledger, generation_price
+from benchmarks.quality.ledger import FORWARDS_PER_GRADIENT, Ledger, generation_price
 from egd_optax import evolve
+from egd_optax.noise import Noise, gaussian
+from egd_optax.recombine import Recombine
 
 MOMENTUM = 0.9
 
@@ -23,10 +25,10 @@ class Cycles(NamedTuple):
     population_size: int
     sigma: float
     accept: str
-    recombine: str
-    recombine_step: float = 1.0
+    recombine: Recombine
+    step_size: float = 1.0
     antithetic: bool = False
-    noise: str = "full_rank"
+    noise: Noise = gaussian()
 
     def options(self) -> dict[str, Any]:
         """The arguments of `egd_optax.evolve`."""

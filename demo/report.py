@@ -58,7 +58,8 @@ def save(results: Results, stories: Sequence[Story], path: Path) -> None:
             for story in stories
         },
     }
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    # Operators as one writes them.
+    path.write_text(json.dumps(content, indent=1, default=repr) + "\n")
 
 
 def _cells(runs: Sequence[Run]) -> tuple[str, ...]:

@@ -9,10 +9,11 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from demo import digits
-from demo.digits import Digits, Params, Score, Split
+from benchmarks.quality.digits import Digits, Split
+from benchmarks.quality.ternary import straight_through
+from demo import network
 from demo.method import Method
-from demo.ternary import straight_through
+from demo.network import Params, Score
 from egd_optax import EvolveState, is_due
 
 
@@ -85,7 +86,7 @@ def run(
     """
     total = method.ledger.steps_within(budget)
     batch_key, init_key, noise_key = jax.random.split(jax.random.key(seed), 3)
-    params = digits.init(init_key)
+    params = network.init(init_key)
     optimizer_state = method.optimizer(total, noise_key).init(params)
     carry = Carry(params, optimizer_state, jnp.zeros([total + 1], bool))
     steps, checkpoints = 0, []
@@ -101,7 +102,7 @@ def run(
         seed=seed,
         checkpoints=checkpoints,
         best=best,
-        test=digits.score(best.params, data.test),
+        test=network.score(best.params, data.test),
         forwards=method.ledger.spent(steps),
         cycles=cycles_of(method, carry),
     )
@@ -124,18 +125,18 @@ def train(
     def batch_loss(params: Params, batch: Split) -> jax.Array:
         if method.straight_through:
             params = straight_through(deploy, params)
-        return digits.loss(params, batch)
+        return network.loss(params, batch)
 
     def step(count: jax.Array, carry: Carry) -> Carry:
         batch_key, fitness_key = jax.random.split(jax.random.fold_in(key, count))
-        batch = digits.sample(split, batch_key, method.batch_size)
-        fitness_batch = digits.sample(split, fitness_key, fitness_size)
+        batch = sample(split, batch_key, method.batch_size)
+        fitness_batch = sample(split, fitness_key, fitness_size)
         params, state, accepted = carry
         updates, state = optimizer.update(
             jax.grad(batch_loss)(params, batch),
             state,
             params,
-            value_fn=lambda member: digits.loss(deploy(member), fitness_batch),
+            value_fn=lambda member: network.loss(deploy(member), fitness_batch),
         )
         if isinstance(state, EvolveState):
             accepted = accepted.at[count].set(state.info.accepted)
@@ -144,13 +145,19 @@ def train(
     return lax.fori_loop(first + 1, end + 1, step, carry)
 
 
+def sample(split: Split, key: jax.Array, size: int) -> Split:
+    """Draws `size` images with replacement."""
+    rows = jax.random.randint(key, (size,), 0, len(split.labels))
+    return Split(split.images[rows], split.labels[rows])
+
+
 @functools.partial(jax.jit, static_argnames="deploy")
 def validate(
     deploy: Callable[[Params], Params], params: Params, split: Split
 ) -> tuple[Params, Score]:
     """The parameters as deployed, and how they do on `split`."""
     deployed = deploy(params)
-    return deployed, digits.score(deployed, split)
+    return deployed, network.score(deployed, split)
 
 
 def cycles_of(method: Method, carry: Carry) -> list[tuple[int, bool]]:

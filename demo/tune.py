@@ -10,7 +10,7 @@ import itertools
 import jax
 import numpy as np
 
-from demo import digits
+from benchmarks.quality import digits
 from demo.method import Method
 from demo.stories import BUDGET, CHECKS, STORIES, Story
 from demo.train import run
@@ -34,7 +34,7 @@ def grid(method: Method) -> list[Method]:
     return [
         method._replace(
             learning_rate=rate,
-            cycles=method.cycles._replace(sigma=sigma, recombine_step=step),
+            cycles=method.cycles._replace(sigma=sigma, step_size=step),
         )
         for rate, sigma, step in itertools.product(rates[1:], SIGMAS, STEPS)
     ]

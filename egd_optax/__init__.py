@@ -1,26 +1,32 @@
 """Evolutionary Gradient Descent for optax.
 
 params --base.update--> parent ----- idle steps end here
-parent --mutate-------> members      every `evolve_every` steps
+parent --noise--------> members      every `evolve_every` steps
 member --value_fn-----> fitness      forward only
-best k --recombine----> child        or all members, weighed by rank
+fitness --recombine---> weights      of the best members, or of all
+parent + weighted sum -> child
 child, elite or parent --> update    never worse, unless accept="always"
 """
 
-from egd_optax import presets
+from egd_optax import noise, presets, recombine
+from egd_optax._checks import STATIC_ARGS
 from egd_optax._cycle import CycleInfo
 from egd_optax._egd import egd
-from egd_optax._evolve import STATIC_ARGS, EvolveState, evolve, is_due
+from egd_optax._evolve import EvolveState, evolve, is_due
 from egd_optax._frozen import with_frozen
+from egd_optax.execution import Execution
 
 __all__ = [
     "STATIC_ARGS",
     "CycleInfo",
     "EvolveState",
+    "Execution",
     "egd",
     "evolve",
     "is_due",
+    "noise",
     "presets",
+    "recombine",
     "with_frozen",
 ]
 __version__ = "0.1.0"

@@ -5,7 +5,9 @@ from typing import Any
 import jax
 import optax
 
-from egd_optax._evolve import Recombine, ScalarOrSchedule, evolve
+from egd_optax import noise, recombine
+from egd_optax._evolve import ScalarOrSchedule, evolve
+from egd_optax.execution import Execution
 
 
 def egd(
@@ -17,25 +19,16 @@ def egd(
     accumulator_dtype: Any = None,
     evolve_every: int = 200,
     population_size: int = 8,
-    elite_fraction: float = 0.25,
-    antithetic: bool = False,
     generations: int = 1,
-    candidate_batch_size: int = 1,
     sigma: ScalarOrSchedule = 0.02,
-    relative_sigma: bool = True,
-    min_scale: jax.typing.ArrayLike = 1e-3,
-    noise: str = "full_rank",
-    rank: int = 1,
-    recombine: Recombine = "mean",
-    recombine_step: jax.typing.ArrayLike = 1.0,
-    temperature: jax.typing.ArrayLike = 1.0,
+    noise: noise.Noise = noise.gaussian(),
+    antithetic: bool = False,
+    recombine: recombine.Recombine = recombine.mean(),
+    step_size: jax.typing.ArrayLike = 1.0,
     accept: str = "best",
     reset_base: bool = False,
     mutable: Any = None,
-    memory: str = "host",
-    axis_name: str | tuple[str, ...] | None = None,
-    population_axis: str | None = None,
-    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None,
+    execution: Execution = Execution(),
     key: Any = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """Evolutionary Gradient Descent: SGD every step, a cycle every `evolve_every` steps.
@@ -54,26 +47,17 @@ def egd(
         accumulator_dtype: dtype of the momentum; None for that of the parameters.
         evolve_every: steps between cycles.
         population_size: members evaluated in a cycle, the parent included.
-        elite_fraction: share of the population that recombines.
-        antithetic: whether members come in mirrored pairs.
         generations: rounds of a cycle.
-        candidate_batch_size: members evaluated at a time.
-        sigma: standard deviation of the noise, a float or a schedule of the cycle index.
-        relative_sigma: whether `sigma` is relative to the root mean square of a leaf.
-        min_scale: floor of that root mean square.
-        noise: "full_rank" or "low_rank".
-        rank: of the low-rank noise.
-        recombine: "mean", "softmax", "centered_rank", or a callable from fitness
-            to weights.
-        recombine_step: how far the child goes, 1 for all the way to the weighted sum.
-        temperature: of the softmax, in units of fitness.
+        sigma: standard deviation of the noise, a fraction of each leaf's root mean square, or
+            a schedule of the cycle index.
+        noise: what members are set apart by.
+        antithetic: whether members come in mirrored pairs.
+        recombine: what each member weighs in the child.
+        step_size: how far the child goes, 1 for all the way to the weighted sum.
         accept: "always", "improved" or "best".
         reset_base: whether the momentum is reset after a jump.
         mutable: which leaves mutate.
-        memory: where elites live, "host", "device" or "replay".
-        axis_name: mapped axes to average fitness over.
-        population_axis: the axis that members are divided over.
-        mesh: where that axis is.
+        execution: where elites live, how many members at a time, over which devices.
         key: int seed, or a threefry key.
 
     Returns:
@@ -108,24 +92,15 @@ def egd(
         base,
         evolve_every=evolve_every,
         population_size=population_size,
-        elite_fraction=elite_fraction,
-        antithetic=antithetic,
         generations=generations,
-        candidate_batch_size=candidate_batch_size,
         sigma=sigma,
-        relative_sigma=relative_sigma,
-        min_scale=min_scale,
         noise=noise,
-        rank=rank,
+        antithetic=antithetic,
         recombine=recombine,
-        recombine_step=recombine_step,
-        temperature=temperature,
+        step_size=step_size,
         accept=accept,
         reset_base=reset_base,
         mutable=mutable,
-        memory=memory,
-        axis_name=axis_name,
-        population_axis=population_axis,
-        mesh=mesh,
+        execution=execution,
         key=key,
     )

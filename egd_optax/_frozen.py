@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from egd_optax._cycle.snapshot import is_masked
+from egd_optax._cycle.parent import is_masked
 
 
 def with_frozen(value_fn: Callable[..., Any], params: optax.Params) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 >>> import optax
 >>> from egd_optax import evolve, presets
 >>> tx = evolve(optax.adam(1e-3), **presets.metric())
->>> tx = evolve(optax.adam(1e-3), **{**presets.metric(), "sigma": 0.03}, key=1)
+>>> tx = evolve(optax.adam(1e-3), **presets.metric(cycles=400, sigma=0.03), key=1)
 
 They are where the search for settings starts, not where it ends: `sigma` depends on the
 problem. What each of them reaches, and where it loses, is measured in benchmarks/quality.
@@ -13,19 +13,29 @@ from typing import Any
 
 import optax
 
+from egd_optax import noise, recombine
+from egd_optax._checks import check_number
+
 # What the sigma of `global_search` ends with, over what it starts with.
 FLOOR = 1e-3
 
 
-def safe() -> dict[str, Any]:
+def safe(
+    *, evolve_every: int = 400, population_size: int = 8, sigma: float = 0.02
+) -> dict[str, Any]:
     """A rare and small cycle, taken only where it is better: next to no cost, little gain.
 
     Pass `accept_value_fn`, with a batch that `value_fn` does not see, to be safe from members
     that win by the luck of their batch.
 
+    Args:
+        evolve_every: steps between cycles.
+        population_size: mirrored members of a cycle, an even number.
+        sigma: standard deviation of the noise, a fraction of each leaf's root mean square.
+
     Returns:
-        Arguments of `evolve`: a cycle of 8 mirrored members every 400 steps, with the
-        parent standing unless the child beats it.
+        Arguments of `evolve`: mirrored members, centered ranks over all of them, with the parent
+        standing unless the child beats it.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -38,34 +48,46 @@ def safe() -> dict[str, Any]:
         True
     """
     return {
-        "evolve_every": 400,
-        "population_size": 8,
+        "evolve_every": evolve_every,
+        "population_size": population_size,
         "antithetic": True,
-        "sigma": 0.02,
-        "recombine": "centered_rank",
+        "sigma": sigma,
+        "recombine": recombine.centered_rank(),
         "accept": "improved",
     }
 
 
-def metric(cycles: int | None = None) -> dict[str, Any]:
+def metric(
+    cycles: int | None = None,
+    *,
+    evolve_every: int = 5,
+    population_size: int = 64,
+    sigma: float = 0.06,
+    rank: int = 1,
+) -> dict[str, Any]:
     """Many cheap generations that follow a metric without a gradient.
 
     The gradient steps follow a loss that has one; the cycles turn them towards `value_fn`.
     The child is taken as it is, since it is the average of many members, and a comparison on
     a small batch would say little. Score a member on a small batch, a fresh one each
     cycle, and give an adaptive optimizer a decaying learning rate. For a small model add
-    `candidate_batch_size=64`, which evaluates a population at once where there is memory for it.
+    `execution=Execution(candidate_batch_size=64)`, which evaluates a population at once where
+    there is memory for it.
 
     Args:
-        cycles: cycles of the run, a fifth of its steps: the noise then starts at twice the
-            size and decays along a cosine. None for constant noise.
+        cycles: cycles of the run, its steps over `evolve_every`: the noise then starts at twice
+            `sigma` and decays along a cosine. None for constant noise.
+        evolve_every: steps between cycles.
+        population_size: mirrored members of a cycle, an even number.
+        sigma: standard deviation of the noise, a fraction of each leaf's root mean square.
+        rank: of the noise.
 
     Returns:
-        Arguments of `evolve`: 64 mirrored members every 5 steps, low-rank noise, centered
-        ranks over all of them.
+        Arguments of `evolve`: mirrored members, low-rank noise, centered ranks over all of them.
 
     Raises:
-        ValueError: `cycles` is not above zero.
+        TypeError: `sigma` is no number.
+        ValueError: `cycles` or `sigma` is not above zero.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -82,22 +104,30 @@ def metric(cycles: int | None = None) -> dict[str, Any]:
         >>> int(state.info.evaluations)
         66
     """
-    sigma: Any = 0.06
+    check_number("sigma", sigma, zero=False)
+    schedule: Any = sigma
     if cycles is not None:
         _check_cycles(cycles)
-        sigma = optax.cosine_decay_schedule(2 * sigma, cycles, alpha=0.01)
+        schedule = optax.cosine_decay_schedule(2 * sigma, cycles, alpha=0.01)
     return {
-        "evolve_every": 5,
-        "population_size": 64,
+        "evolve_every": evolve_every,
+        "population_size": population_size,
         "antithetic": True,
-        "sigma": sigma,
-        "noise": "low_rank",
-        "recombine": "centered_rank",
+        "sigma": schedule,
+        "noise": noise.low_rank(rank),
+        "recombine": recombine.centered_rank(),
         "accept": "always",
     }
 
 
-def global_search(sigma: float, cycles: int) -> dict[str, Any]:
+def global_search(
+    sigma: float,
+    cycles: int,
+    *,
+    population_size: int = 64,
+    generations: int = 10,
+    step_size: float = 0.3,
+) -> dict[str, Any]:
     """From far to near over a multimodal function: evolution does the work.
 
     Use it around an optimizer of a small learning rate, which polishes what is found.
@@ -107,12 +137,16 @@ def global_search(sigma: float, cycles: int) -> dict[str, Any]:
             about a third of the half-width of the region to be searched. It decays to a
             thousandth of that.
         cycles: cycles of the run, which is the steps of the run.
+        population_size: mirrored members of a generation, an even number.
+        generations: rounds of a cycle.
+        step_size: how far the child goes towards the weighted sum.
 
     Returns:
-        Arguments of `evolve`: a cycle on every step, ten generations of 64 mirrored members
-        around the moving parent, centered ranks over all of them.
+        Arguments of `evolve`: a cycle on every step, generations of mirrored members around the
+        moving parent, centered ranks over all of them.
 
     Raises:
+        TypeError: `sigma` is no number.
         ValueError: `sigma` or `cycles` is not above zero.
 
     Example:
@@ -131,21 +165,17 @@ def global_search(sigma: float, cycles: int) -> dict[str, Any]:
         >>> bool(bumpy(params) < 1.5)
         True
     """
-    if not sigma > 0:
-        raise ValueError(
-            f"`sigma` must be above 0, got {sigma!r}: it is the first one, in units "
-            "of the parameters."
-        )
+    check_number("sigma", sigma, zero=False)
     _check_cycles(cycles)
     return {
         "evolve_every": 1,
-        "population_size": 64,
+        "population_size": population_size,
         "antithetic": True,
-        "generations": 10,
+        "generations": generations,
         "sigma": optax.exponential_decay(sigma, cycles, FLOOR),
-        "relative_sigma": False,
-        "recombine": "centered_rank",
-        "recombine_step": 0.3,
+        "noise": noise.gaussian(relative=False),
+        "recombine": recombine.centered_rank(),
+        "step_size": step_size,
         "accept": "always",
     }
 

@@ -29,7 +29,7 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from egd_optax import egd
+from egd_optax import egd, noise
 
 # %% [markdown]
 # The figures are transparent, in tones that can be read on white and on black.
@@ -75,7 +75,8 @@ def landscape(point):
 # %%
 EVERY = 25
 sgd_tx = optax.sgd(1e-3)
-egd_tx = egd(1e-3, evolve_every=EVERY, population_size=16, sigma=0.5, relative_sigma=False)
+absolute = noise.gaussian(relative=False)
+egd_tx = egd(1e-3, evolve_every=EVERY, population_size=16, sigma=0.5, noise=absolute)
 
 # %% [markdown]
 # `value_fn` says what a cycle selects on. Here it is the surface itself, and we also keep every
@@ -276,7 +277,7 @@ def descend(tx, start, steps):
 def final_values(starts, key):
     """What SGD, EGD and restarts of SGD end with, from starts `[12, 2]`."""
     evolved_tx = egd(
-        1e-3, evolve_every=EVERY, population_size=16, sigma=0.5, relative_sigma=False, key=key
+        1e-3, evolve_every=EVERY, population_size=16, sigma=0.5, noise=absolute, key=key
     )
     restarts = [descend(sgd_tx, start, EVERY) for start in starts]
     sgd, evolved = (descend(tx, starts[0], 250) for tx in (sgd_tx, evolved_tx))

@@ -36,7 +36,7 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from egd_optax import evolve, is_due
+from egd_optax import Execution, evolve, is_due, noise
 
 jax.devices()
 
@@ -84,7 +84,8 @@ def loss(params, images, labels):
 
 # %% [markdown]
 # Every tenth step runs a cycle of 16 members, with noise of low rank, which is cheap to draw.
-# `population_axis` names the axis to divide them over. Nothing else in the step knows of devices.
+# `Execution` says how a cycle runs, and its `population_axis` names the axis to divide them over.
+# Nothing else in the step knows of devices.
 
 
 # %%
@@ -94,8 +95,8 @@ def make_step(population_axis):
         optax.adam(1e-2),
         evolve_every=10,
         population_size=16,
-        noise="low_rank",
-        population_axis=population_axis,
+        noise=noise.low_rank(),
+        execution=Execution(population_axis=population_axis),
     )
 
     @jax.jit
@@ -228,9 +229,8 @@ def operations(devices, population_size=64):
     tx = evolve(
         optax.set_to_zero(),  # no step, only the cycle
         population_size=population_size,
-        noise="low_rank",
-        population_axis="pop",
-        candidate_batch_size=population_size // devices,
+        noise=noise.low_rank(),
+        execution=Execution(population_axis="pop", candidate_batch_size=population_size // devices),
     )
 
     @jax.jit

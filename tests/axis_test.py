@@ -1,5 +1,7 @@
 """Fitness is averaged over named axes, so that all replicas take the same decision."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import egd, evolve
+from egd_optax import Execution, egd, evolve, noise, recombine
 
 DATA = jax.random.normal(jax.random.key(1), (16, 5))
 PARAMS = jnp.linspace(-1.0, 1.0, 5)
@@ -19,20 +21,23 @@ def loss(params, batch):
 
 RANKED = {
     "population_size": 8,
-    "antithetic": True,
-    "recombine": "centered_rank",
     "generations": 2,
-    "noise": "low_rank",
+    "noise": noise.low_rank(),
+    "antithetic": True,
+    "recombine": recombine.centered_rank(),
+    "execution": Execution(),
 }
 KINDS = {
-    **{memory: {"memory": memory} for memory in ("host", "device", "replay")},
+    **{memory: {"execution": Execution(memory=memory)} for memory in ("host", "device", "replay")},
     "ranked": RANKED,
-    "ranked, in batches": {**RANKED, "candidate_batch_size": 4},
+    "ranked, in batches": {**RANKED, "execution": Execution(candidate_batch_size=4)},
 }
 
 
 def optimizer(kind, axis_name=None):
-    return egd(0.1, evolve_every=2, sigma=0.3, axis_name=axis_name, **KINDS[kind])
+    kwargs = dict(KINDS[kind])
+    kwargs["execution"] = dataclasses.replace(kwargs["execution"], axis_name=axis_name)
+    return egd(0.1, evolve_every=2, sigma=0.3, **kwargs)
 
 
 def train_on_one_device(kind):

@@ -8,7 +8,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from egd_optax import evolve
+from egd_optax import Execution, evolve
 
 PARAMS = {"w": jnp.linspace(-1.0, 2.0, 12).reshape(4, 3), "b": jnp.ones(3, jnp.bfloat16)}
 
@@ -19,7 +19,13 @@ def loss(params):
 
 def optimizer(memory="host", base=None):
     base = optax.adam(0.01) if base is None else base
-    return evolve(base, evolve_every=3, sigma=0.1, memory=memory, key=jax.random.key(5))
+    return evolve(
+        base,
+        evolve_every=3,
+        sigma=0.1,
+        execution=Execution(memory=memory),
+        key=jax.random.key(5),
+    )
 
 
 def advance(tx, params, state, steps):

@@ -8,7 +8,7 @@ import optax
 from optax import contrib
 import pytest
 
-from egd_optax import STATIC_ARGS, egd, evolve
+from egd_optax import STATIC_ARGS, Execution, egd, evolve, noise, recombine
 
 MEMORY = ("host", "device", "replay")
 BASES = {
@@ -41,7 +41,8 @@ def make_step(tx):
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("base", BASES)
 def test_a_run_is_stable(base, memory, evolve_every):
-    tx = evolve(BASES[base](0.05), evolve_every=evolve_every, memory=memory)
+    execution = Execution(memory=memory)
+    tx = evolve(BASES[base](0.05), evolve_every=evolve_every, execution=execution)
     start = jax.device_put((PARAMS, tx.init(PARAMS)), jax.devices()[0])
     step = make_step(tx)
     params, state = start
@@ -97,7 +98,8 @@ def test_types_are_stable_on_a_mesh(base, memory, axis_type):
     mesh = jax.make_mesh((4,), ("x",), axis_types=(axis_type,))
     with jax.set_mesh(mesh):
         params = jax.device_put(PARAMS, {"w": jax.P("x"), "b": jax.P()})
-        tx = evolve(BASES[base](0.05), evolve_every=2, memory=memory, reset_base=True)
+        execution = Execution(memory=memory)
+        tx = evolve(BASES[base](0.05), evolve_every=2, execution=execution, reset_base=True)
         start = (params, tx.init(params))
         step, (params, state) = make_step(tx), start
         for _ in range(4):
@@ -112,18 +114,19 @@ def test_static_args_let_inject_hyperparams_wrap(factory):
     options = {
         "evolve_every": 2,
         "population_size": 5,
-        "elite_fraction": 0.5,
         "generations": 2,
-        "recombine": jax.nn.softmax,
-        "recombine_step": 0.5,
+        "noise": noise.gaussian(min_scale=0.01),
+        "recombine": recombine.elite_weights(jax.nn.softmax, elite_fraction=0.5),
+        "step_size": 0.5,
         "mutable": lambda params: {"w": True, "b": False},
         "sigma": 0.1,
-        "min_scale": 0.01,
         "key": 7,
         "accept": "always",
     }
+    injectable = {"evolve_every", "sigma", "step_size", "key"}
     if factory == "egd":
-        make, first = egd, {"learning_rate": 0.125}
+        make, first = egd, {"learning_rate": 0.125, "weight_decay": 0.25}
+        injectable |= first.keys()
     else:
         make, first = evolve, {"base": optax.sgd(0.125)}
     # In one dtype: optax multiplies bfloat16 gradients by an injected rate in float32.
@@ -139,7 +142,41 @@ def test_static_args_let_inject_hyperparams_wrap(factory):
     chex.assert_trees_all_close(injected_params, params, rtol=1e-5)
     chex.assert_trees_all_close(injected_state.inner_state, state, rtol=1e-4)
     assert int(state.cycle) == 2
-    assert {"sigma", "min_scale", "recombine_step", "key"} <= injected_state.hyperparams.keys()
+    assert injected_state.hyperparams.keys() == injectable
+
+
+@pytest.mark.parametrize("name", ["population_size", "generations"])
+@pytest.mark.parametrize(
+    ("make", "first"),
+    [(egd, {"learning_rate": 0.1}), (evolve, {"base": optax.sgd(0.1)})],
+    ids=["egd", "evolve"],
+)
+def test_a_number_that_shapes_the_program_must_be_a_static_argument(make, first, name):
+    others = set(STATIC_ARGS) - {name}
+    tx = optax.inject_hyperparams(make, static_args=others)(**first, evolve_every=1)
+    with pytest.raises(TypeError, match=f"`{name}` must be .*static_args=egd_optax.STATIC_ARGS"):
+        tx.init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("make", "first"),
+    [(egd, {"learning_rate": 0.1}), (evolve, {"base": optax.sgd(0.1)})],
+    ids=["egd", "evolve"],
+)
+def test_a_function_mutable_must_be_a_static_argument(make, first):
+    """Else optax calls it with the step, as a schedule."""
+
+    def init(static_args, mutable):
+        inject = optax.inject_hyperparams(make, static_args=static_args)
+        return inject(**first, mutable=mutable).init(PARAMS)
+
+    matrices = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)  # noqa: E731
+    others = set(STATIC_ARGS) - {"mutable"}
+    with pytest.raises(ValueError, match="`mutable` leaves no floating-point parameter"):
+        init(others, matrices)
+    with pytest.raises(TypeError, match="`mutable` must be .*static_args=egd_optax.STATIC_ARGS"):
+        init(others, lambda step: step > 0)  # what a schedule would be
+    assert int(init(STATIC_ARGS, matrices).inner_state.count) == 0
 
 
 def test_an_injected_sigma_schedule_runs_by_the_step():
@@ -193,7 +230,8 @@ def test_converges_on_the_test_problems_of_optax(base, problem):
         )
 
     objective = objective or distance
-    tx = evolve(BASES[base](RATES[base]), evolve_every=500, memory="replay")
+    execution = Execution(memory="replay")
+    tx = evolve(BASES[base](RATES[base]), evolve_every=500, execution=execution)
 
     def step(carry, _):
         params, state = carry

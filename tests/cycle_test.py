@@ -8,7 +8,7 @@ import optax
 import pytest
 from recorded import POPULATION, fitness_of, observed_by, record_cycle, toy_params
 
-from egd_optax import evolve
+from egd_optax import Execution, evolve, noise, recombine
 
 MEMORY = ("host", "device", "replay")
 
@@ -35,11 +35,19 @@ def softmax(fitness, temperature):
     return e / e.sum()
 
 
+def one_over_place(fitness):
+    return 1.0 / jnp.arange(2, fitness.size + 2)
+
+
+# For an elite fraction the rule, and what it weighs in NumPy.
 RULES = {
-    "mean": ({"recombine": "mean"}, lambda f: np.full(f.size, 1 / f.size)),
-    "softmax": ({"recombine": "softmax", "temperature": 0.02}, lambda f: softmax(f, 0.02)),
-    "callable": (
-        {"recombine": lambda f: 1.0 / jnp.arange(2, f.size + 2)},
+    "mean": (recombine.mean, lambda f: np.full(f.size, 1 / f.size)),
+    "softmax": (
+        lambda fraction: recombine.softmax(0.02, fraction),
+        lambda f: softmax(f, 0.02),
+    ),
+    "elite_weights": (
+        lambda fraction: recombine.elite_weights(one_over_place, fraction),
         lambda f: 1 / np.arange(2, f.size + 2),
     ),
 }
@@ -49,9 +57,12 @@ RULES = {
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("k", range(1, POPULATION + 1))
 def test_numpy_reproduces_the_child(memory, rule, k):
-    kwargs, weights_of = RULES[rule]
+    rule_of, weights_of = RULES[rule]
     members, rest, parent, landed, info = record_cycle(
-        memory=memory, elite_fraction=k / POPULATION, accept="always", sigma=0.1, **kwargs
+        recombine=rule_of(k / POPULATION),
+        accept="always",
+        sigma=0.1,
+        execution=Execution(memory=memory),
     )
     assert len(members) == POPULATION
     assert len(rest) == 1  # the child
@@ -63,7 +74,7 @@ def test_numpy_reproduces_the_child(memory, rule, k):
 
 @pytest.mark.parametrize("memory", MEMORY)
 def test_member_zero_is_the_parent_and_the_others_are_not(memory):
-    members, _, parent, _, _ = record_cycle(memory=memory)
+    members, _, parent, _, _ = record_cycle(execution=Execution(memory=memory))
     chex.assert_trees_all_close(members[0], parent, rtol=1e-6)
     for other in members[1:]:
         chex.assert_trees_all_equal_shapes_and_dtypes(other, members[0])
@@ -74,31 +85,33 @@ def test_member_zero_is_the_parent_and_the_others_are_not(memory):
 @pytest.mark.parametrize("batch_size", [2, 5])
 def test_members_are_the_same_to_the_bit_in_batches(batch_size):
     one, child, *_ = record_cycle()
-    many, same_child, *_ = record_cycle(candidate_batch_size=batch_size)
+    many, same_child, *_ = record_cycle(execution=Execution(candidate_batch_size=batch_size))
     by_value = lambda members: sorted(members, key=lambda member: float(member["a"][0, 0]))  # noqa: E731
     chex.assert_trees_all_equal(by_value(one), by_value(many))
     chex.assert_trees_all_equal(child, same_child)
 
 
-@pytest.mark.parametrize("relative_sigma", [True, False])
-def test_noise_is_normal_with_the_promised_standard_deviation(relative_sigma):
+@pytest.mark.parametrize("relative", [True, False], ids=["relative", "absolute"])
+def test_noise_is_normal_with_the_promised_standard_deviation(relative):
     members, _, parent, _, _ = record_cycle(
-        sigma=0.03, relative_sigma=relative_sigma, min_scale=0.5
+        sigma=0.03, noise=noise.gaussian(relative=relative, min_scale=0.5)
     )
     columns = zip(*map(jax.tree.leaves, [parent, *members[1:]]), strict=True)
     for base, *mutants in columns:
-        rms = max(np.sqrt(np.mean(base**2)), 0.5) if relative_sigma else 1.0
-        noise = np.concatenate([(mutant - base).ravel() for mutant in mutants]) / (0.03 * rms)
-        tolerance = 5 / np.sqrt(noise.size)
-        assert abs(noise.mean()) < tolerance
-        assert abs(noise.std() - 1) < tolerance
-        assert abs((np.abs(noise) < 1).mean() - 0.6827) < tolerance
+        rms = max(np.sqrt(np.mean(base**2)), 0.5) if relative else 1.0
+        drawn = np.concatenate([(mutant - base).ravel() for mutant in mutants]) / (0.03 * rms)
+        tolerance = 5 / np.sqrt(drawn.size)
+        assert abs(drawn.mean()) < tolerance
+        assert abs(drawn.std() - 1) < tolerance
+        assert abs((np.abs(drawn) < 1).mean() - 0.6827) < tolerance
 
 
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("k", [1, 3, POPULATION])
 def test_info_reports_the_cycle(memory, k):
-    members, rest, _, _, info = record_cycle(memory=memory, elite_fraction=k / POPULATION)
+    members, rest, _, _, info = record_cycle(
+        recombine=recombine.mean(k / POPULATION), execution=Execution(memory=memory)
+    )
     scores = np.array([fitness_of(member) for member in members])
     np.testing.assert_allclose(info.parent_fitness, scores[0], rtol=1e-5)
     np.testing.assert_allclose(info.best_fitness, scores.min(), rtol=1e-5)
@@ -113,7 +126,9 @@ def test_info_reports_the_cycle(memory, k):
 @pytest.mark.parametrize("accept", ["always", "improved", "best"])
 @pytest.mark.parametrize("sigma", [0.02, 3.0])
 def test_acceptance_takes_what_its_rule_says(memory, accept, sigma):
-    members, rest, parent, landed, info = record_cycle(memory=memory, accept=accept, sigma=sigma)
+    members, rest, parent, landed, info = record_cycle(
+        accept=accept, sigma=sigma, execution=Execution(memory=memory)
+    )
     scores = np.array([fitness_of(member) for member in members])
     child, best = rest[0], members[int(scores.argmin())]
     outcomes = {
@@ -141,6 +156,22 @@ def test_a_schedule_gives_the_sigma_of_each_cycle():
 
 
 @pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("kind", [noise.gaussian(), noise.low_rank()], ids=["full", "low rank"])
+def test_a_negative_zero_is_no_better_than_zero(memory, kind):
+    tx = evolve(
+        optax.set_to_zero(), evolve_every=1, sigma=0.3, accept="always", noise=kind,
+        recombine=recombine.mean(0.125), execution=Execution(memory=memory),
+    )  # fmt: skip
+    params = jnp.ones(4)
+
+    def value_fn(params):
+        return jnp.where(params[0] < 1, -0.0, 0.0)
+
+    updates, _ = jax.jit(lambda s: tx.update(params, s, params, value_fn=value_fn))(tx.init(params))
+    np.testing.assert_array_equal(updates, jnp.zeros(4))  # the parent was first
+
+
+@pytest.mark.parametrize("memory", MEMORY)
 def test_ties_go_to_the_parent_and_then_to_the_smaller_index(memory):
     seen = []
 
@@ -154,10 +185,9 @@ def test_ties_go_to_the_parent_and_then_to_the_smaller_index(memory):
     tx = evolve(
         optax.sgd(0.0),
         evolve_every=1,
-        elite_fraction=0.5,
-        memory=memory,
-        recombine=weights,
+        recombine=recombine.elite_weights(weights, elite_fraction=0.5),
         accept="best",
+        execution=Execution(memory=memory),
     )
     params = jnp.ones(5)
     updates, state = tx.update(params, tx.init(params), params, value_fn=observed_by(score))

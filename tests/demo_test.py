@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from demo import digits
+from benchmarks.quality import digits
+from benchmarks.quality.ledger import Ledger
+from benchmarks.quality.ternary import round_tensor, straight_through
+from demo import network
 from demo.__main__ import main
-from demo.ledger import Ledger
 from demo.method import Cycles, Method
-from demo.stories import BUDGET, CHECKS, SEEDS, STORIES, Story, as_trained
-from demo.ternary import round_tensor, straight_through, ternarize
+from demo.stories import BUDGET, CHECKS, SEEDS, STORIES, Story, as_trained, ternarize
 from demo.train import run
 from demo.tune import SEEDS as TUNING_SEEDS
 from demo.tune import grid
+from egd_optax import recombine
 
 METHODS = [method for story in STORIES for method in story.methods.values()]
 # Small, and the same in all tests, so that each program is compiled once.
@@ -28,7 +30,7 @@ SMALL_CYCLES = Cycles(
     population_size=4,
     sigma=0.05,
     accept="improved",
-    recombine="centered_rank",
+    recombine=recombine.centered_rank(),
     antithetic=True,
 )
 SMALL_EGD = SMALL_SGD._replace(cycles=SMALL_CYCLES)
@@ -86,7 +88,7 @@ def test_a_run_repeats_to_the_bit_and_seeds_differ():
 
 
 def test_ternarize_leaves_three_values_a_matrix_and_the_biases():
-    params = jax.tree.map(lambda leaf: leaf + 0.1, digits.init(jax.random.key(0)))
+    params = jax.tree.map(lambda leaf: leaf + 0.1, network.init(jax.random.key(0)))
     rounded = ternarize(params)
     for (path, before), after in zip(
         jax.tree.leaves_with_path(params), jax.tree.leaves(rounded), strict=True

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import evolve
+from egd_optax import Execution, evolve, noise, recombine
 
 
 def one_cycle(params, grads=None, **kwargs):
@@ -22,13 +22,17 @@ def one_cycle(params, grads=None, **kwargs):
     def value_fn(params):
         return io_callback(score, jax.ShapeDtypeStruct((), jnp.float32), params)
 
-    kwargs = {"accept": "always", "elite_fraction": 0.5, "sigma": 0.3, **kwargs}
-    tx = evolve(optax.sgd(0.1), evolve_every=1, **kwargs)
+    kwargs = {"recombine": recombine.mean(0.5), "sigma": 0.3, **kwargs}
+    tx = evolve(optax.sgd(0.1), evolve_every=1, accept="always", **kwargs)
     grads = jax.tree.map(jnp.ones_like, params) if grads is None else grads
     updates, state = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=value_fn))(
         grads, tx.init(params), params
     )
     return seen[-1], optax.apply_updates(params, updates), state
+
+
+def second_best(fitness):
+    return jnp.array([0.0, 1.0])
 
 
 def normal(shape, dtype):
@@ -39,7 +43,7 @@ def normal(shape, dtype):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_low_precision_lands_on_the_child_exactly(dtype, memory):
     params = {"w": normal((60, 50), dtype), "zeros": jnp.zeros(20, dtype)}
-    child, landed, _ = one_cycle(params, memory=memory)
+    child, landed, _ = one_cycle(params, execution=Execution(memory=memory))
     chex.assert_trees_all_equal_dtypes(landed, params)
     chex.assert_trees_all_equal(landed, child)
     assert (landed["w"] != params["w"] - dtype(0.1)).mean() > 0.9
@@ -64,11 +68,11 @@ def test_float64_is_computed_in_float64():
 
 def test_noise_is_the_same_in_every_precision():
     params = normal((500,), jnp.float32)
-    args = {"relative_sigma": False, "elite_fraction": 1.0}
-    single = one_cycle(params, jnp.zeros(500), **args)[0] - params
+    kwargs = {"noise": noise.gaussian(relative=False), "recombine": recombine.mean(1.0)}
+    single = one_cycle(params, jnp.zeros(500), **kwargs)[0] - params
     with jax.enable_x64(True):
         wide = params.astype(jnp.float64)
-        double = one_cycle(wide, jnp.zeros_like(wide), **args)[0] - wide
+        double = one_cycle(wide, jnp.zeros_like(wide), **kwargs)[0] - wide
     np.testing.assert_allclose(single, double, atol=1e-6)
 
 
@@ -76,18 +80,17 @@ def test_complex_leaves_move_in_both_components_with_half_the_variance_each():
     params = jnp.zeros(20000, jnp.complex64)
     child, landed, _ = one_cycle(
         params,
-        relative_sigma=False,
-        sigma=0.5,
         population_size=2,
-        elite_fraction=1.0,
-        recombine=lambda fitness: jnp.array([0.0, 1.0]),
+        sigma=0.5,
+        noise=noise.gaussian(relative=False),
+        recombine=recombine.elite_weights(second_best, elite_fraction=1.0),
     )
-    noise = child + 0.1  # the base step
+    drawn = child + 0.1  # the base step
     np.testing.assert_allclose(landed, child, atol=1e-6)
     assert landed.dtype == jnp.complex64
-    for part in (noise.real, noise.imag):
+    for part in (drawn.real, drawn.imag):
         np.testing.assert_allclose(part.std(), 0.5 / np.sqrt(2), rtol=0.03)
-    np.testing.assert_allclose(np.mean(np.abs(noise) ** 2), 0.25, rtol=0.03)
+    np.testing.assert_allclose(np.mean(np.abs(drawn) ** 2), 0.25, rtol=0.03)
 
 
 @pytest.mark.parametrize("memory", ["host", "device", "replay"])
@@ -101,7 +104,7 @@ def test_odd_leaves(memory):
         "nothing": None,
     }
     grads = jax.tree.map(jnp.zeros_like, params)
-    _, landed, _ = one_cycle(params, grads, memory=memory)
+    _, landed, _ = one_cycle(params, grads, execution=Execution(memory=memory))
     chex.assert_trees_all_equal_shapes_and_dtypes(landed, params)
     chex.assert_trees_all_equal(landed["integers"], params["integers"])
     chex.assert_trees_all_equal(landed["flags"], params["flags"])
@@ -114,11 +117,10 @@ def test_zero_leaves_move_by_sigma_times_min_scale():
     child, _, _ = one_cycle(
         params,
         jnp.zeros(5000),
-        sigma=0.1,
-        min_scale=0.02,
         population_size=2,
-        elite_fraction=1.0,
-        recombine=lambda fitness: jnp.array([0.0, 1.0]),
+        sigma=0.1,
+        noise=noise.gaussian(min_scale=0.02),
+        recombine=recombine.elite_weights(second_best, elite_fraction=1.0),
     )
     np.testing.assert_allclose(child.std(), 0.1 * 0.02, rtol=0.05)
 

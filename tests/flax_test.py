@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import egd
+from egd_optax import Execution, egd
 from egd_optax.flax import TrainState, nnx_value_fn
 
 X = jax.random.normal(jax.random.key(0), (16, 4))
@@ -136,7 +136,8 @@ def test_a_value_fn_that_changes_its_model_is_told_of_nnx_value_fn(make_value_fn
 @pytest.mark.parametrize("memory", ["host", "device", "replay"])
 def test_nnx_optimizer_evolves_and_cycles_leave_no_trace_in_the_model(memory):
     model = Net(nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, egd(0.05, evolve_every=2, memory=memory), wrt=nnx.Param)
+    tx = egd(0.05, evolve_every=2, execution=Execution(memory=memory))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 
     @nnx.jit
     def step(model, optimizer):

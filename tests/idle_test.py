@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from egd_optax import egd, evolve, is_due
+from egd_optax import Execution, egd, evolve, is_due
 
 
 def problem():
@@ -66,7 +66,7 @@ def test_egd_passes_schedules_and_the_accumulator_dtype_on():
 )
 @pytest.mark.parametrize("memory", ["host", "device", "replay"])
 def test_evolve_is_its_base(base, memory):
-    assert_same_steps(evolve(base, memory=memory), base, steps=3)
+    assert_same_steps(evolve(base, execution=Execution(memory=memory)), base, steps=3)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from egd_optax import egd, evolve
+from egd_optax import Execution, egd, evolve, noise, recombine
 
 MEMORY = ("host", "device", "replay")
 
@@ -43,29 +43,40 @@ def train(tx, params, steps=6, value_fn=mlp_loss, jit=True):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "recombine", "accept", "elite_fraction", "kwargs"),
+    ("dtype", "batch_size", "kwargs"),
     [
-        (jnp.float32, "mean", "always", 0.5, {}),
-        (jnp.float32, "softmax", "best", 0.5, {"candidate_batch_size": 3}),
-        (jnp.float32, "mean", "best", 0.1, {"noise": "low_rank"}),
-        (jnp.bfloat16, "softmax", "always", 0.5, {"noise": "low_rank", "rank": 3}),
-        (jnp.bfloat16, "mean", "best", 0.5, {"candidate_batch_size": 7}),
+        (jnp.float32, 1, {"recombine": recombine.mean(0.5), "accept": "always"}),
+        (jnp.float32, 3, {"recombine": recombine.softmax(0.01, 0.5)}),
+        (jnp.float32, 1, {"recombine": recombine.mean(0.1), "noise": noise.low_rank()}),
+        (
+            jnp.bfloat16,
+            1,
+            {
+                "recombine": recombine.softmax(0.01, 0.5),
+                "noise": noise.low_rank(rank=3),
+                "accept": "always",
+            },
+        ),
+        (jnp.bfloat16, 7, {"recombine": recombine.mean(0.5)}),
+    ],
+    ids=[
+        "mean, always",
+        "softmax, in batches of 3",
+        "mean of the best, low rank",
+        "bfloat16, softmax, rank 3, always",
+        "bfloat16, mean, in a batch of 7",
     ],
 )
-def test_memory_modes_agree_to_the_bit(dtype, recombine, accept, elite_fraction, kwargs):
+def test_memory_modes_agree_to_the_bit(dtype, batch_size, kwargs):
     def run(memory):
         tx = egd(
             0.05,
             momentum=0.9,
             evolve_every=2,
             population_size=7,
-            elite_fraction=elite_fraction,
             sigma=0.2,
-            recombine=recombine,
-            temperature=0.01,
-            accept=accept,
             reset_base=True,
-            memory=memory,
+            execution=Execution(memory=memory, candidate_batch_size=batch_size),
             **kwargs,
         )
         return train(tx, mlp_params(dtype))
@@ -79,7 +90,8 @@ def test_memory_modes_agree_to_the_bit(dtype, recombine, accept, elite_fraction,
 def test_jit_eager_and_scan_agree_to_the_bit(memory):
     # A power of two as the rate: products with it are exact, so optax's own step
     # rounds alike in all three, and what is compared is the cycle.
-    tx = egd(0.125, evolve_every=2, sigma=0.1, accept="always", memory=memory)
+    execution = Execution(memory=memory)
+    tx = egd(0.125, evolve_every=2, sigma=0.1, accept="always", execution=execution)
     params = mlp_params()
     jitted = train(tx, params, steps=2)
     eager = train(tx, params, steps=2, jit=False)
@@ -109,8 +121,8 @@ def test_runs_repeat_and_keys_differ():
 def test_two_cycles_share_no_noise():
     params = jnp.zeros(4000)
     tx = egd(
-        0.0, evolve_every=1, sigma=1.0, relative_sigma=False, accept="always", population_size=2,
-        elite_fraction=1.0,
+        0.0, evolve_every=1, sigma=1.0, noise=noise.gaussian(relative=False), accept="always",
+        population_size=2, recombine=recombine.mean(1.0),
     )  # fmt: skip
     # Every child is half the one mutant's noise further on.
     update = jax.jit(lambda s, p: tx.update(params, s, p, value_fn=lambda p: jnp.sum(0 * p)))
@@ -131,8 +143,7 @@ def test_members_evaluated_together_give_the_same_elites(memory, batch_size):
             evolve_every=1,
             accept="always",
             sigma=0.2,
-            memory=memory,
-            candidate_batch_size=batch_size,
+            execution=Execution(memory=memory, candidate_batch_size=batch_size),
         )
         return train(tx, mlp_params(), steps=1)
 
@@ -148,9 +159,9 @@ def test_the_noise_of_a_leaf_does_not_depend_on_mutable(memory):
             optax.sgd(0.0),
             evolve_every=1,
             mutable=mutable,
-            memory=memory,
             accept="always",
-            elite_fraction=1.0,
+            recombine=recombine.mean(1.0),
+            execution=Execution(memory=memory),
         )
         return train(tx, mlp_params(), steps=1)[0]
 
@@ -168,7 +179,7 @@ def test_the_noise_of_a_leaf_does_not_depend_on_mutable(memory):
 
 def test_masking_a_leaf_does_not_change_the_noise_of_the_others():
     mask = {"w0": False, "b0": True, "w1": True}
-    kwargs = {"evolve_every": 1, "accept": "always", "elite_fraction": 1.0}
+    kwargs = {"evolve_every": 1, "accept": "always", "recombine": recombine.mean(1.0)}
     value_fn = lambda params: jnp.sum(params["w1"] ** 2)  # noqa: E731
     whole = train(evolve(optax.sgd(0.0), **kwargs), mlp_params(), 1, value_fn)[0]
     tx = optax.masked(evolve(optax.sgd(0.0), **kwargs), mask)

@@ -1,5 +1,6 @@
 """One training run, to be repeated on other devices in other layouts."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -9,9 +10,10 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
-from egd_optax import evolve
+from egd_optax import Execution, evolve
 
 STEPS = 4
+PLAIN = Execution()
 # Compiles faster. What is compared bit for bit is compiled as for a user.
 FAST = {"xla_backend_optimization_level": 0}
 # NumPy's, for no backend may have started where `jax.distributed` is still to be.
@@ -113,12 +115,13 @@ def _abstract(leaf, sharding):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def train(layout, steps=STEPS, exact=False, **kwargs):
+def train(layout, steps=STEPS, exact=False, execution=PLAIN, **kwargs):
     """Parameters and state after some steps of one `jax.jit` program for the whole mesh.
 
     With `exact` no gradient is computed, which XLA may divide and round as it likes.
     """
-    tx = optimizer(population_axis="pop" if "pop" in layout.sizes else None, **kwargs)
+    axis = "pop" if "pop" in layout.sizes else None
+    tx = optimizer(execution=dataclasses.replace(execution, population_axis=axis), **kwargs)
     step = jax.jit(
         step_of(tx, (lambda params, batch: params) if exact else gradient),
         compiler_options=None if exact else FAST,

@@ -1,20 +1,20 @@
 """Noise of low rank: its rank, its spread, and where it is drawn in full."""
 
 import chex
-from cycle_test import record_cycle
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from recorded import record_cycle
 
-from egd_optax import egd, evolve
+from egd_optax import Execution, egd, evolve, noise
 
 SIGMA = 0.5
-KINDS = ("full_rank", "low_rank")
+KINDS = (noise.gaussian(), noise.low_rank())
 
 
-def drawn(shape, members, dtype=jnp.float32, **kwargs):
+def drawn(shape, members, kind, dtype=jnp.float32):
     """The noise that a cycle adds to a leaf of zeros, `[members, *shape]`."""
     seen = []
 
@@ -22,10 +22,9 @@ def drawn(shape, members, dtype=jnp.float32, **kwargs):
         jax.debug.callback(lambda member: seen.append(np.array(member)), params, ordered=True)
         return jnp.sum(jnp.abs(params))
 
-    settings = {"noise": "low_rank", "memory": "replay", **kwargs}
     tx = evolve(
-        optax.sgd(0.0), evolve_every=1, population_size=members + 1, sigma=SIGMA,
-        relative_sigma=False, **settings,
+        optax.sgd(0.0), evolve_every=1, population_size=members + 1, sigma=SIGMA, noise=kind,
+        execution=Execution(memory="replay"),
     )  # fmt: skip
     params = jnp.zeros(shape, dtype)
     jax.block_until_ready(tx.update(params, tx.init(params), params, value_fn=value_fn))
@@ -36,8 +35,8 @@ def drawn(shape, members, dtype=jnp.float32, **kwargs):
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("shape", [(40, 30), (3, 3, 8, 16), (5, 12, 10)])
 def test_a_leaf_moves_by_a_matrix_of_this_rank_over_its_last_axis(shape, rank):
-    for noise in drawn(shape, 4, rank=rank):
-        values = np.linalg.svd(noise.reshape(-1, shape[-1]), compute_uv=False)
+    for member in drawn(shape, 4, noise.low_rank(rank, relative=False)):
+        values = np.linalg.svd(member.reshape(-1, shape[-1]), compute_uv=False)
         assert values[rank - 1] > 1e-2 * values[0]
         assert np.all(values[rank:] < 1e-5 * values[0])
 
@@ -45,38 +44,38 @@ def test_a_leaf_moves_by_a_matrix_of_this_rank_over_its_last_axis(shape, rank):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
 @pytest.mark.parametrize("rank", [1, 4])
 def test_every_entry_has_the_promised_standard_deviation(rank, dtype):
-    noise = drawn((12, 12), 3000, dtype, rank=rank)
-    spread = np.sqrt(np.mean(np.abs(noise) ** 2, axis=0))
+    members = drawn((12, 12), 3000, noise.low_rank(rank, relative=False), dtype)
+    spread = np.sqrt(np.mean(np.abs(members) ** 2, axis=0))
     # An entry's fourth moment is 9 at rank 1, so its mean square is known to 5%.
     np.testing.assert_allclose(spread, SIGMA, rtol=0.15)
-    assert np.abs(noise.mean(axis=0)).max() < 5 * SIGMA / np.sqrt(3000)
-    np.testing.assert_allclose(np.sqrt(np.mean(np.abs(noise) ** 2)), SIGMA, rtol=0.02)
+    assert np.abs(members.mean(axis=0)).max() < 5 * SIGMA / np.sqrt(3000)
+    np.testing.assert_allclose(np.sqrt(np.mean(np.abs(members) ** 2)), SIGMA, rtol=0.02)
 
 
 def test_entries_members_and_rows_are_uncorrelated():
-    noise = drawn((8, 8), 3000).reshape(3000, -1)
-    correlation = np.corrcoef(noise.T) - np.eye(64)
+    members = drawn((8, 8), 3000, noise.low_rank(relative=False)).reshape(3000, -1)
+    correlation = np.corrcoef(members.T) - np.eye(64)
     assert np.abs(correlation).max() < 0.15
 
 
 @pytest.mark.parametrize("shape", [(), (30,), (1, 30), (30, 1), (2, 2)])
 def test_noise_is_drawn_in_full_where_factors_would_take_as_many_numbers(shape):
-    members = [drawn(shape, 4, noise=noise) for noise in KINDS]
-    np.testing.assert_array_equal(*members)
+    absolute = (noise.gaussian(relative=False), noise.low_rank(relative=False))
+    np.testing.assert_array_equal(*(drawn(shape, 4, kind) for kind in absolute))
     params = jnp.ones(shape)
-    tx = {noise: egd(0.0, evolve_every=1, noise=noise, accept="always") for noise in KINDS}
+    txs = [egd(0.0, evolve_every=1, noise=kind, accept="always") for kind in KINDS]
     value_fn = lambda p: jnp.sum(p**2)  # noqa: E731
-    updates = [t.update(params, t.init(params), params, value_fn=value_fn)[0] for t in tx.values()]
+    updates = [tx.update(params, tx.init(params), params, value_fn=value_fn)[0] for tx in txs]
     # The sum over stored elites rounds each of them, the sum over drawn ones does not.
     chex.assert_trees_all_close(*updates, atol=3e-7)  # two units in the last place of one
     assert (jnp.abs(updates[0]) > 1e-4).any()
 
 
-def test_vectors_move_as_with_full_rank_and_matrices_do_not():
-    members = {noise: record_cycle(noise=noise)[0] for noise in KINDS}
-    for full, low in zip(*members.values(), strict=True):
+def test_vectors_move_as_with_gaussian_noise_and_matrices_do_not():
+    gaussian, low_rank = (record_cycle(noise=kind)[0] for kind in KINDS)
+    for full, low in zip(gaussian, low_rank, strict=True):
         chex.assert_trees_all_equal(full["b"], low["b"])
-    assert (members["full_rank"][1]["a"] != members["low_rank"][1]["a"]).any()
+    assert (gaussian[1]["a"] != low_rank[1]["a"]).any()
 
 
 @pytest.mark.parametrize("memory", ["host", "device", "replay"])
@@ -84,8 +83,8 @@ def test_it_descends_on_a_matrix_without_gradient(memory):
     goal = jax.random.normal(jax.random.key(2), (12, 8))
     loss = lambda p: jnp.mean(jnp.round(4 * (p - goal)) ** 2)  # noqa: E731
     tx = egd(
-        0.0, evolve_every=1, population_size=16, sigma=0.1, relative_sigma=False,
-        noise="low_rank", memory=memory,
+        0.0, evolve_every=1, population_size=16, sigma=0.1, noise=noise.low_rank(relative=False),
+        execution=Execution(memory=memory),
     )  # fmt: skip
 
     def step(carry, _):

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import evolve
+from egd_optax import evolve, noise
 
 KEYS = jax.random.split(jax.random.key(3), 3)
 # A third of the examples is positive, and the classes overlap.
@@ -49,7 +49,13 @@ def loss_of_few_weights(params):
 
 @pytest.mark.parametrize("metric", [error_rate, one_minus_f1, int8_loss, loss_of_few_weights])
 def test_a_metric_without_gradient_is_improved_by_cycles_alone(metric):
-    tx = evolve(optax.sgd(0.0), evolve_every=1, population_size=16, sigma=0.3, relative_sigma=False)
+    tx = evolve(
+        optax.sgd(0.0),
+        evolve_every=1,
+        population_size=16,
+        sigma=0.3,
+        noise=noise.gaussian(relative=False),
+    )
 
     @jax.jit
     def step(params, state):

@@ -6,11 +6,32 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import evolve
-from egd_optax._cycle import mutate, noise, threefry
+from egd_optax import Execution, evolve, noise, recombine
+from egd_optax._cycle import threefry
+from egd_optax._cycle.members import Members
+from egd_optax._cycle.parent import Genome, plus, wide_dtype
 
 KEY_DATA = jnp.array([7, 2**31 + 9], jnp.uint32)
 SHAPES = [(), (5,), (4, 3), (2, 3, 4), (0, 3)]
+
+
+KINDS = pytest.mark.parametrize(
+    "kind", [noise.gaussian(), noise.low_rank()], ids=["gaussian", "low_rank"]
+)
+
+
+def members_of(key, std, leaf, kind):
+    """A parent of one leaf, and a member."""
+    return Members(
+        genome=Genome((leaf,)),
+        mutating=(0,),
+        key=key,
+        first=0,
+        stds=(std,),
+        size=2,
+        antithetic=False,
+        noise=kind,
+    )
 
 
 def both_keys():
@@ -67,28 +88,31 @@ def test_a_draw_takes_no_memory_but_its_own():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
-@pytest.mark.parametrize("rank", [None, 1], ids=["full_rank", "low_rank"])
-def test_noise_is_rounded_before_it_is_added(rank, dtype):
+@KINDS
+def test_noise_is_rounded_before_it_is_added(kind, dtype):
     """So that it does not matter whether XLA multiplies and adds in one operation."""
     leaf = jax.random.normal(jax.random.key(1), (40, 30), dtype)
 
     def formed(key, std):
-        return noise.form(noise.draw_parts(key, std, leaf, rank), leaf)
+        members = members_of(key, std, leaf, kind)
+        (deviation,) = members.deviation(members.parts(jnp.int32(1)))
+        return deviation
 
     def added(key, std):
-        return leaf.astype(noise.wide_dtype(dtype)) + formed(key, std)
+        return leaf.astype(wide_dtype(dtype)) + formed(key, std)
 
     arguments = both_keys()[1], jnp.float32(0.37)
-    apart = leaf.astype(noise.wide_dtype(dtype)) + jax.jit(formed)(*arguments)
-    np.testing.assert_array_equal(jax.jit(added)(*arguments), apart)
+    in_two_programs = leaf.astype(wide_dtype(dtype)) + jax.jit(formed)(*arguments)
+    np.testing.assert_array_equal(jax.jit(added)(*arguments), in_two_programs)
 
 
 def test_a_product_of_rank_one_is_exact():
     leaf = jnp.ones((40, 30))
-    parts = noise.draw_parts(both_keys()[1], jnp.float32(0.37), leaf, 1)
-    product = np.multiply.outer(*(np.float64(factor[:, 0]) for factor in parts))
+    members = members_of(both_keys()[1], jnp.float32(0.37), leaf, noise.low_rank())
+    parts = members.parts(jnp.int32(1))
+    product = np.multiply.outer(*(np.float64(factor[:, 0]) for factor in parts[0]))
     np.testing.assert_array_equal(product, product.astype(np.float32))
-    np.testing.assert_array_equal(product, noise.form(parts, leaf))
+    np.testing.assert_array_equal(product, members.deviation(parts)[0])
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -96,13 +120,13 @@ def test_a_member_in_low_precision_is_rounded_by_an_operation_that_xla_keeps(dty
     """It may leave out a cast that another one undoes; not on CPU, so this reads the program."""
     leaf, deviation = jnp.ones((4, 3), dtype), jnp.ones((4, 3))
     digits = jnp.finfo(dtype).nmant
-    assert f"mantissa_bits={digits}" in str(jax.make_jaxpr(mutate.moved)(leaf, deviation))
+    assert f"mantissa_bits={digits}" in str(jax.make_jaxpr(plus)(leaf, deviation))
     wide = leaf.astype(jnp.float32)
-    assert "reduce_precision" not in str(jax.make_jaxpr(mutate.moved)(wide, deviation))
+    assert "reduce_precision" not in str(jax.make_jaxpr(plus)(wide, deviation))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("kind", ["full_rank", "low_rank"])
+@KINDS
 @pytest.mark.parametrize("antithetic", [False, True])
 @pytest.mark.parametrize("memory", ["device", "replay"])
 def test_the_elite_that_is_taken_is_the_one_that_was_evaluated(dtype, kind, antithetic, memory):
@@ -115,7 +139,8 @@ def test_the_elite_that_is_taken_is_the_one_that_was_evaluated(dtype, kind, anti
 
     tx = evolve(
         optax.identity(), evolve_every=1, population_size=12, sigma=0.3, noise=kind,
-        antithetic=antithetic, memory=memory, recombine=jnp.zeros_like,
+        antithetic=antithetic, recombine=recombine.elite_weights(jnp.zeros_like),
+        execution=Execution(memory=memory),
     )  # fmt: skip
     start = jnp.zeros_like(parent)  # what is added to it is what is got
 

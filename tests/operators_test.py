@@ -10,8 +10,7 @@ import optax
 import pytest
 from recorded import fitness_of, record_evaluations, toy_params
 
-from egd_optax import evolve
-from egd_optax._cycle.weigh import centered_ranks
+from egd_optax import Execution, evolve, noise, recombine
 
 MEMORY = ("host", "device", "replay")
 
@@ -22,6 +21,10 @@ def centered(fitness):
     wins = np.array([(finite & (fitness > f)).sum() - (fitness < f).sum() for f in fitness])
     wins = np.where(finite, wins, 0)
     return wins / max(wins[wins > 0].sum(), 1)
+
+
+def centered_ranks(fitness):
+    return recombine.centered_rank().weights(fitness, fitness.size)
 
 
 distinct = st.lists(st.integers(-(10**6), 10**6), min_size=9, max_size=9, unique=True)
@@ -52,18 +55,22 @@ def test_equal_fitness_weighs_the_same_and_says_nothing():
 
 
 @pytest.mark.parametrize("antithetic", [False, True])
-@pytest.mark.parametrize(("batch_size", "noise"), [(1, "full_rank"), (4, "low_rank")])
-def test_numpy_reproduces_the_child_of_all_members(antithetic, batch_size, noise):
+@pytest.mark.parametrize(
+    ("batch_size", "kind"),
+    [(1, noise.gaussian()), (4, noise.low_rank())],
+    ids=["gaussian", "low_rank, in batches"],
+)
+def test_numpy_reproduces_the_child_of_all_members(antithetic, batch_size, kind):
     size = 6
     seen, parent, landed, info = record_evaluations(
         population_size=size,
-        antithetic=antithetic,
-        recombine="centered_rank",
-        recombine_step=0.5,
-        candidate_batch_size=batch_size,
-        noise=noise,
-        accept="always",
         sigma=0.3,
+        noise=kind,
+        antithetic=antithetic,
+        recombine=recombine.centered_rank(),
+        step_size=0.5,
+        accept="always",
+        execution=Execution(candidate_batch_size=batch_size),
     )
     *members, child = seen
     assert int(info.evaluations) == len(seen) == size + antithetic + 1
@@ -81,7 +88,7 @@ def test_numpy_reproduces_the_child_of_all_members(antithetic, batch_size, noise
 
 def test_a_step_scales_the_way_to_the_mean_of_the_elites():
     *_, parent, whole, _ = record_evaluations(accept="always")
-    *_, half, _ = record_evaluations(accept="always", recombine_step=0.5)
+    *_, half, _ = record_evaluations(accept="always", step_size=0.5)
     middle = jax.tree.map(lambda base, leaf: (base + leaf) / 2, parent, whole)
     chex.assert_trees_all_close(half, middle, rtol=1e-5, atol=1e-6)
 
@@ -89,7 +96,9 @@ def test_a_step_scales_the_way_to_the_mean_of_the_elites():
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_antithetic_members_are_mirrored_pairs_around_the_parent(batch_size):
     (first, *members), parent, *_ = record_evaluations(
-        population_size=4, antithetic=True, candidate_batch_size=batch_size
+        population_size=4,
+        antithetic=True,
+        execution=Execution(candidate_batch_size=batch_size),
     )
     members = by_place(members[:4], parent)
     chex.assert_trees_all_close(first, parent, rtol=1e-6)
@@ -117,13 +126,12 @@ def test_mirrored_elites_are_the_same_in_every_memory_mode():
             optax.sgd(0.0),
             evolve_every=1,
             population_size=8,
-            antithetic=True,
-            elite_fraction=0.5,
-            sigma=0.2,
             generations=2,
-            memory=memory,
+            sigma=0.2,
+            antithetic=True,
+            recombine=recombine.mean(elite_fraction=0.5),
             accept=accept,
-            candidate_batch_size=batch_size,
+            execution=Execution(memory=memory, candidate_batch_size=batch_size),
         )
 
         @jax.jit
@@ -141,20 +149,29 @@ def test_mirrored_elites_are_the_same_in_every_memory_mode():
             chex.assert_trees_all_equal(first, other)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"antithetic": True, "recombine": "centered_rank"}])
-def test_a_generation_starts_from_what_the_one_before_chose(kwargs):
+@pytest.mark.parametrize(
+    ("antithetic", "rule"),
+    [(False, recombine.mean()), (True, recombine.centered_rank())],
+    ids=["mean", "pairs by rank"],
+)
+def test_a_generation_starts_from_what_the_one_before_chose(antithetic, rule):
     size = 4
     seen, _, landed, info = record_evaluations(
-        population_size=size, generations=3, accept="improved", sigma=0.3, **kwargs
+        population_size=size,
+        generations=3,
+        sigma=0.3,
+        antithetic=antithetic,
+        recombine=rule,
+        accept="improved",
     )
-    a_round = size + bool(kwargs) + 1
+    a_round = size + antithetic + 1
     assert int(info.evaluations) == len(seen) == 3 * a_round
     rounds = [seen[at : at + a_round] for at in range(0, len(seen), a_round)]
     for before, after in zip(rounds, [*rounds[1:], [landed]], strict=True):
         expected = min(before[0], before[-1], key=fitness_of)
         chex.assert_trees_all_close(after[0], expected, rtol=1e-5, atol=1e-6)
-    noise = [jax.tree.map(np.subtract, members[1], members[0]) for members in rounds]
-    assert (np.sign(noise[0]["a"]) != np.sign(noise[1]["a"])).any()
+    drawn = [jax.tree.map(np.subtract, members[1], members[0]) for members in rounds]
+    assert (np.sign(drawn[0]["a"]) != np.sign(drawn[1]["a"])).any()
 
 
 def test_value_fn_is_told_the_generation_and_traced_once():
@@ -198,16 +215,18 @@ def guarded(guard, **kwargs):
     return params, optax.apply_updates(params, updates), state.info
 
 
-@pytest.mark.parametrize("recombine", ["mean", "centered_rank"])
+@pytest.mark.parametrize(
+    "rule", [recombine.mean(), recombine.centered_rank()], ids=["mean", "centered_rank"]
+)
 @pytest.mark.parametrize("accept", ["improved", "best"])
-def test_the_guard_decides_on_its_own_data(accept, recombine):
-    start, landed, info = guarded(lambda p: -fitness_of(p), accept=accept, recombine=recombine)
+def test_the_guard_decides_on_its_own_data(accept, rule):
+    start, landed, info = guarded(lambda p: -fitness_of(p), accept=accept, recombine=rule)
     # What is better by fitness is worse by the guard.
     assert float(info.best_fitness) < float(info.parent_fitness)
     assert not bool(info.accepted)
     chex.assert_trees_all_equal(start, landed)
-    _, landed, info = guarded(fitness_of, accept=accept, recombine=recombine)
-    unguarded = guarded(None, accept=accept, recombine=recombine)
+    _, landed, info = guarded(fitness_of, accept=accept, recombine=rule)
+    unguarded = guarded(None, accept=accept, recombine=rule)
     assert bool(info.accepted)
     chex.assert_trees_all_close(landed, unguarded[1], rtol=1e-6)
 
@@ -227,9 +246,9 @@ def test_a_member_without_finite_fitness_weighs_nothing(bad, batch_size):
     kwargs = {
         "population_size": 8,
         "antithetic": True,
-        "recombine": "centered_rank",
-        "candidate_batch_size": batch_size,
+        "recombine": recombine.centered_rank(),
         "accept": "always",
+        "execution": Execution(candidate_batch_size=batch_size),
     }
     _, parent, *_ = record_evaluations(**kwargs)
     (*members, child), _, landed, info = record_evaluations(score_of, **kwargs)
@@ -251,7 +270,7 @@ def test_a_member_without_finite_fitness_weighs_nothing(bad, batch_size):
 
 def test_a_population_that_is_lost_leaves_the_base_step():
     _, parent, landed, info = record_evaluations(
-        lambda _: np.nan, recombine="centered_rank", generations=2, accept="always"
+        lambda _: np.nan, generations=2, recombine=recombine.centered_rank(), accept="always"
     )
     chex.assert_trees_all_close(landed, parent, rtol=1e-6)
     assert not bool(info.accepted)
@@ -265,8 +284,8 @@ def test_weights_over_all_members_hold_none(batch_size):
             optax.sgd(0.1),
             population_size=population_size,
             antithetic=True,
-            recombine="centered_rank",
-            candidate_batch_size=batch_size,
+            recombine=recombine.centered_rank(),
+            execution=Execution(candidate_batch_size=batch_size),
         )
         step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=lambda p: jnp.sum(p[0])))
         compiled = step.lower(params, jax.eval_shape(tx.init, params), params).compile()

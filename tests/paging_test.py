@@ -7,19 +7,24 @@ import types
 from typing import NamedTuple
 import warnings
 
+from hypothesis import given
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from egd_optax import egd
-from egd_optax._cycle import paging
-from egd_optax._cycle.blank import unwritten
+from egd_optax import Execution, egd, noise, recombine
+from egd_optax._cycle.elites import elites_of, no_elites, with_member
+from egd_optax._cycle.storage import Nowhere, OnDevice, OnHost, has_pinned_host
+from egd_optax._cycle.xla import unwritten
 
 PARAMS = jnp.ones((6, 5))
 
 
 def program(memory, context=contextlib.nullcontext, **kwargs):
-    tx = egd(0.1, evolve_every=1, memory=memory, population_size=8, **kwargs)
+    execution = Execution(memory=memory)
+    tx = egd(0.1, evolve_every=1, population_size=8, execution=execution, **kwargs)
     update = lambda g, s, p: tx.update(g, s, p, value_fn=lambda p: jnp.sum(p**2))  # noqa: E731
     state = tx.init(PARAMS)
     with context():
@@ -27,7 +32,7 @@ def program(memory, context=contextlib.nullcontext, **kwargs):
 
 
 def test_host_elites_are_k_whole_buffers_in_host_memory():
-    text = program("host", elite_fraction=0.375)
+    text = program("host", recombine=recombine.mean(0.375))
     assert "f32<host>[6,5]" in text
     assert "f32<host>[3,6,5]" not in text
     for population in (3, 8):  # no stack of elites or members on the device either
@@ -41,7 +46,8 @@ def test_the_other_modes_do_not_use_host_memory(memory):
 
 def test_the_state_holds_no_elite():
     for memory in ("host", "device", "replay"):
-        state = egd(0.1, memory=memory, elite_fraction=1.0).init(PARAMS)
+        tx = egd(0.1, recombine=recombine.mean(1.0), execution=Execution(memory=memory))
+        state = tx.init(PARAMS)
         assert max(leaf.size for leaf in jax.tree.leaves(state)) <= 2
 
 
@@ -51,8 +57,8 @@ def temp_in_copies(memory, population_size, elite_count, **kwargs):
     tx = egd(
         0.1,
         population_size=population_size,
-        elite_fraction=elite_count / population_size,
-        memory=memory,
+        recombine=recombine.mean(elite_count / population_size),
+        execution=Execution(memory=memory),
         **kwargs,
     )
     step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=lambda p: jnp.sum(p[0])))
@@ -69,17 +75,27 @@ def test_an_elite_costs_one_page_and_a_member_none(memory):
 
 
 @pytest.mark.parametrize(
-    ("memory", "noise"), [("replay", "full_rank"), ("host", "low_rank"), ("device", "low_rank")]
+    ("memory", "kind"),
+    [("replay", noise.gaussian()), ("host", noise.low_rank()), ("device", noise.low_rank())],
+    ids=["replay, gaussian", "host, low_rank", "device, low_rank"],
 )
-def test_an_elite_that_is_drawn_again_costs_no_memory(memory, noise):
-    few = temp_in_copies(memory, 16, 6, noise=noise)
-    assert temp_in_copies(memory, 16, 14, noise=noise) - few < 0.1
-    assert temp_in_copies(memory, 64, 6, noise=noise) - few < 0.1
+def test_an_elite_that_is_drawn_again_costs_no_memory(memory, kind):
+    few = temp_in_copies(memory, 16, 6, noise=kind)
+    assert temp_in_copies(memory, 16, 14, noise=kind) - few < 0.1
+    assert temp_in_copies(memory, 64, 6, noise=kind) - few < 0.1
 
 
-@pytest.mark.parametrize("kwargs", [{"memory": "replay"}, {"recombine": "centered_rank"}])
-@pytest.mark.parametrize("kind", ["full_rank", "low_rank"])
-def test_a_cycle_holds_two_copies(kind, kwargs):
+@pytest.mark.parametrize(
+    "kwargs",
+    [{"execution": Execution(memory="replay")}, {"recombine": recombine.centered_rank()}],
+    ids=["replay", "centered_rank"],
+)
+@pytest.mark.parametrize(
+    ("kind", "parents"),
+    [(noise.gaussian(), 0), (noise.low_rank(), 1)],
+    ids=["gaussian", "low_rank"],
+)
+def test_a_cycle_holds_two_copies(kind, parents, kwargs):
     """The updates, and either the active member or the sum; the parent of full noise is no copy."""
     leaves = [jax.ShapeDtypeStruct((128, 128), jnp.float32)] * 8
     tx = egd(0.1, evolve_every=1, population_size=16, noise=kind, **kwargs)
@@ -97,9 +113,9 @@ def test_a_cycle_holds_two_copies(kind, kwargs):
     donating = jax.jit(step, donate_argnums=(0, 1))
     compiled = donating.lower(leaves, jax.eval_shape(tx.init, leaves)).compile()
     copies = compiled.memory_analysis().temp_size_in_bytes / (8 * 128 * 128 * 4)
-    # And two leaves in the making, and activations. Members of low rank are formed beside a parent
+    # And two leaves in the making, and activations. Members of low rank are formed of a parent
     # that is held; with so few samples all leaves of one exist at a time.
-    assert copies < 2 + (kind == "low_rank") + 2.5 / 8
+    assert copies < 2 + parents + 2.5 / 8
 
 
 class Device(NamedTuple):
@@ -114,7 +130,7 @@ class Device(NamedTuple):
 
 @pytest.fixture
 def run_on(monkeypatch):
-    paging.has_pinned_host.cache_clear()
+    has_pinned_host.cache_clear()
     return lambda *device: monkeypatch.setattr(jax, "local_devices", lambda: [Device(*device)])
 
 
@@ -154,25 +170,133 @@ def test_the_other_modes_need_no_host_memory_and_do_not_warn(run_on):
         program("replay")
 
 
-def test_every_elite_is_visited_once_in_page_order():
-    genomes = [(jnp.full(2, float(i)),) for i in range(3)]
-    buffered = paging.OnHost(3, None)
-    pages = buffered.blank(genomes[0])
-    for page in (2, 0, 1):
-        pages = buffered.write(pages, jnp.int32(page), genomes[page], jnp.bool_(True))
-    pages = buffered.write(pages, jnp.int32(1), genomes[2], jnp.bool_(False))
-    on = jnp.array([True, False, True])
+# Fitness of members 0, 1, ... and the slot of three that each of them takes; 3 is none.
+ARRIVALS = [
+    (5.0, 2),  # empty slots are taken from the last
+    (np.inf, 3),
+    (7.0, 1),
+    (7.0, 0),
+    (np.inf, 3),
+    (7.5, 3),
+    (7.0, 3),  # no better than the worst
+    (6.0, 0),  # of two that are the worst member 3, drawn last
+    (5.0, 1),
+    (5.0, 0),
+    (5.0, 3),
+    (4.0, 0),  # the place of member 9
+    (3.0, 1),  # of member 8
+    (2.0, 2),  # and of member 0
+]
 
-    def append(page, at, leaf, carry):
+
+def test_a_newcomer_takes_the_slot_of_the_worst():
+    slots = no_elites(3)
+    fitness, member = [np.inf] * 3, [-3, -2, -1]
+    for newcomer, (its_fitness, slot) in enumerate(ARRIVALS):
+        slots, taken = with_member(slots, jnp.int32(newcomer), jnp.float32(its_fitness))
+        assert int(taken) == slot
+        if slot < 3:
+            fitness[slot], member[slot] = its_fitness, newcomer
+        np.testing.assert_array_equal(slots.fitness, fitness)
+        np.testing.assert_array_equal(slots.member, member)
+    together = elites_of(jnp.array([fitness for fitness, _ in ARRIVALS]), 3)
+    np.testing.assert_array_equal(together.fitness, fitness)
+    np.testing.assert_array_equal(together.member, member)
+
+
+def page_of(member):
+    return (jnp.full(2, member, jnp.float32),)
+
+
+def inserted(storage, count, fitness):
+    """The slots after members 0, 1, ... of this fitness, whose pages hold their number."""
+    slots = storage.start(page_of(-1))
+    slots = no_elites(count) if slots is None else slots
+
+    def insert(member, slots):
+        return storage.insert(slots, member, fitness[member], page_of(member))
+
+    return jax.lax.fori_loop(0, fitness.size, insert, slots)
+
+
+@jax.jit(static_argnums=0)
+def by_all_ways(count, fitness):
+    return (
+        elites_of(fitness, count),
+        inserted(OnDevice(count), count, fitness),
+        inserted(OnHost(count), count, fitness),
+    )
+
+
+# Ties, zeros of both signs, and infinity, of 9 members.
+scores = st.lists(
+    st.sampled_from([-2.0, -0.0, 0.0, 0.5, 1.0, 1e30, np.inf])
+    | st.floats(-3, 3, width=32, allow_subnormal=False),
+    min_size=9,
+    max_size=9,
+)
+
+
+@given(scores=scores, count=st.integers(1, 9))
+def test_the_slots_hold_the_k_smallest_by_fitness_and_member(scores, count):
+    fitness = jnp.array(scores, jnp.float32)
+    # Python compares as IEEE does: -0.0 and 0.0 are equal, and the member decides.
+    ranked = sorted((float(score), member) for member, score in enumerate(fitness))
+    best = [(score, member) for score, member in ranked[:count] if score < np.inf]
+    first, *others = by_all_ways(count, fitness)
+    assert first.fitness.shape == first.member.shape == (count,)
+    full = np.asarray(first.member) >= 0
+    held = zip(first.fitness[full].tolist(), first.member[full].tolist(), strict=True)
+    assert sorted(held) == best
+    assert np.isinf(first.fitness[~full]).all()
+    for other in others:
+        np.testing.assert_array_equal(other.fitness, first.fitness)
+        np.testing.assert_array_equal(other.member, first.member)
+        for member, (page,) in zip(other.member.tolist(), other.pages, strict=True):
+            if member > 0:  # the parent has no page
+                np.testing.assert_array_equal(page, member)
+
+
+class Numbered(NamedTuple):
+    """Stands for members: the leaves of each are its number."""
+
+    def member(self, member):
+        return page_of(member)
+
+
+@pytest.mark.parametrize("storage", [OnDevice(3), OnHost(3), Nowhere()], ids=str)
+def test_elites_are_folded_once_in_the_order_of_their_slots(storage):
+    # Member 1 takes slot 2, 2 slot 1, 3 slot 0, and 5 that of 1; 4 and 6 are none of the best.
+    fitness = jnp.array([jnp.inf, 3.0, 2.0, 1.0, 3.0, 2.5, jnp.inf])
+    slots = inserted(storage, 3, fitness)
+    if storage == Nowhere():
+        assert slots.pages == ()
+        slots = elites_of(fitness, 3)
+    np.testing.assert_array_equal(slots.member, [3, 2, 5])
+
+    def append(slot, at, leaf, digits):
         assert at == 0
-        return 10 * carry + leaf[0] + 1
+        return 100 * digits + 10 * slot + leaf[0]
 
-    (visited,) = buffered.visit(pages, jnp.arange(3), on, append, (jnp.float32(0),))
-    assert float(visited) == 13
-    mutants = types.SimpleNamespace(member=lambda member: (jnp.full(2, member, jnp.float32),))
-    replayed = paging.Replayed(3, mutants)
-    (visited,) = replayed.visit((), jnp.arange(3), on, append, (jnp.float32(0),))
-    assert float(visited) == 13
+    def folded(*on):
+        (digits,) = storage.fold(slots, Numbered(), jnp.array(on), append, (jnp.float32(9),))
+        return int(digits)
+
+    assert folded(True, False, True) == 9_03_25
+    assert folded(True, True, True) == 9_03_12_25
+    assert folded(True, True, False) == 9_03_12
+    assert folded(False, False, True) == 9_25
+    assert folded(False, False, False) == 9
+
+
+@pytest.mark.parametrize("storage", [OnDevice(2), OnHost(2)], ids=str)
+def test_the_parent_takes_a_slot_and_no_page(storage):
+    slots = storage.start(page_of(-1))
+    slots = storage.insert(slots, jnp.int32(1), jnp.float32(4), page_of(1))
+    slots = storage.insert(slots, jnp.int32(2), jnp.float32(3), page_of(2))
+    slots = storage.insert(slots, jnp.int32(0), jnp.float32(2), page_of(0))
+    np.testing.assert_array_equal(slots.member, [2, 0])
+    np.testing.assert_array_equal(slots.pages, [page_of(2), page_of(1)])
 
 
 @pytest.mark.parametrize("devices", [1, 8])

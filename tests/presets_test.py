@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from egd_optax import egd, evolve, presets
+from egd_optax import egd, evolve, noise, presets
 
 STEPS = 40
 PRESETS = {
@@ -88,11 +88,25 @@ def test_global_search_leaves_the_basin_that_gradients_end_in():
 @pytest.mark.parametrize(
     ("sigma", "cycles", "message"),
     [
-        (0.0, 10, "`sigma` must be above 0, got 0.0"),
-        (float("nan"), 10, "`sigma` must be above 0, got nan"),
+        (0.0, 10, "`sigma` must be finite and above 0, got 0.0"),
+        (float("nan"), 10, "`sigma` must be finite and above 0, got nan"),
         (1.0, 0, "`cycles` must be above 0, got 0"),
     ],
 )
-def test_what_global_search_needs(sigma, cycles, message):
+def test_what_presets_that_decay_need(sigma, cycles, message):
     with pytest.raises(ValueError, match=message):
         presets.global_search(sigma, cycles)
+    with pytest.raises(ValueError, match=message):
+        presets.metric(cycles, sigma=sigma)
+
+
+def test_presets_hand_on_what_they_are_given():
+    safe = presets.safe(evolve_every=3, population_size=4, sigma=0.5)
+    assert (safe["evolve_every"], safe["population_size"], safe["sigma"]) == (3, 4, 0.5)
+    metric = presets.metric(evolve_every=3, population_size=4, sigma=0.5, rank=2)
+    assert (metric["evolve_every"], metric["population_size"], metric["sigma"]) == (3, 4, 0.5)
+    assert metric["noise"] == noise.low_rank(rank=2)
+    search = presets.global_search(2.0, 5, population_size=4, generations=3, step_size=0.5)
+    assert (search["population_size"], search["generations"], search["step_size"]) == (4, 3, 0.5)
+    assert search["noise"] == noise.gaussian(relative=False)
+    assert float(search["sigma"](0)) == 2.0

@@ -19,6 +19,8 @@ from layouts import FAST, STEPS, Layout, advance, optimizer, restored, start, st
 import numpy as np
 import orbax.checkpoint as ocp
 
+from egd_optax import Execution
+
 DIVIDED = {"data": Layout({"data": 4}), "population": Layout({"pop": 4})}
 SHARDED = Layout({"pop": 2, "fsdp": 2})
 SAVED, END = 3, 6
@@ -43,7 +45,7 @@ def report(folder, name, params):
 
 def run(folder, *, resume):
     """Saves a checkpoint on the way to the end, or goes on from there."""
-    tx = optimizer(population_axis="pop")
+    tx = optimizer(execution=Execution(population_axis="pop"))
     step = jax.jit(step_of(tx), compiler_options=FAST)
     with jax.set_mesh(SHARDED.mesh):
         params, state, batch = start(SHARDED, tx)

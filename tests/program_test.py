@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from egd_optax import egd, evolve
+from egd_optax import Execution, egd, evolve, recombine
 
 MEMORY = ("host", "device", "replay")
 # Committed to a device: JAX commits what a program with host memory returns, and would
@@ -26,7 +26,12 @@ def loss(params):
 def test_value_fn_is_traced_once(memory, evolve_every):
     chex.clear_trace_counter()
     traced = chex.assert_max_traces(loss, n=1)
-    tx = evolve(optax.adam(0.1), evolve_every=evolve_every, population_size=16, memory=memory)
+    tx = evolve(
+        optax.adam(0.1),
+        evolve_every=evolve_every,
+        population_size=16,
+        execution=Execution(memory=memory),
+    )
     step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=traced))
     state = tx.init(PARAMS)
     for _ in range(4):
@@ -59,7 +64,8 @@ def test_value_fn_may_close_over_what_the_step_traces():
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("reset_base", [False, True])
 def test_one_compilation_and_a_stable_state(memory, reset_base):
-    tx = egd(0.1, momentum=0.9, evolve_every=2, memory=memory, reset_base=reset_base)
+    execution = Execution(memory=memory)
+    tx = egd(0.1, momentum=0.9, evolve_every=2, execution=execution, reset_base=reset_base)
     chex.clear_trace_counter()
 
     @jax.jit
@@ -82,7 +88,7 @@ def test_one_compilation_and_a_stable_state(memory, reset_base):
 @pytest.mark.on_cpu
 @pytest.mark.parametrize("memory", MEMORY)
 def test_on_cpu_uncommitted_parameters_compile_once_too(memory):
-    tx = egd(0.1, evolve_every=2, memory=memory)
+    tx = egd(0.1, evolve_every=2, execution=Execution(memory=memory))
 
     @jax.jit
     def step(params, state):
@@ -100,7 +106,8 @@ def test_on_cpu_uncommitted_parameters_compile_once_too(memory):
 @pytest.mark.parametrize("key", [0, "array"])
 def test_params_and_state_may_be_donated(memory, key):
     key = jnp.array([0, 9], jnp.uint32) if key == "array" else key
-    tx = egd(0.1, momentum=0.9, evolve_every=2, memory=memory, key=key, reset_base=True)
+    execution = Execution(memory=memory)
+    tx = egd(0.1, momentum=0.9, evolve_every=2, execution=execution, key=key, reset_base=True)
 
     def step(params, state):
         updates, state = tx.update(jax.grad(loss)(params), state, params, value_fn=loss)
@@ -140,7 +147,7 @@ def test_an_idle_step_makes_no_array_of_the_cycle(base, memory):
 
     tx = optax.with_extra_args_support(base)
     plain, shapes = arrays(tx)
-    own, own_shapes = arrays(evolve(base, memory=memory))
+    own, own_shapes = arrays(evolve(base, execution=Execution(memory=memory)))
     assert own - plain <= {("f32[64,48]", "get-tuple-element")}  # what the loop passes through
     assert own_shapes == shapes == {"f32[64,48]"}
 
@@ -162,8 +169,8 @@ def test_the_program_does_not_grow_with_the_population(memory):
             0.1,
             evolve_every=1,
             population_size=population_size,
-            elite_fraction=2 / population_size,
-            memory=memory,
+            recombine=recombine.mean(elite_fraction=2 / population_size),
+            execution=Execution(memory=memory),
         )
         update = lambda g, s, p: tx.update(g, s, p, value_fn=loss)  # noqa: E731
         return len(str(jax.make_jaxpr(update)(PARAMS, tx.init(PARAMS), PARAMS)).splitlines())

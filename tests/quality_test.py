@@ -10,14 +10,14 @@ import pytest
 
 from benchmarks.quality import report, statistics
 from benchmarks.quality.__main__ import FOLDER
+from benchmarks.quality.ledger import generation_price
 from benchmarks.quality.methods import METHODS
 from benchmarks.quality.methods.method import split
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.problems import PROBLEMS
 from benchmarks.quality.record import Store
 from benchmarks.quality.runner import FIRST_SEED, FIRST_TUNE_SEED, Effort, complete, draws
-from demo.ledger import generation_price
-from egd_optax import evolve, presets
+from egd_optax import evolve, presets, recombine
 
 RECORDS = sorted(FOLDER.glob("*/*.json"))
 
@@ -95,7 +95,7 @@ def test_the_methods_named_for_presets_run_them(name, preset):
     for ours, theirs in names.items():
         assert settings[ours] == preset.get(theirs, 1)
     assert preset["antithetic"]
-    assert preset["recombine"] == "centered_rank"
+    assert preset["recombine"] == recombine.centered_rank()
     if name != "global_":  # whose population is tuned
         assert settings["population"] == preset["population_size"]
 

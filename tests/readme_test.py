@@ -4,6 +4,7 @@ import inspect
 from pathlib import Path
 import re
 
+import egd_optax
 from egd_optax import evolve
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -27,4 +28,4 @@ def test_every_argument_is_in_the_table():
     arguments = inspect.signature(evolve).parameters
     assert [name for name, _ in rows] == [name for name in arguments if name != "base"]
     for name, default in rows:
-        assert eval(default) == arguments[name].default
+        assert eval(default.strip("`"), vars(egd_optax)) == arguments[name].default

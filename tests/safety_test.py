@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import egd, evolve
+from egd_optax import Execution, egd, evolve, recombine
 
 MEMORY = ("host", "device", "replay")
 shapes = st.sampled_from([[()], [(40,)], [(7,), (3, 4)]])  # a program each
@@ -26,7 +26,12 @@ def one_cycle(accept, memory):
     @jax.jit
     def run(params, sigma, key):
         tx = evolve(
-            optax.sgd(0.1), evolve_every=1, sigma=sigma, key=key, accept=accept, memory=memory
+            optax.sgd(0.1),
+            evolve_every=1,
+            sigma=sigma,
+            key=key,
+            accept=accept,
+            execution=Execution(memory=memory),
         )
         grads = jax.grad(bumpy)(params)
         updates, state = tx.update(grads, tx.init(params), params, value_fn=bumpy)
@@ -62,8 +67,16 @@ def poisoned(bad, is_bad):
 
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
-@pytest.mark.parametrize("recombine", ["mean", "softmax", lambda fitness: jax.nn.softmax(-fitness)])
-def test_bad_members_never_touch_the_result(bad, recombine, memory):
+@pytest.mark.parametrize(
+    "rule",
+    [
+        recombine.mean(1.0),
+        recombine.softmax(elite_fraction=1.0),
+        recombine.elite_weights(lambda fitness: jax.nn.softmax(-fitness), 1.0),
+    ],
+    ids=["mean", "softmax", "elite_weights"],
+)
+def test_bad_members_never_touch_the_result(bad, rule, memory):
     params = jnp.linspace(0.0, 1.0, 6)
     scored = poisoned(bad, lambda x: x > 0)  # the parent is 0 there
 
@@ -71,10 +84,9 @@ def test_bad_members_never_touch_the_result(bad, recombine, memory):
         tx = evolve(
             optax.sgd(0.0),
             evolve_every=1,
-            elite_fraction=1.0,
             accept=accept,
-            recombine=recombine,
-            memory=memory,
+            recombine=rule,
+            execution=Execution(memory=memory),
         )
         updates, state = jax.jit(lambda s, p: tx.update(jnp.zeros(6), s, p, value_fn=value_fn))(
             tx.init(params), params
@@ -95,7 +107,8 @@ def test_bad_members_never_touch_the_result(bad, recombine, memory):
 def test_the_base_step_stands_if_no_member_is_finite(bad, accept, memory):
     params, grads = jnp.linspace(-1.0, 1.0, 9), jnp.linspace(0.3, 0.7, 9)
     base = optax.sgd(0.1, momentum=0.9)
-    tx = evolve(base, evolve_every=1, accept=accept, memory=memory, reset_base=True)
+    execution = Execution(memory=memory)
+    tx = evolve(base, evolve_every=1, accept=accept, execution=execution, reset_base=True)
     updates, state = tx.update(grads, tx.init(params), params, value_fn=lambda p: bad + 0 * p[0])
     expected, expected_state = base.update(grads, base.init(params), params)
     chex.assert_trees_all_equal(updates, expected)
@@ -104,13 +117,23 @@ def test_the_base_step_stands_if_no_member_is_finite(bad, accept, memory):
     assert jnp.isinf(jnp.stack(state.info[1:5])).all()
 
 
-def test_nan_weights_do_not_touch_the_result():
-    tx = egd(
-        0.0, evolve_every=1, accept="always", elite_fraction=1.0, recombine=lambda f: f * jnp.nan
-    )
+@pytest.mark.parametrize(
+    "rule",
+    [recombine.elite_weights(jnp.sqrt, elite_fraction=1.0), recombine.member_weights(jnp.sqrt)],
+    ids=["elite_weights", "member_weights"],
+)
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+def test_nan_weights_do_not_touch_the_result(rule, jit):
+    tx = egd(0.0, evolve_every=1, accept="always", recombine=rule)
     params = jnp.ones(4)
-    updates, _ = tx.update(params, tx.init(params), params, value_fn=jnp.sum)
-    chex.assert_trees_all_equal(updates, jnp.zeros(4))
+
+    def update(value_fn):
+        step = lambda state: tx.update(params, state, params, value_fn=value_fn)  # noqa: E731
+        return (jax.jit(step) if jit else step)(tx.init(params))[0]
+
+    # The square root of what is negative; the rule is tried out on fitness above zero.
+    chex.assert_trees_all_equal(update(lambda p: -jnp.sum(p)), jnp.zeros(4))
+    assert (update(jnp.sum) != 0).all()
 
 
 def test_a_leaf_whose_squares_overflow_stays_where_it_is():

@@ -10,22 +10,23 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from egd_optax._cycle import breed
+from egd_optax import Execution, noise, recombine
+from egd_optax._cycle import generation
 
 MEMORY = ("host", "device", "replay")
 ONE = Layout({"data": 1})
 RANKED = {
     "population_size": 16,
     "antithetic": True,
-    "recombine": "centered_rank",
+    "recombine": recombine.centered_rank(),
     "generations": 2,
-    "noise": "low_rank",
+    "noise": noise.low_rank(),
 }
 KINDS = {
     "mean": {},
-    "softmax": {"recombine": "softmax", "temperature": 0.1, "accept": "always"},
+    "softmax": {"recombine": recombine.softmax(temperature=0.1), "accept": "always"},
     "ranked": RANKED,
-    "in batches": {"population_size": 17, "candidate_batch_size": 2},
+    "in batches": {"population_size": 17, "execution": Execution(candidate_batch_size=2)},
 }
 LAYOUTS = {
     "data of 2": Layout({"data": 2}),
@@ -40,15 +41,18 @@ LAYOUTS = {
 
 @pytest.fixture
 def elites_seen(monkeypatch):
-    """The member indices of the elites of every cycle, as the program hands them on."""
+    """The member indices of the elites of every cycle, best first, as the program hands them on."""
     seen = []
-    combine = breed.recombine
+    child_of = generation.child_of
 
-    def recombine(elites, *args, **kwargs):
-        jax.debug.callback(lambda members: seen.append(tuple(members.tolist())), elites.member)
-        return combine(elites, *args, **kwargs)
+    def see(members, fitness):
+        seen.append(tuple(members[np.lexsort((members, fitness))].tolist()))
 
-    monkeypatch.setattr(breed, "recombine", recombine)
+    def watched(*args, elites, **kwargs):
+        jax.debug.callback(see, elites.member, elites.fitness)
+        return child_of(*args, elites=elites, **kwargs)
+
+    monkeypatch.setattr(generation, "child_of", watched)
     return seen
 
 
@@ -87,7 +91,7 @@ def test_layouts_agree_on_parameters_and_elites(layout, memory, elites_seen):
     jax.effects_barrier()
     first, second = elites_seen
     assert first != second
-    params, state = train(layout, memory=memory)
+    params, state = train(layout, execution=Execution(memory=memory))
     jax.effects_barrier()
     assert set(elites_seen) == {first, second}
     assert_same_run((params, state), "mean")
@@ -124,7 +128,8 @@ def test_a_divided_population_gives_the_same_bits(kind, devices):
 @pytest.mark.parametrize("kind", ["mean", "ranked"])
 def test_divided_inside_of_shard_map(kind):
     layout = LAYOUTS["pop, data"]
-    tx = optimizer(axis_name="data", population_axis="pop", **KINDS[kind])
+    execution = Execution(axis_name="data", population_axis="pop")
+    tx = optimizer(execution=execution, **KINDS[kind])
 
     def step(params, state, batch):
         varying = jax.lax.pcast(params, "data", to="varying")
@@ -144,7 +149,7 @@ def test_divided_inside_of_shard_map(kind):
 
 
 def test_divided_inside_of_pmap():
-    tx = optimizer(population_axis="pop")
+    tx = optimizer(execution=Execution(population_axis="pop"))
     params, state, batch = start(ONE, tx)
     copies = jax.tree.map(lambda x: np.stack([x] * 8), jax.device_get((params, state)))
     step = jax.pmap(step_of(tx), axis_name="pop", in_axes=(0, 0, None))
@@ -165,7 +170,7 @@ def test_a_checkpoint_continues_on_another_mesh(tmp_path, before, after):
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "three", {"params": params, "state": state})
 
-    tx = optimizer(population_axis="pop" if "pop" in after.sizes else None)
+    tx = optimizer(execution=Execution(population_axis="pop" if "pop" in after.sizes else None))
     with jax.set_mesh(after.mesh):
         _, _, batch = start(after, tx)
         params, state = restored(tmp_path / "three", after, tx)

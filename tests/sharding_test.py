@@ -1,30 +1,33 @@
 """No device holds a whole leaf that is sharded: neither of noise nor of a member."""
 
+import dataclasses
 import math
 import re
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from layouts import FAST, Layout
+from layouts import FAST, PLAIN, Layout
 import optax
 import pytest
 
-from egd_optax import evolve
-from egd_optax._cycle.mutate import Mutants
-from egd_optax._cycle.population import divide, score
-from egd_optax._cycle.snapshot import Genome
+from egd_optax import Execution, evolve, noise, recombine
+from egd_optax._cycle.members import Members
+from egd_optax._cycle.parent import Genome
+from egd_optax._cycle.place import Lanes, place_of
+from egd_optax._cycle.score import score
+from egd_optax._cycle.storage import Nowhere
 
 SIZE = 64
 KINDS = {
     "host": {},
-    "replay": {"memory": "replay"},
-    "low rank": {"noise": "low_rank"},
+    "replay": {"execution": Execution(memory="replay")},
+    "low rank": {"noise": noise.low_rank()},
     "ranked": {
         "antithetic": True,
-        "recombine": "centered_rank",
-        "noise": "low_rank",
-        "candidate_batch_size": 4,
+        "recombine": recombine.centered_rank(),
+        "noise": noise.low_rank(),
+        "execution": Execution(candidate_batch_size=4),
     },
 }
 
@@ -33,15 +36,16 @@ def loss(params):
     return sum(jnp.mean(leaf**2) for leaf in params)
 
 
-def compiled_step(sizes, axis_type=AxisType.Auto, size=SIZE, **kwargs):
+def compiled_step(sizes, axis_type=AxisType.Auto, size=SIZE, execution=PLAIN, **kwargs):
     """The program of one device, for a matrix split by rows and one by columns."""
     mesh = Layout(sizes, axis_type).mesh
     params = [
         jax.ShapeDtypeStruct((size, size), jnp.float32, sharding=NamedSharding(mesh, spec))
         for spec in (PartitionSpec("fsdp", None), PartitionSpec(None, "fsdp"))
     ]
-    population_axis = "pop" if "pop" in sizes else None
-    tx = evolve(optax.sgd(0.1), evolve_every=1, population_axis=population_axis, **kwargs)
+    axis = "pop" if "pop" in sizes else None
+    execution = dataclasses.replace(execution, population_axis=axis)
+    tx = evolve(optax.sgd(0.1), evolve_every=1, execution=execution, **kwargs)
     with jax.set_mesh(mesh):
         state = jax.eval_shape(tx.init, params)
         step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=loss))
@@ -106,16 +110,18 @@ def test_each_device_computes_its_share_of_a_population():
     def flops(devices):
         mesh = Layout({"pop": devices}).mesh
         genome = (jnp.ones((32, 32)), jnp.ones((32, 32)))
-        members, inputs = 64, jnp.ones((256, 32))
+        size, inputs = 64, jnp.ones((256, 32))
 
         def scores(genome, key):
-            mutants = Mutants(
-                Genome(genome), moving=(0, 1), key=key, first=0,
-                stds=(jnp.float32(0.1),) * 2, size=members, antithetic=False, rank=None,
+            members = Members(
+                Genome(genome), mutating=(0, 1), key=key, first=0,
+                stds=(jnp.float32(0.1),) * 2, size=size, antithetic=False,
+                noise=noise.gaussian(),
             )  # fmt: skip
-            division = divide("pop", mesh, mutants, {})
+            place = place_of(Execution(population_axis="pop", mesh=mesh), members, {})
+            assert isinstance(place, Lanes)
             fitness = lambda g: jnp.mean((jnp.tanh(inputs @ g[0]) @ g[1]) ** 2)  # noqa: E731
-            return score(division, mutants, fitness, batch_size=members // devices)
+            return score(members, fitness, place, Nowhere(), batch_size=size // devices)
 
         compiled = jax.jit(scores).lower(genome, jax.random.key(0)).compile()
         return compiled.cost_analysis()["flops"]

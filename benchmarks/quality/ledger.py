@@ -1,7 +1,47 @@
 """What a method may do for its budget, in sample-forwards: one sample through the model once."""
 
+from typing import NamedTuple
+
 from benchmarks.quality.problem import Problem
-from demo.ledger import FORWARDS_PER_GRADIENT, Ledger
+
+# The backward pass costs about two forward passes.
+FORWARDS_PER_GRADIENT = 3
+
+
+class Ledger(NamedTuple):
+    """The prices of one method.
+
+    Attributes:
+        step: price of a gradient step.
+        cycle: price of an evolution cycle, 0 for a method without cycles.
+        evolve_every: steps between cycles.
+    """
+
+    step: int
+    cycle: int = 0
+    evolve_every: int = 1
+
+    def spent(self, steps: int) -> int:
+        """Sample-forwards after `steps` steps and the cycles that fell due."""
+        return steps * self.step + steps // self.evolve_every * self.cycle
+
+    def steps_within(self, budget: int) -> int:
+        """The most steps for which `spent` stays within the budget."""
+        period = self.spent(self.evolve_every)
+        periods, rest = divmod(budget, period)
+        # The last step of a period is followed by a cycle, for which the rest is too small.
+        return periods * self.evolve_every + min(rest // self.step, self.evolve_every - 1)
+
+
+def generation_price(population_size: int, samples: int, *, antithetic: bool = False) -> int:
+    """The price of one generation of a cycle.
+
+    Args:
+        population_size: members, each evaluated on `samples`; the child is as well.
+        samples: of the batch that fitness is taken over.
+        antithetic: whether members come in pairs; the parent is then evaluated besides.
+    """
+    return (population_size + 1 + antithetic) * samples
 
 
 def descent(problem: Problem, gradients: int = 1) -> Ledger:

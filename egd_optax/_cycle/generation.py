@@ -1,32 +1,36 @@
-"""One round of a cycle: mutate -> evaluate -> select -> recombine, and the choice among them."""
+"""One round of a cycle: mutate -> evaluate -> select -> recombine -> accept."""
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from egd_optax._cycle import population
-from egd_optax._cycle.breed import Brood, breed, breed_divided
-from egd_optax._cycle.evaluate import Fitness, evaluate
-from egd_optax._cycle.mutate import Mutants, noise_std
-from egd_optax._cycle.recombine import ELITE, PARENT, accept
-from egd_optax._cycle.snapshot import Leaves, Parent
-from egd_optax._cycle.spec import CycleSpec, Objectives
+from egd_optax._cycle.accept import ELITE, PARENT, accept
+from egd_optax._cycle.elites import elites_of
+from egd_optax._cycle.fitness import fitness_of
+from egd_optax._cycle.members import Members, noise_std
+from egd_optax._cycle.parent import Parent
+from egd_optax._cycle.parts import check_noise
+from egd_optax._cycle.place import place_of
+from egd_optax._cycle.score import score
+from egd_optax._cycle.spec import CycleSpec, Leaves, Objectives
+from egd_optax._cycle.storage import storage_of
+from egd_optax._cycle.total import child_of
+from egd_optax._cycle.weights import member_weights
 
 
 class Outcome(NamedTuple):
     """What came of a generation; scalars.
 
     Attributes:
-        moved: bool, whether it left its parent.
+        jumped: bool, whether it left its parent.
         parent: fitness of its parent; likewise:
         best: of its best member.
         mean: over its members of finite fitness, +inf if there is none.
         child: of its child.
     """
 
-    moved: jax.Array
+    jumped: jax.Array
     parent: jax.Array
     best: jax.Array
     mean: jax.Array
@@ -52,65 +56,69 @@ def run_generation(
         generation: its index in the cycle, int32 `[]`.
 
     Returns:
-        The moving leaves that it chose, any where it did not move, and what came of it.
+        The mutating leaves that it chose, any where it did not jump, and what came of it.
     """
-    stds = tuple(
-        noise_std(leaf, sigma, relative_sigma=spec.relative_sigma, min_scale=spec.min_scale)
-        for leaf in parent.genome.leaves()
+    members = _members_of(spec, parent, key, sigma, generation)
+    place = place_of(spec.execution, members, objectives.extra_args)
+    storage = storage_of(spec.memory, spec.elite_count)
+    args = {"generation": generation, **objectives.extra_args}
+    axis_names = spec.execution.axis_names
+    fitness = fitness_of(objectives.value_fn, parent, extra_args=args, axis_names=axis_names)
+
+    elites, scores = score(
+        members, fitness, place, storage, batch_size=spec.execution.candidate_batch_size
     )
-    mutants_of = functools.partial(
-        Mutants,
-        moving=parent.moving,
+    if spec.memory == "replay" and spec.elite_count is not None:
+        elites = elites_of(scores, spec.elite_count)
+    weights = jnp.asarray(spec.step_size) * member_weights(spec.recombine, scores, spec.elite_count)
+    child = child_of(
+        members,
+        weights,
+        scores,
+        place,
+        elites=elites,
+        storage=storage,
+        elite_count=spec.elite_count,
+    )
+
+    best = jnp.argmin(scores).astype(jnp.int32)
+    judged = scores[0], scores[best], fitness(child)
+    outcome = Outcome(jnp.bool_(False), scores[0], scores[best], _mean(scores), judged[2])
+    if objectives.accept_value_fn is not None:
+        judge = fitness_of(
+            objectives.accept_value_fn, parent, extra_args=args, axis_names=axis_names
+        )
+        genome = members.genome.leaves()
+        elite = jnp.full_like(scores[0], jnp.inf)
+        if spec.accept == "best":
+            elite = judge(storage.read(elites, members, best, best > 0, genome))
+        judged = judge(genome), elite, jnp.where(jnp.isfinite(judged[2]), judge(child), jnp.inf)
+    choice = accept(spec.accept, *judged)
+    # The best member comes over the child, of which there is no more need.
+    chosen = storage.read(elites, members, best, choice == ELITE, child)
+    return chosen, outcome._replace(jumped=choice != PARENT)
+
+
+def _members_of(
+    spec: CycleSpec, parent: Parent, key: jax.Array, sigma: jax.Array, generation: jax.Array
+) -> Members:
+    """The members around a parent, none of them drawn yet."""
+    genome = parent.genome.leaves()
+    check_noise(spec.noise, genome)
+    return Members(
+        genome=parent.genome,
+        mutating=parent.mutating,
         key=key,
         first=generation * spec.member_count,
-        stds=stds,
+        stds=tuple(noise_std(leaf, sigma, spec.noise) for leaf in genome),
         size=spec.member_count,
         antithetic=spec.antithetic,
-        rank=spec.rank,
+        noise=spec.noise,
     )
-    mutants = mutants_of(parent.genome)
-    args = {"generation": generation, **objectives.extra_args}
-    fitness = evaluate(objectives.value_fn, parent, extra_args=args, axis_names=spec.axis_names)
-    if spec.population_axis is None:
-        brood = breed(spec, mutants, fitness)
-    else:
-        division = population.divide(
-            spec.population_axis, spec.mesh, mutants, objectives.extra_args
-        )
-        brood = breed_divided(spec, division, mutants, mutants_of, fitness)
-    scores, child_score = brood.scores, fitness(brood.child)
-    judged = scores[0], scores[brood.best], child_score
-    if objectives.accept_value_fn is not None:
-        judge = evaluate(
-            objectives.accept_value_fn, parent, extra_args=args, axis_names=spec.axis_names
-        )
-        judged = _judged_by(judge, spec.accept, mutants, brood, child_score)
-    choice = accept(spec.accept, *judged)
+
+
+def _mean(scores: jax.Array) -> jax.Array:
+    """The mean over the finite ones, +inf if there is none."""
     finite = jnp.isfinite(scores)
     mean = jnp.sum(scores, where=finite) / jnp.maximum(jnp.sum(finite), 1)
-    # The best elite comes over the child, of which there is no more need.
-    return brood.read_best(choice == ELITE, brood.child), Outcome(
-        moved=choice != PARENT,
-        parent=scores[0],
-        best=jnp.min(scores),
-        mean=jnp.where(jnp.any(finite), mean, jnp.inf),
-        child=child_score,
-    )
-
-
-def _judged_by(
-    judge: Fitness,
-    rule: str,
-    mutants: Mutants,
-    brood: Brood,
-    child_score: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Parent, best member and child on data that they were not selected on.
-
-    The best member is judged only where the rule may take it.
-    """
-    genome = mutants.genome.leaves()
-    parent = judge(genome)
-    unjudged = jnp.full_like(parent, jnp.inf)
-    elite = judge(brood.read_best(brood.best > 0, genome)) if rule == "best" else unjudged
-    return parent, elite, jnp.where(jnp.isfinite(child_score), judge(brood.child), jnp.inf)
+    return jnp.where(jnp.any(finite), mean, jnp.inf)

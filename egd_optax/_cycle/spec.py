@@ -1,36 +1,31 @@
-"""What a cycle does, and what it selects on."""
+"""What a cycle does, and what it selects on: plain data."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from egd_optax._cycle.population import AnyMesh
-from egd_optax._cycle.recombine import RANKED, Rule
+from egd_optax.execution import Execution
+from egd_optax.noise import Noise
+from egd_optax.recombine import Recombine
+
+# The mutating leaves of a member, all that it has of its own.
+Leaves = tuple[jax.Array, ...]
 
 
 class CycleSpec(NamedTuple):
     """What a cycle does; see the arguments of `egd_optax.evolve`."""
 
     population_size: int
-    elite_count: int
-    antithetic: bool
     generations: int
-    candidate_batch_size: int
     sigma: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike]
-    relative_sigma: bool
-    min_scale: jax.typing.ArrayLike
-    rank: int | None
-    recombine: Rule
-    recombine_step: jax.typing.ArrayLike
-    temperature: jax.typing.ArrayLike
+    noise: Noise
+    antithetic: bool
+    recombine: Recombine
+    step_size: jax.typing.ArrayLike
     accept: str
-    reset_base: bool
     mutable: object
-    memory: str
-    axis_names: tuple[str, ...]
-    population_axis: str | None
-    mesh: AnyMesh | None
+    execution: Execution
 
     @property
     def member_count(self) -> int:
@@ -38,9 +33,21 @@ class CycleSpec(NamedTuple):
         return self.population_size + self.antithetic
 
     @property
-    def keeps_elites(self) -> bool:
-        """Whether elites are kept as they are found, in the way of `memory`; see `weigh`."""
-        return self.recombine != RANKED and self.rank is None
+    def elite_count(self) -> int | None:
+        """How many members can recombine, the best; None if any member can."""
+        return self.recombine.support(self.population_size)
+
+    @property
+    def memory(self) -> str | None:
+        """Where elites are kept while members are scored; None where none is.
+
+        Where any member can weigh something, none is held any more when that is known. Noise
+        that says so is cheaper to draw again than to store.
+        """
+        if self.elite_count is None or self.noise.redraw:
+            return None
+        # A device would have to send the elites that it finds to all others.
+        return self.execution.memory if self.execution.population_axis is None else "replay"
 
 
 class Objectives(NamedTuple):

@@ -9,7 +9,9 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from benchmarks.noise import KINDS
 from benchmarks.quality import ledger
+from benchmarks.quality.ledger import Ledger, generation_price
 from benchmarks.quality.methods.gradient import Base
 from benchmarks.quality.methods.method import (
     Plan,
@@ -22,8 +24,8 @@ from benchmarks.quality.methods.method import (
     streams,
 )
 from benchmarks.quality.problem import Batch, Params, Problem
-from demo.ledger import Ledger, generation_price
-from egd_optax import evolve
+from egd_optax import Execution, evolve
+from egd_optax.noise import Noise
 
 # Evaluations on the guard's data that a generation is charged for; some rules need fewer.
 GUARD_EVALUATIONS = 3
@@ -37,8 +39,8 @@ class Form(NamedTuple):
 
     Attributes:
         base: the optimizer that steps.
-        options: arguments of `egd_optax.evolve`, from the floats, the other settings, and
-            the cycles of the run.
+        options: arguments of `egd_optax.evolve` but for the noise, from the floats, the
+            other settings, and the cycles of the run.
         antithetic: whether members come in pairs.
         absolute: whether `sigma` is in units of the initial parameters of all runs; else
             in those of the current ones.
@@ -149,6 +151,11 @@ def steady(run: Run, params: Params) -> Params:
     return last
 
 
+def noise_of(static: Static, *, relative: bool) -> Noise:
+    """The noise that settings name as the records do, of full rank where they name none."""
+    return KINDS[static.get("noise", "full_rank")](relative=relative)
+
+
 def plan(
     problem: Problem,
     static: Static,
@@ -178,9 +185,9 @@ def plan(
                 evolve_every=timetable.evolve_every,
                 generations=timetable.generations,
                 population_size=population,
-                candidate_batch_size=population,
+                noise=noise_of(static, relative=not form.absolute),
                 antithetic=form.antithetic,
-                relative_sigma=not form.absolute,
+                execution=Execution(candidate_batch_size=population),
                 key=keys.noise,
                 **{**form.options(rates, static, timetable.cycles), **options},
             )

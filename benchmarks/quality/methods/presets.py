@@ -23,6 +23,7 @@ from benchmarks.quality.methods.method import (
     one_of,
 )
 from benchmarks.quality.methods.straight_through import has_stand_in
+from egd_optax import recombine
 
 # Samples of the batch that the safe preset accepts on.
 GUARD_SAMPLES = 256
@@ -31,13 +32,15 @@ FLOOR, NEAR = 0.01, 0.001
 
 
 def slope(rates: Rates, static: Static, total: int) -> dict[str, Any]:
-    """Arguments that follow the slope of the fitness, smoothed over the noise."""
+    """Arguments that follow the slope of the fitness, smoothed over the noise.
+
+    The step size is named `recombine_step` in settings, as in the records.
+    """
     sigma = rates["sigma"]
     return {
-        "recombine": "centered_rank",
-        "recombine_step": rates["recombine_step"],
         "sigma": decaying(sigma, total) if static["decay"] else sigma,
-        "noise": static["noise"],
+        "recombine": recombine.centered_rank(),
+        "step_size": rates["recombine_step"],
         "accept": static["accept"],
     }
 
@@ -45,8 +48,8 @@ def slope(rates: Rates, static: Static, total: int) -> dict[str, Any]:
 def sketch(rates: Rates, static: Static, total: int) -> dict[str, Any]:
     """The mean of the best two of eight, taken always, and the optimizer starts anew."""
     return {
-        "elite_fraction": 0.25,
         "sigma": lambda cycle: rates["sigma"] * jnp.power(0.98, cycle),
+        "recombine": recombine.mean(elite_fraction=0.25),
         "accept": "always",
         "reset_base": True,
     }
@@ -54,7 +57,11 @@ def sketch(rates: Rates, static: Static, total: int) -> dict[str, Any]:
 
 def guarded(rates: Rates, static: Static, total: int) -> dict[str, Any]:
     """The best of parent, elites and their mean."""
-    return {"elite_fraction": 0.25, "accept": "best", "sigma": rates["sigma"]}
+    return {
+        "sigma": rates["sigma"],
+        "recombine": recombine.mean(elite_fraction=0.25),
+        "accept": "best",
+    }
 
 
 def decaying(sigma: jax.typing.ArrayLike, total: int) -> optax.Schedule:

@@ -19,6 +19,7 @@ from benchmarks.quality.methods.method import Method, Rates, Settings, Static, c
 from benchmarks.quality.methods.presets import METRIC, decaying, slope
 from benchmarks.quality.methods.strategies import centered_ranks
 from benchmarks.quality.problem import Params, Problem
+from egd_optax import recombine
 
 PREFIX = "ablation_"
 # Floor of a leaf's root mean square, as the preset has it.
@@ -227,8 +228,13 @@ def _variant(
 METHODS = (
     # The parent is one of the members here, and evaluated besides the pairs there.
     _variant("without_antithetic", _form(antithetic=False), settings_with(population=65)),
-    _variant("log_rank", _form(options=slope_with(recombine=log_ranks, elite_fraction=1.0))),
-    _variant("elite_mean", _form(options=slope_with(recombine="mean", elite_fraction=0.25))),
+    _variant(
+        "log_rank",
+        _form(options=slope_with(recombine=recombine.elite_weights(log_ranks, elite_fraction=1.0))),
+    ),
+    _variant(
+        "elite_mean", _form(options=slope_with(recombine=recombine.mean(elite_fraction=0.25)))
+    ),
     _variant("full_rank", _form(), settings_with(noise="full_rank")),
     _variant("generations_4", _form(), settings_with(generations=4, interval=20)),
     _variant("many_samples", _form(), settings_with(samples=128, interval=40)),

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from benchmarks.quality.problem import Params, Problem
 from benchmarks.quality.problems import curves, layers, samples
-from demo.ternary import round_tensor as ternary_weight_networks
-from demo.ternary import straight_through
+from benchmarks.quality.ternary import round_tensor as ternary_weight_networks
+from benchmarks.quality.ternary import straight_through
 
 Quantizer = Callable[[jax.Array], jax.Array]
 

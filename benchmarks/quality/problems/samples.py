@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import benchmarks.quality.digits
 from benchmarks.quality.problem import Objective
-import demo.digits
 
 # Maps parameters and inputs, samples first, to what is predicted for each sample.
 Network = Callable[[Any, jax.Array], jax.Array]
@@ -33,7 +33,7 @@ class Splits(NamedTuple):
 
 def digits() -> Splits:
     """Real digits, 8 x 8 pixels from 0 to 1: 897 to train on, 450 and 450 held out."""
-    return Splits(*(Samples(*split) for split in demo.digits.load()))
+    return Splits(*(Samples(*split) for split in benchmarks.quality.digits.load()))
 
 
 def split(inputs: np.ndarray, targets: np.ndarray, held_out: int) -> Splits:

@@ -1,6 +1,6 @@
-"""Stages 3 to 5 where devices share a population: each of them evaluates some members only.
+"""Where members are evaluated and summed: alone, or divided over the devices along an axis.
 
-What they exchange is small: the fitness of the members, and once a generation the child. No
+What devices exchange is small: the fitness of the members, and once a generation the child. No
 member is ever sent: those that recombine are drawn again from their keys, and the devices
 divide that work too, in one of two ways.
 
@@ -12,60 +12,77 @@ sums some of the members, and the sums are added up.
 
 from collections.abc import Callable, Mapping
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from egd_optax._cycle.evaluate import Fitness, bound_axis_size
-from egd_optax._cycle.mutate import Mutants, move, scaled
-from egd_optax._cycle.snapshot import Leaves
-from egd_optax._cycle.weigh import sides_of
+from egd_optax._cycle import xla
+from egd_optax._cycle.fitness import bound_axis_size
+from egd_optax._cycle.members import Members, displaced
+from egd_optax._cycle.parent import Genome
+from egd_optax._cycle.spec import Leaves
+from egd_optax.execution import Execution
 
-AnyMesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
+T = TypeVar("T")
+# Adds the weighted noise of a genome's members to zeros like it.
+Sum = Callable[[Genome, Leaves], Leaves]
 
 
-class Division(Protocol):
-    """How the devices along an axis share work."""
+class Place(Protocol):
+    """How the devices along an axis share the work of a generation."""
 
     @property
     def devices(self) -> int:
         """The size of the axis."""
 
-    def each(self, fn: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """Runs `fn` for the lanes 0, 1, ..., each on its devices; all results, `[devices, ...]`."""
+    def each(self, fn: Callable[[jax.Array], tuple[T, jax.Array]]) -> tuple[T, jax.Array]:
+        """Runs `fn` for the lanes 0, 1, ..., each on its devices.
 
-    def terms(self, count: int) -> jax.Array:
-        """Which of so many terms this device sums, int32; `count` and above are none."""
+        Returns:
+            What a lane has kept, nothing if there are several, and the results of all lanes.
+        """
+
+    def mine(self, count: int) -> jax.Array:
+        """Which of so many terms of a sum this device adds, int32; `count` and above are none."""
 
     def share(self, genome: Leaves) -> Leaves:
         """The genome in the form in which the devices sum."""
 
-    def land(self, shared: Leaves, total: Leaves, genome: Leaves) -> Leaves:
-        """The genome plus the sum, whole on every device; `shared` is `share(genome)`."""
+    def land(self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array) -> Leaves:
+        """The genome plus the sum, whole on every device.
+
+        Args:
+            sum_of: sums for the `share` of a genome.
+            zeros: to sum in, like `share` of the genome.
+            genome: the mutating leaves of the parent.
+            fitness: of the members.
+        """
 
 
-def divide(axis: str, mesh: AnyMesh | None, mutants: Mutants, args: Mapping[str, Any]) -> Division:
-    """The division of a population over a mapped axis of that name, else over one of a mesh.
+def place_of(execution: Execution, members: Members, args: Mapping[str, Any]) -> Place:
+    """Where the members are evaluated.
 
     Args:
-        axis: name of the axis.
-        mesh: None for the mesh that `jax.set_mesh` has set.
-        mutants: the members.
+        execution: names the axis, and its mesh if that is not set.
+        members: the members.
         args: the extra arguments of `value_fn`.
 
     Returns:
-        The division.
+        The place: over a mapped axis of that name, else over one of a mesh, else alone.
 
     Raises:
         ValueError: there is no mesh, no axis of that name in it, or there are fewer members
             than devices; parameters or arguments are known to be sharded over the axis.
     """
+    axis, mesh = execution.population_axis, execution.mesh
+    if axis is None:
+        return Alone()
     mapped = bound_axis_size(axis)
     if mapped is not None:
-        division: Division = Mapped(axis, mapped)
+        place: Place = Mapped(axis, mapped)
     else:
         mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
         if mesh.empty:
@@ -78,59 +95,54 @@ def divide(axis: str, mesh: AnyMesh | None, mutants: Mutants, args: Mapping[str,
                 f"`population_axis` must be an axis of the mesh, got {axis!r}: the mesh has "
                 f"{mesh.axis_names}."
             )
-        division = Lanes(axis, mesh.shape[axis], mesh)
-    for what, tree in (("parameters", mutants.genome.leaves()), ("samples", args)):
+        place = Lanes(axis, mesh.shape[axis], mesh, members.noise.divisible)
+    for what, tree in (("parameters", members.genome.leaves()), ("samples", args)):
         if any(axis in _axes(leaf) for leaf in jax.tree.leaves(tree)):
             raise ValueError(
                 f"`population_axis` must not shard {what}, got {axis!r}, which does: every device "
                 "along it has members of its own and needs all of them. Give the mesh an axis "
                 "for each."
             )
-    least = division.devices * len(sides_of(mutants))
-    members = mutants.size - mutants.antithetic
-    if members < least:
-        pairs = ", two on each, for a pair shares its noise" if mutants.antithetic else ""
+    least = place.devices * members.pair
+    size = members.size - members.antithetic
+    if size < least:
+        pairs = ", two on each, for a pair shares its noise" if members.antithetic else ""
         raise ValueError(
-            f"`population_size` must be at least {least} on {division.devices} devices{pairs}, got "
-            f"{members}: raise it, or make the axis {axis!r} of the mesh smaller."
+            f"`population_size` must be at least {least} on {place.devices} devices{pairs}, got "
+            f"{size}: raise it, or make the axis {axis!r} of the mesh smaller."
         )
-    return division
+    return place
 
 
-def score(division: Division, mutants: Mutants, fitness: Fitness, *, batch_size: int) -> jax.Array:
-    """Draws and evaluates every member of a generation on one of the devices; keeps none.
+class Alone(NamedTuple):
+    """One lane with all members."""
 
-    Where the devices do not divide the members, the last ones repeat some for nothing.
+    @property
+    def devices(self) -> int:
+        return 1
 
-    Args:
-        division: how the devices share them.
-        mutants: the members.
-        fitness: the fitness of a member.
-        batch_size: members to draw and evaluate at a time on a device.
+    def each(self, fn: Callable[[jax.Array], tuple[T, jax.Array]]) -> tuple[T, jax.Array]:
+        return fn(jnp.int32(0))
 
-    Returns:
-        The fitness of all members, `[size]`, on all devices.
-    """
-    sides = sides_of(mutants)
-    first = int(mutants.antithetic)  # the parent stands apart from pairs
-    draws = (mutants.size - first) // len(sides)
-    share = math.ceil(draws / division.devices)
+    def mine(self, count: int) -> jax.Array:
+        return jnp.arange(count)
 
-    def one(draw: jax.Array) -> jax.Array:
-        inside, member = mutants.beside(first + len(sides) * draw)
-        # Noise is drawn for the parent, and not used.
-        parts, moves = inside.parts(member), (member > 0).astype(jnp.float32)
-        members = (inside.place(scaled(parts, moves * side)) for side in sides)
-        return jnp.stack([fitness(member) for member in members])
+    def share(self, genome: Leaves) -> Leaves:
+        return genome
 
-    def lane(index: jax.Array) -> jax.Array:
-        own = jnp.minimum(index * share + jnp.arange(share), draws - 1)
-        together = batch_size // len(sides)
-        scores: jax.Array = lax.map(one, own, batch_size=together if together > 1 else None)
-        return scores
+    def land(self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array) -> Leaves:
+        # Always runs. XLA, which cannot know, keeps no sum of parameters and updates from before
+        # the selection until here, nor does it compute the child anew in its evaluation,
+        # rounded in another way.
+        def once(total: Leaves, genome: Genome) -> Leaves:
+            total = sum_of(genome, total)
+            child = displaced(genome.leaves(), total)
+            return tuple(leaf.astype(by.dtype) for leaf, by in zip(child, total, strict=True))
 
-    scores = division.each(lane).reshape(-1)[: draws * len(sides)]
-    return jnp.append(fitness(mutants.genome.leaves()), scores) if mutants.antithetic else scores
+        child = xla.at_most_once(~xla.impossible(fitness), once, zeros, genome)
+        return tuple(
+            leaf.astype(like.dtype) for leaf, like in zip(child, genome.params, strict=True)
+        )
 
 
 class Lanes(NamedTuple):
@@ -143,25 +155,33 @@ class Lanes(NamedTuple):
         axis: name of the axis of the mesh.
         devices: its size.
         mesh: the mesh.
+        divisible: whether noise is drawn alike for a leaf with a side split in two; else every
+            device sums all of it.
     """
 
     axis: str
     devices: int
-    mesh: AnyMesh
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh
+    divisible: bool
 
-    def each(self, fn: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        lanes = self._pinned(jnp.arange(self.devices), 0, self.axis)
+    def each(self, fn: Callable[[jax.Array], tuple[T, jax.Array]]) -> tuple[T, jax.Array]:
+        lanes = self._pinned(jnp.arange(self.devices, dtype=jnp.int32), 0, self.axis)
         name = None if self._explicit else self.axis
-        return self._pinned(jax.vmap(fn, spmd_axis_name=name)(lanes), 0, None)
+        nothing, results = jax.vmap(fn, spmd_axis_name=name)(lanes)
+        return nothing, self._pinned(results, 0, None).reshape(-1)
 
-    def terms(self, count: int) -> jax.Array:
+    def mine(self, count: int) -> jax.Array:
         return jnp.arange(count)
 
     def share(self, genome: Leaves) -> Leaves:
         return tuple(map(self._divided, genome))
 
-    def land(self, shared: Leaves, total: Leaves, genome: Leaves) -> Leaves:
-        return tuple(map(self._whole, move(shared, total), genome))
+    def land(self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array) -> Leaves:
+        del fitness
+        whole = genome.leaves()
+        shared = self.share(whole)
+        child = displaced(shared, sum_of(Genome(shared), zeros))
+        return tuple(map(self._whole, child, whole))
 
     @property
     def _explicit(self) -> bool:
@@ -193,6 +213,8 @@ class Lanes(NamedTuple):
 
         A leaf without one stays whole, as vectors do: every device sums all of it.
         """
+        if not self.divisible:
+            return None
         sizes = dict(self.mesh.shape)
         spec = _spec(leaf)
 
@@ -229,23 +251,26 @@ class Mapped(NamedTuple):
     axis: str
     devices: int
 
-    def each(self, fn: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    def each(self, fn: Callable[[jax.Array], tuple[T, jax.Array]]) -> tuple[T, jax.Array]:
         index = lax.axis_index(self.axis)
-        own = fn(index)
+        nothing, own = fn(index)
         # Not `all_gather`, whose result counts as another one on every device.
-        nothing = jnp.zeros((self.devices, *own.shape), own.dtype)
-        results: jax.Array = lax.psum(nothing.at[index].set(own), self.axis)
-        return results
+        zeros = jnp.zeros((self.devices, *own.shape), own.dtype)
+        results: jax.Array = lax.psum(zeros.at[index].set(own), self.axis)
+        return nothing, results.reshape(-1)
 
-    def terms(self, count: int) -> jax.Array:
+    def mine(self, count: int) -> jax.Array:
         most = math.ceil(count / self.devices)
         return lax.axis_index(self.axis) + self.devices * jnp.arange(most)
 
     def share(self, genome: Leaves) -> Leaves:
         return tuple(lax.pcast(leaf, self.axis, to="varying") for leaf in genome)
 
-    def land(self, shared: Leaves, total: Leaves, genome: Leaves) -> Leaves:
-        return move(genome, lax.psum(total, self.axis))
+    def land(self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array) -> Leaves:
+        del fitness
+        whole = genome.leaves()
+        total = sum_of(Genome(self.share(whole)), zeros)
+        return displaced(whole, lax.psum(total, self.axis))
 
 
 def _spec(leaf: jax.Array) -> tuple[Any, ...]:

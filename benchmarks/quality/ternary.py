@@ -6,16 +6,11 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from demo.digits import Params
+from benchmarks.quality.problem import Params
 
 # Of the mean magnitude of a tensor; the threshold of Ternary Weight Networks,
 # Li et al. 2016, https://arxiv.org/abs/1605.04711.
 THRESHOLD = 0.7
-
-
-def ternarize(params: Params) -> Params:
-    """Rounds every weight matrix to {-s, 0, s}, with a scale s of its own; biases stay."""
-    return jax.tree.map(lambda leaf: round_tensor(leaf) if leaf.ndim > 1 else leaf, params)
 
 
 def round_tensor(weights: jax.Array) -> jax.Array:

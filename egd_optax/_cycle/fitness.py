@@ -1,4 +1,4 @@
-"""Stage 3, evaluate: the fitness of a member, forward only; lower is better."""
+"""Evaluate: the fitness of a member, forward only; lower is better."""
 
 from collections.abc import Callable, Mapping
 import inspect
@@ -9,12 +9,13 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from egd_optax._cycle.snapshot import Leaves, Parent
+from egd_optax._cycle.parent import Parent
+from egd_optax._cycle.spec import Leaves
 
 Fitness = Callable[[Leaves], jax.Array]
 
 
-def evaluate(
+def fitness_of(
     value_fn: Callable[..., Any],
     parent: Parent,
     *,
@@ -26,13 +27,13 @@ def evaluate(
     Args:
         value_fn: maps parameters to a real scalar of at least float32; never
             differentiated.
-        parent: the snapshot, for the leaves that no member moves.
+        parent: what the members are made around, for the leaves that do not mutate.
         extra_args: extra arguments of `update`; `value_fn` gets those that its
             signature names.
         axis_names: mapped axes that the fitness is averaged over.
 
     Returns:
-        A function from the moving leaves of a member to its fitness, `[]` of
+        A function from the mutating leaves of a member to its fitness, `[]` of
         `fitness_dtype()`, +inf where it is NaN or infinite. Jitted: the member loop and
         the child share one trace of `value_fn`.
 
@@ -52,6 +53,8 @@ def evaluate(
         value = _as_fitness(value_fn(parent.with_genome(genome), **kwargs))
         if axis_names:
             value = lax.pmean(value, axis_names)
+        # `lax.top_k` ranks a negative zero before the zero that it is equal to everywhere else.
+        value = jnp.where(value == 0, jnp.zeros_like(value), value)
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
     return jax.jit(fitness)

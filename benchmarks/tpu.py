@@ -1,7 +1,7 @@
 """The device memory that a program for a TPU takes, as its compiler wrote it into the program.
 
 `memory_analysis` names more temporary memory than such a program has where loops are nested:
-by as much as the arrays that they carry. `tpu_test.py` shows it on a network that compiles
+by as much as the arrays that they carry. `aot/tpu_test.py` shows it on a network that compiles
 for a chip on which that much would not fit. So the compiler is asked for the last form of a
 program, which lists every buffer with its size and its place.
 """
@@ -29,11 +29,12 @@ _BUFFER = re.compile(
 def topology(name: str) -> topologies.TopologyDescription:
     """Chips that need not be here, such as "v5e:2x2", whose compiler shows its programs.
 
-    The compiler reads its flags once: call this before anything else starts it.
+    The compiler reads its environment once: call this before anything else starts it.
     """
     given = os.environ.get("LIBTPU_INIT_ARGS", "")
     if _FLAGS[0] not in given:
         os.environ["LIBTPU_INIT_ARGS"] = " ".join((given, *_FLAGS))
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # asks no metadata server which TPU this is
     return topologies.get_topology_desc(name, platform="tpu")
 
 
@@ -60,7 +61,7 @@ def compile_measured(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, 
     ]
     if not ends:
         raise RuntimeError(
-            "libtpu wrote no program: it was started before `aot.tpu.topology`, or the program "
-            "came from a compilation cache."
+            "libtpu wrote no program: it was started before `benchmarks.tpu.topology`, or the "
+            "program came from a compilation cache."
         )
     return compiled, max(ends)

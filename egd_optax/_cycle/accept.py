@@ -1,0 +1,26 @@
+"""Accept: the child has to earn its place."""
+
+import jax
+import jax.numpy as jnp
+
+# What a generation can end with, in the order in which ties are settled.
+PARENT, ELITE, CHILD = range(3)
+
+
+def accept(rule: str, parent: jax.Array, elite: jax.Array, child: jax.Array) -> jax.Array:
+    """Decides what a generation ends with: PARENT, ELITE or CHILD, int32 `[]`.
+
+    Ties go to the parent, then to the elite. A child without finite fitness is never
+    taken, not even by "always".
+
+    Args:
+        rule: "always", "improved" or "best".
+        parent: fitness of the parent, `[]`, +inf where not finite; likewise:
+        elite: of the best member.
+        child: of the child.
+    """
+    if rule == "always":
+        return jnp.where(jnp.isfinite(child), CHILD, PARENT)
+    if rule == "improved":
+        return jnp.where(child < parent, CHILD, PARENT)
+    return jnp.argmin(jnp.stack([parent, elite, child])).astype(jnp.int32)

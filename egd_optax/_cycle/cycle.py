@@ -1,0 +1,197 @@
+"""One evolution cycle: some generations around the parameters that the base step leads to."""
+
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from egd_optax._advice import advice_on_value_fn
+from egd_optax._cycle import xla
+from egd_optax._cycle.fitness import fitness_dtype
+from egd_optax._cycle.generation import Outcome, run_generation
+from egd_optax._cycle.members import cycle_key
+from egd_optax._cycle.parent import (
+    Genome,
+    Parent,
+    idle_updates,
+    mutating_leaves,
+    replaced,
+    resume,
+    snapshot,
+)
+from egd_optax._cycle.spec import CycleSpec, Leaves, Objectives
+
+
+class CycleInfo(NamedTuple):
+    """What the latest cycle did; every field is a scalar array that can be logged.
+
+    Fitness is float32, or float64 where x64 is enabled, and +inf stands for a fitness
+    that was not finite. Before the first cycle `cycle` is -1 and every fitness +inf.
+
+    Attributes:
+        cycle: int32, index of the cycle, from 0.
+        parent_fitness: fitness of the base step's parameters, member 0; in the first
+            generation, where there are several. All below are of the last one.
+        best_fitness: fitness of the best member, the parent included.
+        mean_fitness: mean over the members of finite fitness.
+        child_fitness: fitness of the recombined child.
+        accepted: bool, whether the parameters left the parent, in any generation.
+        sigma: float like the fitness, the sigma that was used.
+        evaluations: int32, evaluations of `value_fn` in the cycle: in each generation
+            the population, the parent of antithetic pairs, and the child.
+    """
+
+    cycle: jax.Array
+    parent_fitness: jax.Array
+    best_fitness: jax.Array
+    mean_fitness: jax.Array
+    child_fitness: jax.Array
+    accepted: jax.Array
+    sigma: jax.Array
+    evaluations: jax.Array
+
+
+def no_cycle_yet() -> CycleInfo:
+    """The info before the first cycle; each leaf a buffer of its own, to be donated."""
+
+    def unknown() -> jax.Array:
+        return jnp.full([], jnp.inf, fitness_dtype())
+
+    return CycleInfo(
+        cycle=jnp.full([], -1, jnp.int32),
+        parent_fitness=unknown(),
+        best_fitness=unknown(),
+        mean_fitness=unknown(),
+        child_fitness=unknown(),
+        accepted=jnp.zeros([], jnp.bool_),
+        sigma=jnp.zeros([], fitness_dtype()),
+        evaluations=jnp.zeros([], jnp.int32),
+    )
+
+
+class _Step(NamedTuple):
+    """Where a step leads.
+
+    One buffer a leaf holds either outcome: a step without a cycle passes its updates
+    through in place.
+
+    Attributes:
+        jumped: bool `[]`, whether a cycle left the base step.
+        leaves: of the leaves that mutate what the cycle chose if `jumped`, else their base
+            updates.
+        info: what the latest cycle did.
+    """
+
+    jumped: jax.Array
+    leaves: Leaves
+    info: CycleInfo
+
+
+def run_cycle_if(
+    due: jax.Array,
+    spec: CycleSpec,
+    objectives: Objectives,
+    *,
+    params: optax.Params,
+    base_updates: optax.Updates,
+    info: CycleInfo,
+    key_data: jax.Array,
+    cycle: jax.Array,
+) -> tuple[optax.Updates, jax.Array, CycleInfo]:
+    """Runs a cycle around the parameters that the base step leads to, where one is due.
+
+    Args:
+        due: bool `[]`.
+        spec: what to do.
+        objectives: what to select on.
+        params: the parameters before the step.
+        base_updates: the updates of the base optimizer.
+        info: what the latest cycle did.
+        key_data: uint32 `[2]`, the key of the run.
+        cycle: int32 `[]`, index of this cycle.
+
+    Returns:
+        The updates, whether they leave the base step, bool `[]`, and what the latest cycle did.
+    """
+    mutating = mutating_leaves(params, spec.mutable)
+    step = _Step(
+        jumped=jnp.zeros([], jnp.bool_),
+        leaves=idle_updates(base_updates, params, mutating),
+        info=info,
+    )
+
+    def with_cycle(idle: _Step, cycle: jax.Array) -> _Step:
+        # Not the base updates themselves: the step holds those of the mutating leaves.
+        updates = replaced(base_updates, mutating, idle.leaves)
+        parent = snapshot(params, updates, mutating)
+        return _evolved_or_idle(spec, objectives, parent, idle, key_data, cycle)
+
+    # Outside of jit every call would compile the cycle anew.
+    if isinstance(due, jax.core.Tracer) or due:
+        with advice_on_value_fn():
+            step = xla.at_most_once(due, with_cycle, step, cycle)
+    updates = resume(step.jumped, step.leaves, params, base_updates, mutating)
+    return updates, step.jumped, step.info
+
+
+def _evolved_or_idle(
+    spec: CycleSpec,
+    objectives: Objectives,
+    parent: Parent,
+    idle: _Step,
+    key_data: jax.Array,
+    cycle: jax.Array,
+) -> _Step:
+    """The step with a cycle, from that without."""
+
+    def evolved() -> tuple[Leaves, jax.Array, CycleInfo]:
+        return _generations(spec, objectives, parent, cycle_key(key_data, cycle), cycle)
+
+    def stayed() -> tuple[Leaves, jax.Array, CycleInfo]:
+        return parent.genome.leaves(), idle.jumped, idle.info
+
+    # Always takes `evolved`. The predicate is opaque so XLA cannot hoist the cycle into idle steps.
+    # The second branch, for it lays out the first one first and keeps alive what that returns.
+    genome, jumped, info = lax.cond(xla.impossible(cycle), stayed, evolved)
+    leaves = tuple(
+        jnp.where(jumped, target.astype(update.dtype), update)
+        for target, update in zip(genome, idle.leaves, strict=True)
+    )
+    return _Step(jumped, leaves, info)
+
+
+def _generations(
+    spec: CycleSpec, objectives: Objectives, parent: Parent, key: jax.Array, cycle: jax.Array
+) -> tuple[Leaves, jax.Array, CycleInfo]:
+    """The mutating leaves that all generations lead to, and whether these left the parent."""
+    sigma = spec.sigma(cycle) if callable(spec.sigma) else spec.sigma
+    sigma = jnp.asarray(sigma, fitness_dtype())
+
+    def generation(genome: Genome, index: jax.Array) -> tuple[Leaves, Outcome]:
+        around = parent._replace(genome=genome)
+        return run_generation(spec, objectives, around, key, sigma, index)
+
+    def next_generation(leaves: Leaves, index: jax.Array) -> tuple[Leaves, Outcome]:
+        chosen, outcome = generation(Genome(leaves), index)
+        return optax.tree.where(outcome.jumped, chosen, leaves), outcome
+
+    if spec.generations > 1:
+        indices = jnp.arange(spec.generations, dtype=jnp.int32)
+        genome, outcomes = lax.scan(next_generation, parent.genome.leaves(), indices)
+    else:
+        genome, outcome = generation(parent.genome, jnp.int32(0))
+        outcomes = jax.tree.map(lambda scalar: scalar[None], outcome)
+    jumped = jnp.any(outcomes.jumped)
+    info = CycleInfo(
+        cycle=cycle,
+        parent_fitness=outcomes.parent[0],
+        best_fitness=outcomes.best[-1],
+        mean_fitness=outcomes.mean[-1],
+        child_fitness=outcomes.child[-1],
+        accepted=jumped,
+        sigma=sigma,
+        evaluations=jnp.full([], spec.generations * (spec.member_count + 1), jnp.int32),
+    )
+    return genome, jumped, info

@@ -1,0 +1,21 @@
+"""How the operators of the library print: as one writes them."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+
+class Written:
+    """Beside a frozen dataclass: its `repr` is the call that makes it.
+
+    The operators are no NamedTuples, which are pytrees and equal to every tuple of the same
+    numbers, and have no `__call__`: `optax.inject_hyperparams` takes what is callable for a
+    schedule.
+    """
+
+    made_by: ClassVar[str]
+
+    def __repr__(self: Any) -> str:
+        fields = (
+            f"{field.name}={getattr(self, field.name)!r}" for field in dataclasses.fields(self)
+        )
+        return f"{self.made_by}({', '.join(fields)})"

@@ -1,0 +1,97 @@
+"""How a cycle runs: where, how many members at a time, over which devices."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from egd_optax._checks import check_choice, check_size
+
+MEMORY_MODES = ("host", "device", "replay")
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a cycle runs, never what it finds.
+
+    Attributes:
+        memory: where elites live during a cycle. "host": in pinned host memory. "device": on
+            the device. "replay": nowhere, they are drawn again from their keys, as always with
+            `noise.low_rank` and rules that weigh all members. The result is the same to the bit.
+            On CPU "host" and "device" are the same. On an accelerator start with "host" from
+            parameters that are committed to their devices (any sharding, or
+            `jax.device_put(params, jax.devices()[0])`): JAX commits what a program with two
+            memories returns, so that a jitted step that started from uncommitted ones is
+            compiled twice.
+        candidate_batch_size: members evaluated at a time, under `jax.vmap`: more work for an
+            accelerator that one small forward pass leaves idle, and memory for as many members
+            and their activations. Members are the same to the bit, fitness within the rounding
+            of a batched program.
+        axis_name: mapped axes, of `jax.shard_map` or `jax.pmap`, to average fitness over: a name,
+            a tuple of names, or None.
+        population_axis: an axis to divide the members over, each device evaluating its share.
+            In a plain `jax.jit` an axis of the mesh, with parameters that are not sharded over
+            it; inside of `jax.shard_map` and `jax.pmap` the name of a mapped axis. Elites are
+            drawn again from their keys, whatever `memory` is.
+        mesh: the mesh of `population_axis`; None for that of `jax.set_mesh`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range, or has no effect beside the others.
+
+    Cost:
+        "host" moves a member to the host each time that one enters the elite and back once to
+        recombine, "replay" draws k elites again. Device memory: `candidate_batch_size` active
+        members or one sum, whatever the population size.
+
+    Example:
+        >>> from egd_optax import Execution, egd
+        >>> tx = egd(0.1, execution=Execution(memory="replay", candidate_batch_size=4))
+    """
+
+    memory: str = "host"
+    candidate_batch_size: int = 1
+    axis_name: str | tuple[str, ...] | None = None
+    population_axis: str | None = None
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None
+
+    def __post_init__(self) -> None:
+        """Checks what it was made of."""
+        check_choice("memory", self.memory, MEMORY_MODES)
+        check_size("candidate_batch_size", self.candidate_batch_size)
+        _check_axis_names(self.axis_names)
+        _check_population_axis(self.population_axis, self.axis_names, self.mesh)
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """The axes that fitness is averaged over."""
+        if self.axis_name is None:
+            return ()
+        return self.axis_name if isinstance(self.axis_name, tuple) else (self.axis_name,)
+
+
+def _check_axis_names(names: tuple[Any, ...]) -> None:
+    """Names of axes."""
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            "`axis_name` must be the name of a mapped axis or a tuple of names, got "
+            f"{names if len(names) != 1 else names[0]!r}."
+        )
+
+
+def _check_population_axis(population_axis: Any, axis_names: tuple[str, ...], mesh: Any) -> None:
+    """None or a name that is not one of `axis_name`; a mesh is given only with a name."""
+    if population_axis is not None and not isinstance(population_axis, str):
+        raise TypeError(f"`population_axis` must be the name of one axis, got {population_axis!r}.")
+    if mesh is not None and not isinstance(mesh, jax.sharding.Mesh | jax.sharding.AbstractMesh):
+        raise TypeError(f"`mesh` must be a jax.sharding.Mesh, got {mesh!r}.")
+    if mesh is not None and population_axis is None:
+        raise ValueError(
+            f"`mesh` is that of `population_axis`, got {mesh!r} without one: name an axis of the "
+            "mesh, or leave it out, which sharded parameters and batches do not need."
+        )
+    if population_axis in axis_names:
+        raise ValueError(
+            f"`population_axis` must not be one of `axis_name`, got {population_axis!r} for both: "
+            "devices along an axis have either their own samples or their own members."
+        )

@@ -1,0 +1,318 @@
+"""Recombination: what each member weighs in the child, from the fitness of all.
+
+>>> from egd_optax import egd, recombine
+>>> tx = egd(0.1, recombine=recombine.softmax(temperature=0.1))
+
+The child is parent + step_size * sum of weight * (member - parent). A weighting of one's own is a
+function from the fitness of all members, `[n]`, to their weights, `[n]`:
+
+>>> import jax.numpy as jnp
+>>> def above_average(fitness):
+...   gain = jnp.maximum(jnp.mean(fitness) - fitness, 0)
+...   return gain / jnp.maximum(jnp.sum(gain), 1e-9)
+>>> tx = egd(0.1, recombine=recombine.member_weights(above_average))
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from egd_optax._checks import check_fraction, check_function, check_number
+from egd_optax._written import Written
+
+
+class Recombine:
+    """What each member weighs; subclass it for a rule that `elite_weights` cannot express.
+
+    Give a subclass that has settings `@dataclasses.dataclass(frozen=True)`, so that it is
+    compared by value, and no `__call__`, which `optax.inject_hyperparams` would take for a
+    schedule.
+
+    Attributes:
+        finite: promise that no weight of a member of finite fitness is NaN or infinite.
+    """
+
+    finite: bool = False
+
+    def support(self, population_size: int) -> int | None:
+        """How many members can weigh something, known when the step is traced.
+
+        Returns:
+            A Python int k: the k best, which are kept while the members are scored. None: any
+            member; none is kept then, and all that weigh are drawn again.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must have a method `support`.")
+
+    def weights(self, fitness: jax.Array, support: int) -> jax.Array:
+        """The weights of all members.
+
+        Args:
+            fitness: of all members, float `[n]`, lower is better; +inf where it is not finite.
+                Entry 0 is the parent's.
+            support: how many can weigh something. A weight beyond the best so many, of a
+                member without finite fitness, or that is not finite itself counts as zero.
+
+        Returns:
+            Real numbers, `[n]`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must have a method `weights`.")
+
+
+def mean(elite_fraction: float = 0.25) -> Recombine:
+    """The best members, all alike: with a step of one the child is their mean.
+
+    Args:
+        elite_fraction: the share of the population that recombines, in (0, 1]: the best
+            k = ceil(elite_fraction * population_size).
+
+    Returns:
+        The rule, an argument of `evolve` and `egd`.
+
+    Raises:
+        TypeError: `elite_fraction` is no Python number.
+        ValueError: `elite_fraction` is out of range.
+
+    Cost:
+        k members are kept, in the way of `Execution(memory=...)`, or drawn again.
+
+    Example:
+        >>> from egd_optax import egd, recombine
+        >>> recombine.mean()
+        recombine.mean(elite_fraction=0.25)
+        >>> tx = egd(0.1, population_size=16, recombine=recombine.mean(elite_fraction=0.5))
+    """
+    return _Mean(elite_fraction)
+
+
+def softmax(temperature: float = 1.0, elite_fraction: float = 0.25) -> Recombine:
+    """The best members, with the softmax of -fitness / temperature as weights.
+
+    Args:
+        temperature: in units of fitness; the lower, the more the best one weighs.
+        elite_fraction: the share of the population that recombines, see `mean`.
+
+    Returns:
+        The rule, an argument of `evolve` and `egd`.
+
+    Raises:
+        TypeError: an argument is no Python number.
+        ValueError: an argument is out of range.
+
+    Cost:
+        That of `mean`.
+
+    Example:
+        >>> from egd_optax import egd, recombine
+        >>> tx = egd(0.1, recombine=recombine.softmax(temperature=0.01))
+    """
+    return _Softmax(temperature, elite_fraction)
+
+
+def centered_rank() -> Recombine:
+    """All members, by rank: in equal steps from the best to the worst, which weighs negative.
+
+    The weights sum to zero, their positive ones to one. Members of equal fitness weigh the
+    same; one without finite fitness weighs nothing, and no rank is counted for it.
+
+    Returns:
+        The rule, an argument of `evolve` and `egd`.
+
+    Cost:
+        No member is kept, whatever the noise and `Execution(memory=...)`: all are drawn again.
+
+    References:
+        Salimans et al., `Evolution Strategies as a Scalable Alternative to Reinforcement
+        Learning <https://arxiv.org/abs/1703.03864>`_, 2017.
+
+    Example:
+        >>> from egd_optax import egd, recombine
+        >>> tx = egd(0.1, population_size=16, antithetic=True, recombine=recombine.centered_rank())
+        >>> recombine.centered_rank() == recombine.centered_rank()
+        True
+    """
+    return _CenteredRank()
+
+
+def elite_weights(fn: Callable[[jax.Array], jax.Array], elite_fraction: float = 0.25) -> Recombine:
+    """The best members, weighed by a function of one's own.
+
+    Args:
+        fn: maps the fitness of the best k, float `[k]`, best first and +inf for a place that no
+            member of finite fitness takes, to their weights, real numbers `[k]`.
+        elite_fraction: the share of the population that recombines, see `mean`.
+
+    Returns:
+        The rule, an argument of `evolve` and `egd`; equal to another of the same function.
+
+    Raises:
+        TypeError: `fn` is no function, or `elite_fraction` no Python number.
+        ValueError: `elite_fraction` is out of range. When a step is traced, `fn` returns
+            weights of another shape, no real numbers, or NaN.
+
+    Cost:
+        That of `mean`.
+
+    Example:
+        Logarithmic weights, as in CMA-ES (Hansen, `The CMA Evolution Strategy: A Tutorial
+        <https://arxiv.org/abs/1604.00772>`_, 2016):
+
+        >>> import jax.numpy as jnp
+        >>> from egd_optax import egd, recombine
+        >>> def logarithmic(fitness):
+        ...   k = fitness.size
+        ...   weights = jnp.log(k + 0.5) - jnp.log(jnp.arange(1, k + 1))
+        ...   return weights / weights.sum()
+        >>> tx = egd(0.1, recombine=recombine.elite_weights(logarithmic, elite_fraction=0.5))
+    """
+    return _EliteWeights(fn, elite_fraction)
+
+
+def member_weights(fn: Callable[[jax.Array], jax.Array]) -> Recombine:
+    """All members, weighed by a function of one's own.
+
+    Args:
+        fn: maps the fitness of all members, float `[n]`, the parent's first and +inf where it is
+            not finite, to their weights, real numbers `[n]`; what is not finite weighs nothing.
+
+    Returns:
+        The rule, an argument of `evolve` and `egd`; equal to another of the same function.
+
+    Raises:
+        TypeError: `fn` is no function.
+        ValueError: when a step is traced, `fn` returns weights of another shape, no real
+            numbers, or NaN.
+
+    Cost:
+        No member is kept, whatever the noise and `Execution(memory=...)`: all are drawn again.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from egd_optax import egd, recombine
+        >>> def standardized(fitness):
+        ...   return (jnp.mean(fitness) - fitness) / (jnp.std(fitness) + 1e-9) / fitness.size
+        >>> tx = egd(0.1, recombine=recombine.member_weights(standardized))
+    """
+    return _MemberWeights(fn)
+
+
+class _Elites(Written, Recombine):
+    """The best members; a subclass says what each weighs."""
+
+    elite_fraction: float
+
+    def support(self, population_size: int) -> int:
+        # 0.1 * 30 is 3.0000000000000004: a fraction that divides the population is exact.
+        return max(1, math.ceil(round(self.elite_fraction * population_size, 9)))
+
+    def weights(self, fitness: jax.Array, support: int) -> jax.Array:
+        _, best = lax.top_k(-fitness, support)  # stable: ties go to the smaller index
+        weights = checked_weights(self, self._of_elites(fitness[best]), support)
+        return jnp.zeros(fitness.shape, weights.dtype).at[best].set(weights)
+
+    def _of_elites(self, fitness: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Mean(_Elites):
+    """See `mean`."""
+
+    made_by = "recombine.mean"
+    finite = True
+    elite_fraction: float
+
+    def __post_init__(self) -> None:
+        check_fraction("elite_fraction", self.elite_fraction)
+
+    def _of_elites(self, fitness: jax.Array) -> jax.Array:
+        finite = jnp.isfinite(fitness)
+        return finite / jnp.maximum(jnp.sum(finite), 1)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Softmax(_Elites):
+    """See `softmax`."""
+
+    made_by = "recombine.softmax"
+    finite = True
+    temperature: float
+    elite_fraction: float
+
+    def __post_init__(self) -> None:
+        check_number("temperature", self.temperature, zero=False, static=True)
+        check_fraction("elite_fraction", self.elite_fraction)
+
+    def _of_elites(self, fitness: jax.Array) -> jax.Array:
+        return jax.nn.softmax(-fitness / self.temperature, where=jnp.isfinite(fitness))
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _EliteWeights(_Elites):
+    """See `elite_weights`."""
+
+    made_by = "recombine.elite_weights"
+    fn: Callable[[jax.Array], jax.Array]
+    elite_fraction: float
+
+    def __post_init__(self) -> None:
+        check_function("fn", self.fn, "from the fitness of the elites to their weights")
+        check_fraction("elite_fraction", self.elite_fraction)
+
+    def _of_elites(self, fitness: jax.Array) -> jax.Array:
+        return self.fn(fitness)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _CenteredRank(Written, Recombine):
+    """See `centered_rank`."""
+
+    made_by = "recombine.centered_rank"
+    finite = True
+
+    def support(self, population_size: int) -> None:
+        del population_size
+
+    def weights(self, fitness: jax.Array, support: int) -> jax.Array:
+        del support
+        finite = jnp.isfinite(fitness)
+        ordered = jnp.sort(fitness)
+        better = jnp.searchsorted(ordered, fitness, side="left")
+        not_worse = jnp.searchsorted(ordered, fitness, side="right")
+        wins = (jnp.sum(finite) - not_worse - better).astype(fitness.dtype)
+        wins = jnp.where(finite, wins, 0)
+        return wins / jnp.maximum(jnp.sum(jnp.maximum(wins, 0)), 1)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _MemberWeights(Written, Recombine):
+    """See `member_weights`."""
+
+    made_by = "recombine.member_weights"
+    fn: Callable[[jax.Array], jax.Array]
+
+    def __post_init__(self) -> None:
+        check_function("fn", self.fn, "from the fitness of all members to their weights")
+
+    def support(self, population_size: int) -> None:
+        del population_size
+
+    def weights(self, fitness: jax.Array, support: int) -> jax.Array:
+        del support
+        return self.fn(fitness)
+
+
+def checked_weights(rule: Recombine, weights: jax.Array, count: int) -> jax.Array:
+    """Weights that a rule has returned, refused by its name where they are none."""
+    if jnp.shape(weights) != (count,):
+        raise ValueError(
+            f"`recombine` must return one weight for each of {count} members, shape ({count},), "
+            f"got shape {jnp.shape(weights)} from {rule!r}."
+        )
+    dtype = jnp.result_type(weights)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(f"`recombine` must return real weights, got {dtype} from {rule!r}.")
+    return jnp.asarray(weights)

@@ -1,0 +1,204 @@
+"""A noise and a weighting of one's own keep every promise, without knowing of them."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+import optax
+import pytest
+
+from egd_optax import Execution, evolve, noise, recombine
+
+DEVICES = 8
+X = np.random.default_rng(3).normal(size=(24, 16)).astype(np.float32)
+Y = np.sin(X[:, :4])
+
+
+@dataclasses.dataclass(frozen=True)
+class HeavyTailed(noise.Noise):
+    """Student's t of two degrees of freedom, times a number: its variance is infinite."""
+
+    times: float = 0.5
+
+    def draw(self, key, std, leaf):
+        u = jax.random.uniform(key, leaf.shape, minval=1e-6, maxval=1 - 1e-6)
+        return self.times * std * (2 * u - 1) / jnp.sqrt(2 * u * (1 - u))
+
+
+class WholeRows(noise.Noise):
+    """Moves whole rows: one number for each, drawn again rather than stored."""
+
+    redraw = True
+
+    def draw(self, key, std, leaf):
+        return std * jax.random.normal(key, leaf.shape[:1])
+
+    def form(self, parts, leaf):
+        return jnp.broadcast_to(parts.reshape(-1, *[1] * (leaf.ndim - 1)), leaf.shape)
+
+
+class TwoScales(noise.Noise):
+    """A sum of products of parts, which XLA may contract in more ways than one."""
+
+    redraw = True
+
+    def draw(self, key, std, leaf):
+        keys = jax.random.split(key, 3)
+        rows = jax.random.normal(keys[0], leaf.shape[:1])
+        columns = jax.random.laplace(keys[1], leaf.shape[-1:])
+        return std * rows, columns, std * jax.random.normal(keys[2])
+
+    def form(self, parts, leaf):
+        rows, columns, all_alike = parts
+        rows = rows.reshape(-1, *[1] * (leaf.ndim - 1))
+        return jnp.broadcast_to(0.7 * rows * columns + all_alike, leaf.shape)
+
+
+def better_half(fitness):
+    """Tells better from worse and no more, for fitness in batches is rounded in another way."""
+    better = fitness < jnp.median(fitness)
+    return better / jnp.maximum(jnp.sum(better), 1) - ~better / fitness.size
+
+
+def logarithmic(fitness):
+    weights = jnp.log(fitness.size + 0.5) - jnp.log(jnp.arange(1, fitness.size + 1))
+    return weights / weights.sum()
+
+
+class BestAndThird(recombine.Recombine):
+    """Two of the three best, told from the rest by their fitness alone."""
+
+    def support(self, population_size):
+        return 3
+
+    def weights(self, fitness, support):
+        ordered = jnp.sort(fitness)
+        return 0.75 * (fitness == ordered[0]) + 0.25 * (fitness == ordered[2])
+
+
+NOISES = {"t": HeavyTailed(), "rows": WholeRows(), "two scales": TwoScales()}
+RULES = {
+    "all": recombine.member_weights(better_half),
+    "elites": recombine.elite_weights(logarithmic, 0.5),
+    "subclass": BestAndThird(),
+}
+own = pytest.mark.parametrize(
+    ("kind", "rule", "antithetic"),
+    [
+        ("t", "all", False),
+        ("t", "elites", True),
+        ("t", "subclass", False),
+        ("rows", "all", True),
+        ("two scales", "elites", False),
+    ],
+)
+
+
+def initial_params():
+    draw = np.random.default_rng(5).normal
+    return {
+        "w0": draw(0, 1 / 4, (16, 32)).astype(np.float32),
+        "b": np.zeros(4, np.float32),
+        "w1": jnp.asarray(draw(0, 1 / 6, (32, 4)), jnp.bfloat16),
+    }
+
+
+def loss(params):
+    hidden = jnp.tanh(X @ params["w0"])
+    out = (hidden @ params["w1"].astype(jnp.float32)) + params["b"]
+    return jnp.mean((out - Y) ** 2)
+
+
+def optimizer(kind, rule, *, antithetic, **execution):
+    # The base does nothing, so that what is compared bit for bit is the cycle.
+    return evolve(
+        optax.set_to_zero(), evolve_every=1, population_size=16, sigma=0.3, generations=2,
+        noise=NOISES[kind], recombine=RULES[rule], antithetic=antithetic, accept="always",
+        execution=Execution(**execution), key=3,
+    )  # fmt: skip
+
+
+def train(tx, params, steps=2, state=None):
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(params, state, params, value_fn=loss)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(params) if state is None else state
+    for _ in range(steps):
+        params, state = jax.block_until_ready(step(params, state))
+    return params, state
+
+
+def on_one_device(tree):
+    return jax.device_put(tree, jax.devices()[0])
+
+
+@own
+def test_memory_modes_and_batches_give_the_same_bits(kind, rule, antithetic):
+    def run(**execution):
+        tx = optimizer(kind, rule, antithetic=antithetic, **execution)
+        return train(tx, on_one_device(initial_params()))
+
+    params, state = run()
+    assert bool(state.info.accepted)
+    assert loss(params) < loss(initial_params())
+    for execution in ({"memory": "device"}, {"memory": "replay"}, {"candidate_batch_size": 4}):
+        others, _ = run(**execution)
+        chex.assert_trees_all_equal(others, params)
+
+
+@own
+def test_eight_devices_give_the_bits_of_one(kind, rule, antithetic):
+    alone = train(optimizer(kind, rule, antithetic=antithetic), on_one_device(initial_params()))
+    mesh = jax.make_mesh((DEVICES,), ("pop",), axis_types=(AxisType.Auto,))
+    whole = jax.device_put(initial_params(), NamedSharding(mesh, PartitionSpec()))
+    tx = optimizer(kind, rule, antithetic=antithetic, population_axis="pop", mesh=mesh)
+    divided = train(tx, whole)
+    chex.assert_trees_all_equal(*jax.device_get((divided[0], alone[0])))
+
+
+@own
+def test_a_resumed_run_gives_the_same_bits(kind, rule, antithetic):
+    tx = optimizer(kind, rule, antithetic=antithetic)
+    whole = train(tx, on_one_device(initial_params()), steps=2)
+    params, state = train(tx, on_one_device(initial_params()), steps=1)
+    resumed = train(optimizer(kind, rule, antithetic=antithetic), params, steps=1, state=state)
+    chex.assert_trees_all_equal(resumed, whole)
+
+
+def test_rows_move_as_wholes():
+    tx = evolve(optax.set_to_zero(), evolve_every=1, noise=WholeRows(), accept="always", sigma=0.5)
+    params = {"w": jnp.ones((5, 7))}
+    value_fn = lambda params: jnp.sum(params["w"])  # noqa: E731
+    updates, _ = tx.update(params, tx.init(params), params, value_fn=value_fn)
+    assert jnp.unique(updates["w"][:, 0]).size == 5
+    np.testing.assert_array_equal(updates["w"], jnp.broadcast_to(updates["w"][:, :1], (5, 7)))
+
+
+class Explosive(noise.Noise):
+    """Now and then infinite or no number, though not where it is tried out."""
+
+    def draw(self, key, std, leaf):
+        plain = jax.random.normal(key, leaf.shape)
+        return std * (plain if leaf.ndim == 0 else jnp.where(plain > 1, jnp.inf * plain, plain))
+
+
+@pytest.mark.parametrize("rule", ["all", "elites"])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_noise_that_is_not_finite_moves_nothing(rule, batch_size):
+    """Not even where `value_fn` does not look."""
+    tx = evolve(
+        optax.set_to_zero(), evolve_every=1, noise=Explosive(), recombine=RULES[rule],
+        accept="always", execution=Execution(candidate_batch_size=batch_size),
+    )  # fmt: skip
+    params = {"seen": jnp.ones([]), "unseen": jnp.ones(400)}
+    updates, state = jax.jit(
+        lambda p, s: tx.update(p, s, p, value_fn=lambda p: jnp.abs(p["seen"]))
+    )(params, tx.init(params))
+    assert bool(state.info.accepted)
+    chex.assert_tree_all_finite(updates)
+    assert (updates["unseen"] != 0).any()

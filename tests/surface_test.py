@@ -1,0 +1,247 @@
+"""The public surface: which arguments there are, and that operators are plain values."""
+
+import copy
+import dataclasses
+import inspect
+import itertools
+import pickle
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType
+import optax
+import pytest
+
+import egd_optax
+from egd_optax import STATIC_ARGS, Execution, egd, evolve, noise, recombine
+
+KEYWORDS = [
+    "evolve_every",
+    "population_size",
+    "generations",
+    "sigma",
+    "noise",
+    "antithetic",
+    "recombine",
+    "step_size",
+    "accept",
+    "reset_base",
+    "mutable",
+    "execution",
+    "key",
+]
+MESH = jax.make_mesh((8,), ("pop",), axis_types=(AxisType.Auto,))
+
+
+def halves(fitness):
+    return jnp.full(fitness.shape, 0.5)
+
+
+# Each in its own way unlike the others; written as users write them.
+WRITTEN = [
+    "noise.gaussian()",
+    "noise.gaussian(relative=False)",
+    "noise.gaussian(min_scale=0.5)",
+    "noise.low_rank()",
+    "noise.low_rank(rank=3)",
+    "noise.low_rank(relative=False)",
+    "noise.low_rank(min_scale=0.5)",
+    "recombine.mean()",
+    "recombine.mean(elite_fraction=0.5)",
+    "recombine.softmax()",
+    "recombine.softmax(temperature=0.5)",
+    "recombine.softmax(elite_fraction=0.5)",
+    "recombine.centered_rank()",
+    "recombine.elite_weights(halves)",
+    "recombine.elite_weights(halves, elite_fraction=0.5)",
+    "recombine.elite_weights(halved)",
+    "recombine.member_weights(halves)",
+    "recombine.member_weights(halved)",
+    "Execution()",
+    'Execution(memory="replay")',
+    "Execution(candidate_batch_size=4)",
+    'Execution(axis_name="data")',
+    'Execution(axis_name=("data", "more"))',
+    'Execution(population_axis="pop")',
+    'Execution(population_axis="pop", mesh=mesh)',
+]
+# The only names that an operator may print beside its settings.
+NAMES = {name: getattr(egd_optax, name) for name in egd_optax.__all__}
+
+
+class Function:
+    """A function that prints as its name."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __call__(self, fitness):
+        return halves(fitness)
+
+    def __repr__(self):
+        return self.name
+
+
+FUNCTIONS = {"halves": Function("halves"), "halved": Function("halved")}
+
+
+def made(text):
+    # What a mesh prints does not tell its devices, so that only a stand-in can read it.
+    values = {"mesh": MESH, "Mesh": lambda **_: MESH, "Auto": AxisType.Auto}
+    return eval(text, {**NAMES, **FUNCTIONS, **values})
+
+
+def keywords(fn):
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [each for each in inspect.signature(fn).parameters.values() if each.kind == kind]
+
+
+written = pytest.mark.parametrize("text", WRITTEN)
+
+
+def test_the_arguments_of_evolve():
+    base, *rest = inspect.signature(evolve).parameters.values()
+    assert base.name == "base"
+    assert base.kind == inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert rest == keywords(evolve)
+    assert [each.name for each in rest] == KEYWORDS
+    assert len(rest) == 13
+
+
+def test_the_arguments_of_egd():
+    parameters = inspect.signature(egd).parameters
+    own = ["learning_rate", "momentum", "nesterov", "weight_decay", "accumulator_dtype"]
+    assert list(parameters) == own + KEYWORDS
+    assert len(parameters) == 18
+    assert [each.name for each in keywords(egd)] == own[3:] + KEYWORDS
+
+
+def test_the_keywords_of_evolve_stand_in_egd():
+    # Names, kinds, defaults and annotations, in order.
+    assert keywords(egd)[-len(KEYWORDS) :] == keywords(evolve)
+    for each in keywords(evolve):
+        assert each.annotation is not inspect.Parameter.empty
+        assert each.default is not inspect.Parameter.empty
+
+
+def test_defaults_are_those_of_the_operators():
+    defaults = {each.name: each.default for each in keywords(evolve)}
+    assert defaults["noise"] == noise.gaussian()
+    assert defaults["recombine"] == recombine.mean()
+    assert defaults["execution"] == Execution()
+
+
+def test_what_the_package_exports():
+    assert sorted(egd_optax.__all__) == [
+        "CycleInfo", "EvolveState", "Execution", "STATIC_ARGS", "egd", "evolve", "is_due", "noise",
+        "presets", "recombine", "with_frozen",
+    ]  # fmt: skip
+    assert all(hasattr(egd_optax, name) for name in egd_optax.__all__)
+    assert STATIC_ARGS == ("population_size", "generations", "mutable")
+    assert set(STATIC_ARGS) < set(KEYWORDS)
+
+
+def test_an_execution_has_these_fields():
+    names = ["memory", "candidate_batch_size", "axis_name", "population_axis", "mesh"]
+    assert [field.name for field in dataclasses.fields(Execution)] == names
+
+
+@written
+def test_an_operator_prints_as_it_is_written(text):
+    operator = made(text)
+    again = made(repr(operator))
+    assert again == operator
+    assert type(again) is type(operator)
+    assert repr(again) == repr(operator)
+    assert repr(operator).split("(")[0] == text.split("(")[0]
+
+
+@written
+def test_equal_settings_are_equal_and_hash_alike(text):
+    one, other = made(text), made(text)
+    assert one is not other
+    assert one == other
+    assert hash(one) == hash(other)
+    assert len({one, other}) == 1
+
+
+def test_other_settings_and_other_kinds_are_not_equal():
+    for one, other in itertools.combinations(WRITTEN, 2):
+        assert made(one) != made(other), (one, other)
+    assert len({made(text) for text in WRITTEN}) == len(WRITTEN)
+    # The same numbers, of another kind or of none.
+    half = recombine.mean(0.5)
+    assert half != (0.5,)
+    assert half != 0.5
+    assert noise.gaussian() != (True, 1e-3)
+    assert recombine.elite_weights(halves, 0.25) != (halves, 0.25)
+    assert recombine.centered_rank() != ()
+    assert Execution() != ("host", 1, None, None, None)
+
+    @dataclasses.dataclass(frozen=True)
+    class Mean(recombine.Recombine):
+        elite_fraction: float
+
+    assert half != Mean(0.5)
+
+
+@written
+def test_settings_cannot_be_changed_but_replaced(text):
+    operator = made(text)
+    for field in dataclasses.fields(operator):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(operator, field.name, None)
+    assert operator == made(text)
+    assert dataclasses.replace(operator) == operator
+
+
+@pytest.mark.parametrize(
+    "operator", [noise.low_rank(2), recombine.mean(0.5), Execution()], ids=repr
+)
+def test_operators_are_copied_and_pickled(operator):
+    assert copy.deepcopy(operator) == operator
+    assert pickle.loads(pickle.dumps(operator)) == operator
+
+
+@written
+def test_an_operator_is_neither_called_nor_taken_apart(text):
+    operator = made(text)
+    assert not callable(operator)
+    assert not isinstance(operator, tuple)
+    assert jax.tree.leaves(operator) == [operator]
+    assert jax.tree.structure(operator) == jax.tree.structure(0)
+
+
+@written
+def test_an_operator_is_a_static_argument_of_jit(text):
+    traces = []
+
+    def traced(x, operator):
+        traces.append(operator)
+        return x
+
+    traced = jax.jit(traced, static_argnums=1)
+    traced(1.0, made(text))
+    traced(2.0, made(text))
+    assert traces == [made(text)]
+
+
+@pytest.mark.parametrize("module", [noise, recombine], ids=["noise", "recombine"])
+def test_every_operator_is_written_above(module):
+    base = {noise: noise.Noise, recombine: recombine.Recombine}[module]
+    name = module.__name__.split(".")[-1]
+    makers = {
+        maker
+        for maker, fn in inspect.getmembers(module, inspect.isfunction)
+        if fn.__module__ == module.__name__ and not maker.startswith("_")
+        and inspect.signature(fn).return_annotation is base
+    }  # fmt: skip
+    assert makers == {text.split("(")[0].split(".")[1] for text in WRITTEN if text.startswith(name)}
+
+
+def test_both_optimizers_take_what_an_operator_prints():
+    for text in WRITTEN:
+        operator = made(text)
+        where = "execution" if isinstance(operator, Execution) else text.split(".")[0]
+        egd(0.1, **{where: made(repr(operator))})
+        evolve(optax.sgd(0.1), **{where: made(repr(operator))})
