@@ -62,22 +62,18 @@ def check_interval(evolve_every: Any) -> int | None:
 
 
 def check_spec(spec: Any) -> None:
-    """What a cycle does, see `CycleSpec`."""
+    """What a cycle does, see `CycleSpec`, of operators that are such."""
     check_flag("antithetic", spec.antithetic)
     check_population(spec.population_size, spec.antithetic)
     check_size("generations", spec.generations)
     if not callable(spec.sigma):
         check_number("sigma", spec.sigma, zero=True)
+    check_flag("relative", spec.noise.relative)
+    check_static_number("min_scale", spec.noise.min_scale, zero=True)
+    check_support(spec.recombine, spec.population_size)
     check_number("step_size", spec.step_size, zero=False)
     check_choice("accept", spec.accept, ("always", "improved", "best"))
     check_static("mutable", spec.mutable, "function or pytree of bools")
-    fix = "write `noise.gaussian()`, `noise.low_rank()` or a `noise.Noise` of your own"
-    check_operator("noise", spec.noise, "draw", fix)
-    fix = "write `recombine.mean()`, `recombine.centered_rank()` or another of that module"
-    check_operator("recombine", spec.recombine, "weights", fix)
-    fix = 'write `Execution(memory="replay")`, for example'
-    check_operator("execution", spec.execution, "axis_names", fix)
-    check_support(spec.recombine, spec.population_size)
     check_batch_size(spec.execution.candidate_batch_size, spec.population_size, spec.antithetic)
 
 
@@ -123,20 +119,27 @@ def check_batch_size(candidate_batch_size: int, population_size: int, antithetic
         )
 
 
-def check_fraction(name: str, value: Any) -> None:
+def check_fraction(name: str, value: Any) -> float:
     """A Python number in (0, 1]."""
     check_static(name, value, "float")
-    if not 0 < _real(name, value) <= 1:
+    fraction = _real(name, value)
+    if not 0 < fraction <= 1:
         raise ValueError(
             f"`{name}` must be in (0, 1], got {value!r}: it is the share "
             "of the population that recombines, 0.25 keeps a quarter."
         )
+    return fraction
 
 
-def check_number(name: str, value: Any, *, zero: bool, static: bool = False) -> None:
-    """A finite real number above zero, or from zero on; arrays pass unchecked if not static."""
-    if static:
-        check_static(name, value, "float")
+def check_static_number(name: str, value: Any, *, zero: bool) -> float:
+    """The same as `check_number`, and no array: the program depends on the value."""
+    check_static(name, value, "float")
+    check_number(name, value, zero=zero)
+    return float(value)
+
+
+def check_number(name: str, value: Any, *, zero: bool) -> None:
+    """A finite real number above zero, or from zero on; arrays pass unchecked."""
     if isinstance(value, jax.Array):
         return
     number = _real(name, value)
@@ -145,10 +148,11 @@ def check_number(name: str, value: Any, *, zero: bool, static: bool = False) -> 
         raise ValueError(f"`{name}` must be finite and {bound}, got {value!r}.")
 
 
-def check_flag(name: str, value: Any) -> None:
+def check_flag(name: str, value: Any) -> bool:
     """A Python bool."""
     if not isinstance(value, bool):
         raise TypeError(f"`{name}` must be True or False, got {value!r}.")
+    return value
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -164,9 +168,9 @@ def check_function(name: str, value: Any, what: str) -> None:
         raise TypeError(f"`{name}` must be a function {what}, got {value!r}.")
 
 
-def check_operator(name: str, value: Any, attribute: str, fix: str) -> None:
-    """An object that has what its kind has; a class in its place lacks its brackets."""
-    if isinstance(value, type) or not hasattr(value, attribute):
+def check_operator(name: str, value: Any, kind: type, fix: str) -> None:
+    """An operator of a kind; a class in its place lacks its brackets."""
+    if not isinstance(value, kind):
         raise TypeError(f"`{name}` must be an operator, got {value!r}: {fix}.")
     if callable(value):
         raise TypeError(
@@ -181,11 +185,11 @@ def check_key(key: Any) -> None:
     if isinstance(key, bool) or not isinstance(key, (numbers.Integral, jax.Array, np.ndarray)):
         raise TypeError(f"`key` must be an int or a jax PRNG key, got {key!r}: {fix}")
     if isinstance(key, numbers.Integral) or (isinstance(key, np.ndarray) and _is_seed(key)):
-        if not -(2**31) <= int(key) < 2**32:
+        if not 0 <= int(key) < 2**32:
             raise ValueError(
-                f"`key` must fit into 32 bits, got {key!r}: JAX would drop the others, so that "
-                "different seeds give the same run. Pass a smaller int, or `jax.random.fold_in("
-                "jax.random.key(low), high)`."
+                f"`key` must fit into 32 bits, from 0 to 2**32 - 1, got {key!r}: JAX drops the "
+                "others, so that different seeds give the same run. Pass another int, or "
+                "`jax.random.fold_in(jax.random.key(low), high)`."
             )
         return
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
@@ -250,6 +254,8 @@ def _is_seed(key: jax.Array | np.ndarray) -> bool:
 
 
 def _real(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (numbers.Real, np.ndarray)):
+    if isinstance(value, np.ndarray) and value.shape == ():
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"`{name}` must be a real number, got {value!r}.")
     return float(value)

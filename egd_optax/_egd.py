@@ -8,6 +8,8 @@ import optax
 from egd_optax import noise, recombine
 from egd_optax._evolve import ScalarOrSchedule, evolve
 from egd_optax.execution import Execution
+from egd_optax.noise import Noise
+from egd_optax.recombine import Recombine
 
 
 def egd(
@@ -21,9 +23,9 @@ def egd(
     population_size: int = 8,
     generations: int = 1,
     sigma: ScalarOrSchedule = 0.02,
-    noise: noise.Noise = noise.gaussian(),
+    noise: Noise = noise.gaussian(),
     antithetic: bool = False,
-    recombine: recombine.Recombine = recombine.mean(),
+    recombine: Recombine = recombine.mean(),
     step_size: jax.typing.ArrayLike = 1.0,
     accept: str = "best",
     reset_base: bool = False,

@@ -10,6 +10,8 @@ import optax
 from egd_optax import _checks, _cycle, noise, recombine
 from egd_optax._advice import warn_inside_multi_steps
 from egd_optax.execution import Execution
+from egd_optax.noise import Noise
+from egd_optax.recombine import Recombine
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
 ScalarOrSchedule = jax.typing.ArrayLike | Schedule
@@ -69,9 +71,9 @@ def evolve(
     population_size: int = 8,
     generations: int = 1,
     sigma: ScalarOrSchedule = 0.02,
-    noise: noise.Noise = noise.gaussian(),
+    noise: Noise = noise.gaussian(),
     antithetic: bool = False,
-    recombine: recombine.Recombine = recombine.mean(),
+    recombine: Recombine = recombine.mean(),
     step_size: jax.typing.ArrayLike = 1.0,
     accept: str = "best",
     reset_base: bool = False,
@@ -194,6 +196,12 @@ def evolve(
     always_due = _checks.check_interval(evolve_every) == 1
     _checks.check_key(key)
     _checks.check_flag("reset_base", reset_base)
+    for name, operator, kind, fix in (
+        ("noise", noise, Noise, "write `noise.gaussian()`, or subclass `noise.Noise`"),
+        ("recombine", recombine, Recombine, "write `recombine.mean()` or another of that module"),
+        ("execution", execution, Execution, 'write `Execution(memory="replay")`, for example'),
+    ):
+        _checks.check_operator(name, operator, kind, fix)
     spec = _cycle.CycleSpec(
         population_size=population_size,
         generations=generations,

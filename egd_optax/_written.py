@@ -1,4 +1,4 @@
-"""How the operators of the library print: as one writes them."""
+"""What the operators of the library have in common: they print as one writes them."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -19,3 +19,9 @@ class Written:
             f"{field.name}={getattr(self, field.name)!r}" for field in dataclasses.fields(self)
         )
         return f"{self.made_by}({', '.join(fields)})"
+
+
+def settle(operator: object, **fields: object) -> None:
+    """Replaces fields of a frozen dataclass that is being made by what they were checked to be."""
+    for name, value in fields.items():
+        object.__setattr__(operator, name, value)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from egd_optax._checks import check_choice, check_size
+from egd_optax._written import settle
 
 MEMORY_MODES = ("host", "device", "replay")
 
@@ -58,7 +59,8 @@ class Execution:
     def __post_init__(self) -> None:
         """Checks what it was made of."""
         check_choice("memory", self.memory, MEMORY_MODES)
-        check_size("candidate_batch_size", self.candidate_batch_size)
+        size = check_size("candidate_batch_size", self.candidate_batch_size)
+        settle(self, candidate_batch_size=size)
         _check_axis_names(self.axis_names)
         _check_population_axis(self.population_axis, self.axis_names, self.mesh)
 

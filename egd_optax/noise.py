@@ -24,8 +24,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from egd_optax._checks import check_flag, check_number, check_size
-from egd_optax._written import Written
+from egd_optax._checks import check_flag, check_size, check_static_number
+from egd_optax._written import Written, settle
 
 # What the noise of one leaf is made of; a pytree of arrays.
 Parts = Any
@@ -219,7 +219,7 @@ class _LowRank(Written, Noise):
     min_scale: float
 
     def __post_init__(self) -> None:
-        check_size("rank", self.rank)
+        settle(self, rank=check_size("rank", self.rank))
         _check_scale(self)
 
     def draw(self, key: jax.Array, std: jax.Array, leaf: jax.Array) -> Parts:
@@ -257,7 +257,7 @@ class _LowRank(Written, Noise):
 
 def _check_scale(noise: Noise) -> None:
     check_flag("relative", noise.relative)
-    check_number("min_scale", noise.min_scale, zero=True, static=True)
+    settle(noise, min_scale=check_static_number("min_scale", noise.min_scale, zero=True))
 
 
 def _normal(

@@ -107,7 +107,7 @@ def metric(
     check_number("sigma", sigma, zero=False)
     schedule: Any = sigma
     if cycles is not None:
-        _check_cycles(cycles)
+        check_number("cycles", cycles, zero=False)
         schedule = optax.cosine_decay_schedule(2 * sigma, cycles, alpha=0.01)
     return {
         "evolve_every": evolve_every,
@@ -166,7 +166,7 @@ def global_search(
         True
     """
     check_number("sigma", sigma, zero=False)
-    _check_cycles(cycles)
+    check_number("cycles", cycles, zero=False)
     return {
         "evolve_every": 1,
         "population_size": population_size,
@@ -178,8 +178,3 @@ def global_search(
         "step_size": step_size,
         "accept": "always",
     }
-
-
-def _check_cycles(cycles: int) -> None:
-    if not cycles > 0:
-        raise ValueError(f"`cycles` must be above 0, got {cycles!r}: pass those of the run.")

@@ -21,8 +21,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from egd_optax._checks import check_fraction, check_function, check_number
-from egd_optax._written import Written
+from egd_optax._checks import check_fraction, check_function, check_static_number
+from egd_optax._written import Written, settle
 
 
 class Recombine:
@@ -226,7 +226,7 @@ class _Mean(_Elites):
     elite_fraction: float
 
     def __post_init__(self) -> None:
-        check_fraction("elite_fraction", self.elite_fraction)
+        settle(self, elite_fraction=check_fraction("elite_fraction", self.elite_fraction))
 
     def _of_elites(self, fitness: jax.Array) -> jax.Array:
         finite = jnp.isfinite(fitness)
@@ -243,8 +243,9 @@ class _Softmax(_Elites):
     elite_fraction: float
 
     def __post_init__(self) -> None:
-        check_number("temperature", self.temperature, zero=False, static=True)
-        check_fraction("elite_fraction", self.elite_fraction)
+        temperature = check_static_number("temperature", self.temperature, zero=False)
+        settle(self, temperature=temperature)
+        settle(self, elite_fraction=check_fraction("elite_fraction", self.elite_fraction))
 
     def _of_elites(self, fitness: jax.Array) -> jax.Array:
         return jax.nn.softmax(-fitness / self.temperature, where=jnp.isfinite(fitness))
@@ -260,7 +261,7 @@ class _EliteWeights(_Elites):
 
     def __post_init__(self) -> None:
         check_function("fn", self.fn, "from the fitness of the elites to their weights")
-        check_fraction("elite_fraction", self.elite_fraction)
+        settle(self, elite_fraction=check_fraction("elite_fraction", self.elite_fraction))
 
     def _of_elites(self, fitness: jax.Array) -> jax.Array:
         return self.fn(fitness)
@@ -307,12 +308,12 @@ class _MemberWeights(Written, Recombine):
 
 def checked_weights(rule: Recombine, weights: jax.Array, count: int) -> jax.Array:
     """Weights that a rule has returned, refused by its name where they are none."""
-    if jnp.shape(weights) != (count,):
+    weights = jnp.asarray(weights)
+    if weights.shape != (count,):
         raise ValueError(
             f"`recombine` must return one weight for each of {count} members, shape ({count},), "
-            f"got shape {jnp.shape(weights)} from {rule!r}."
+            f"got shape {weights.shape} from {rule!r}."
         )
-    dtype = jnp.result_type(weights)
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        raise TypeError(f"`recombine` must return real weights, got {dtype} from {rule!r}.")
-    return jnp.asarray(weights)
+    if jnp.issubdtype(weights.dtype, jnp.complexfloating):
+        raise TypeError(f"`recombine` must return real weights, got {weights.dtype} from {rule!r}.")
+    return weights

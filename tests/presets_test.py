@@ -50,7 +50,7 @@ def test_the_noise_of_metric_decays_over_the_cycles():
     sizes = [float(sigma(cycle)) for cycle in range(8)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < sizes[0] / 10
-    with pytest.raises(ValueError, match="`cycles` must be above 0, got 0"):
+    with pytest.raises(ValueError, match="`cycles` must be finite and above 0, got 0"):
         presets.metric(cycles=0)
 
 
@@ -90,7 +90,7 @@ def test_global_search_leaves_the_basin_that_gradients_end_in():
     [
         (0.0, 10, "`sigma` must be finite and above 0, got 0.0"),
         (float("nan"), 10, "`sigma` must be finite and above 0, got nan"),
-        (1.0, 0, "`cycles` must be above 0, got 0"),
+        (1.0, 0, "`cycles` must be finite and above 0, got 0"),
     ],
 )
 def test_what_presets_that_decay_need(sigma, cycles, message):

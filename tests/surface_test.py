@@ -9,6 +9,7 @@ import pickle
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
+import numpy as np
 import optax
 import pytest
 
@@ -245,3 +246,47 @@ def test_both_optimizers_take_what_an_operator_prints():
         where = "execution" if isinstance(operator, Execution) else text.split(".")[0]
         egd(0.1, **{where: made(repr(operator))})
         evolve(optax.sgd(0.1), **{where: made(repr(operator))})
+
+
+def test_settings_from_numpy_become_numbers_of_python():
+    for ours, numpys in (
+        (recombine.mean(0.5), recombine.mean(np.array(0.5))),
+        (recombine.softmax(0.25), recombine.softmax(np.float32(0.25))),
+        (noise.low_rank(2), noise.low_rank(np.int64(2))),
+        (noise.gaussian(min_scale=0.5), noise.gaussian(min_scale=np.float32(0.5))),
+        (Execution(candidate_batch_size=2), Execution(candidate_batch_size=np.int32(2))),
+    ):
+        assert ours == numpys
+        assert hash(ours) == hash(numpys)
+        assert repr(ours) == repr(numpys)
+
+
+@pytest.mark.parametrize("name", ["noise", "recombine"])
+def test_what_has_the_methods_of_an_operator_is_told_to_be_a_subclass(name):
+    class Lookalike:
+        def draw(self, key, std, leaf):
+            return leaf
+
+        def weights(self, fitness, support):
+            return fitness
+
+    with pytest.raises(TypeError, match=f"`{name}` must be an operator, got .*Lookalike"):
+        evolve(optax.sgd(0.1), **{name: Lookalike()})
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"), [({"relative": "yes"}, TypeError), ({"min_scale": -1.0}, ValueError)]
+)
+def test_the_scale_of_a_noise_of_ones_own_is_checked(settings, error):
+    kind = type("Own", (noise.Noise,), settings)
+    (name,) = settings
+    with pytest.raises(error, match=f"`{name}` must be"):
+        evolve(optax.sgd(0.1), noise=kind())
+
+
+def test_a_list_of_weights_is_taken():
+    rule = recombine.elite_weights(lambda fitness: [0.75, 0.25])
+    tx = evolve(optax.sgd(0.1), evolve_every=1, recombine=rule)
+    params = jnp.ones(3)
+    _, state = tx.update(params, tx.init(params), params, value_fn=jnp.sum)
+    assert int(state.cycle) == 1

@@ -86,28 +86,37 @@ class Members(NamedTuple):
             return parts
         return xla.at_most_once(second, lambda first: self._scaled(first, -1), parts)
 
-    def carry_many(self, firsts: jax.Array) -> Carrier:
+    def carry_many(self, firsts: jax.Array, *, alone: bool) -> Carrier:
         """The carriers of members that are not second ones, each before the second of its pair.
 
         Args:
             firsts: int32 `[n]`.
+            alone: whether no other device does the same for other members at the same time; then
+                nothing is drawn for the parent. Devices would have to agree on that first.
 
         Returns:
             Carriers with a leading axis `[n]`, or `[2 * n]` of pairs.
         """
 
-        def parts_of(first: jax.Array) -> Carrier:
-            parts = self._scaled(self.parts(first), jnp.minimum(first, 1))  # none for the parent
-            return (parts, self._scaled(parts, -1))[: self.pair]
+        def parts_of(first: jax.Array) -> AllParts:
+            return self._scaled(self.parts(first), jnp.minimum(first, 1))  # none for the parent
 
-        def leaves_of(first: jax.Array) -> Carrier:
+        def first_of_pair(first: jax.Array) -> Leaves:
             inside, first = self.kept_inside(first)
-            (parts, *_), genome = parts_of(first), inside.genome.leaves()
-            leaves = displaced(genome, inside.deviation(parts))
-            return (leaves, mirror(leaves, genome))[: self.pair]
+            return displaced(inside.genome.leaves(), inside.deviation(parts_of(first)))
 
-        # Whole members are drawn one after another, in the memory of these and of one draw.
-        sides = jax.vmap(parts_of)(firsts) if self.noise.redraw else lax.map(leaves_of, firsts)
+        def next_pair(before: Leaves, first: jax.Array) -> tuple[Leaves, tuple[Leaves, ...]]:
+            # In a loop of its own, which XLA:CPU divides over threads: together with the copy to
+            # its place among the others it would draw in one.
+            on = first > 0 if alone else ~xla.impossible(self.stds[0])
+            leaves = xla.drawn_into(before, jnp.int32(0), on, lambda at: first_of_pair(first + at))
+            return leaves, (leaves, mirror(leaves, self.genome.leaves()))[: self.pair]
+
+        if self.noise.redraw:
+            parts = jax.vmap(parts_of)(firsts)
+            sides: tuple[Carrier, ...] = (parts, self._scaled(parts, -1))[: self.pair]
+        else:  # one after another, in the memory of the members and of one draw
+            _, sides = lax.scan(next_pair, self.genome.leaves(), firsts)
         return jax.tree.map(
             lambda *of_sides: jnp.stack(of_sides, 1).reshape(-1, *of_sides[0].shape[1:]), *sides
         )

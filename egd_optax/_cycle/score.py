@@ -92,7 +92,7 @@ def _in_batches(
     def batch(kept: T, firsts: jax.Array) -> tuple[T, jax.Array]:
         inside, firsts = members.kept_inside(firsts)
         numbers = (firsts[:, None] + jnp.arange(pair, dtype=jnp.int32)).reshape(-1)
-        carriers = inside.carry_many(firsts)
+        carriers = inside.carry_many(firsts, alone=isinstance(place, Alone))
 
         scores = evaluate(lambda carrier: fitness(inside.leaves(carrier)))(carriers)
 

@@ -40,7 +40,9 @@ def at_most_once(pred: jax.Array, fn: Callable[..., C], carry: C, *operands: Any
     def body(_: jax.Array, value: C) -> C:
         return fn(*lax.optimization_barrier((value, *operands)))
 
-    result: C = lax.fori_loop(0, pred.astype(jnp.int32), body, carry)
+    trips = pred.astype(jnp.int32)
+    # From zeros like it: under vmap on a mesh of explicit axes a plain 0 has no mesh.
+    result: C = lax.fori_loop(jnp.zeros_like(trips), trips, body, carry)
     return result
 
 
