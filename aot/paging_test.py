@@ -133,10 +133,10 @@ def test_a_cycle_moves_an_elite_when_it_enters_and_when_it_recombines(
 ):
     """At most insertions + k copies of the parameters.
 
-    To the host a page has one copy, in the loop over members, in a loop of its own of no
-    or one trip. A member that enters takes one page, so that one of these loops runs:
-    insertions in all. To the device a page has one copy, in the loop of one trip that makes
-    the child, to recombine: k in all. Around all of it are the loop of no or one cycle, and a
+    To the host a page has one copy, in the loop over members, in a loop of its own that runs at
+    most once. A member that enters takes one page, so that one of these loops runs: insertions
+    in all. To the device a page has one copy, in the loop that runs once and makes the child,
+    to recombine: k in all. Around all of it are the loop that runs a cycle at most once, and a
     conditional that always takes the cycle.
     """
     program = compile_step(target, "host", population, elites, chips).program

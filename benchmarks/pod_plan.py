@@ -9,7 +9,7 @@ alone are compiled ahead of time for TPUs that are not here, and nothing runs:
 
 A size in bytes is what a chip receives from the others in one cycle: that of the step with a
 cycle, less that of the step without. An exchange counts as often as the loops around it run;
-loops of no or one trip, which draw a member, count once. All of it follows a formula, with
+loops that run at most once, to draw a member, count once. All of it follows a formula, with
 P members, pop * fsdp chips, N parameters of 2 bytes and a forward pass that gathers every
 weight once:
 

@@ -1,5 +1,7 @@
 """One round of a cycle: mutate -> evaluate -> select -> recombine -> accept."""
 
+from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import jax
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 
 from egd_optax._cycle.accept import ELITE, PARENT, accept
 from egd_optax._cycle.elites import elites_of
-from egd_optax._cycle.fitness import fitness_of
+from egd_optax._cycle.fitness import Fitness, fitness_of
 from egd_optax._cycle.members import Members, noise_std
 from egd_optax._cycle.parent import Parent
 from egd_optax._cycle.parts import check_noise
@@ -58,12 +60,14 @@ def run_generation(
     Returns:
         The mutating leaves that it chose, any where it did not jump, and what came of it.
     """
+    args = {"generation": generation, **objectives.extra_args}
+    prepare = functools.partial(
+        fitness_of, parent=parent, extra_args=args, axis_names=spec.execution.axis_names
+    )
+    fitness = prepare(objectives.value_fn)
     members = _members_of(spec, parent, key, sigma, generation)
     place = place_of(spec.execution, members, objectives.extra_args)
     storage = storage_of(spec.memory, spec.elite_count)
-    args = {"generation": generation, **objectives.extra_args}
-    axis_names = spec.execution.axis_names
-    fitness = fitness_of(objectives.value_fn, parent, extra_args=args, axis_names=axis_names)
 
     elites, scores = score(
         members, fitness, place, storage, batch_size=spec.execution.candidate_batch_size
@@ -80,23 +84,36 @@ def run_generation(
         storage=storage,
         elite_count=spec.elite_count,
     )
-
     best = jnp.argmin(scores).astype(jnp.int32)
+    read_best = functools.partial(storage.read, elites, members, best)
     judged = scores[0], scores[best], fitness(child)
     outcome = Outcome(jnp.bool_(False), scores[0], scores[best], _mean(scores), judged[2])
     if objectives.accept_value_fn is not None:
-        judge = fitness_of(
-            objectives.accept_value_fn, parent, extra_args=args, axis_names=axis_names
-        )
-        genome = members.genome.leaves()
-        elite = jnp.full_like(scores[0], jnp.inf)
-        if spec.accept == "best":
-            elite = judge(storage.read(elites, members, best, best > 0, genome))
-        judged = judge(genome), elite, jnp.where(jnp.isfinite(judged[2]), judge(child), jnp.inf)
+        judge = prepare(objectives.accept_value_fn)
+        judged = _judged_by(judge, spec.accept, members, best, read_best, child, judged[2])
     choice = accept(spec.accept, *judged)
     # The best member comes over the child, of which there is no more need.
-    chosen = storage.read(elites, members, best, choice == ELITE, child)
-    return chosen, outcome._replace(jumped=choice != PARENT)
+    return read_best(choice == ELITE, child), outcome._replace(jumped=choice != PARENT)
+
+
+def _judged_by(
+    judge: Fitness,
+    rule: str,
+    members: Members,
+    best: jax.Array,
+    read_best: Callable[[jax.Array, Leaves], Leaves],
+    child: Leaves,
+    child_fitness: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Parent, best member and child on data that they were not selected on.
+
+    The best member is judged only where the rule may take it.
+    """
+    genome = members.genome.leaves()
+    parent = judge(genome)
+    unjudged = jnp.full_like(parent, jnp.inf)
+    elite = judge(read_best(best > 0, genome)) if rule == "best" else unjudged
+    return parent, elite, jnp.where(jnp.isfinite(child_fitness), judge(child), jnp.inf)
 
 
 def _members_of(

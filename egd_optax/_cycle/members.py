@@ -103,7 +103,7 @@ class Members(NamedTuple):
 
         def first_of_pair(first: jax.Array) -> Leaves:
             inside, first = self.kept_inside(first)
-            return displaced(inside.genome.leaves(), inside.deviation(parts_of(first)))
+            return inside._placed(parts_of(first))
 
         def next_pair(before: Leaves, first: jax.Array) -> tuple[Leaves, tuple[Leaves, ...]]:
             # In a loop of its own, which XLA:CPU divides over threads: together with the copy to
@@ -123,9 +123,7 @@ class Members(NamedTuple):
 
     def leaves(self, carrier: Carrier) -> Leaves:
         """The mutating leaves of a member that is carried."""
-        if self.noise.redraw:
-            return displaced(self.genome.leaves(), self.deviation(carrier))
-        leaves: Leaves = carrier
+        leaves: Leaves = self._placed(carrier) if self.noise.redraw else carrier
         return leaves
 
     # One member, wherever it is needed again.
@@ -134,11 +132,10 @@ class Members(NamedTuple):
         """The mutating leaves of a member but the parent: XLA forms them within what uses them."""
         inside, member = self.kept_inside(member)
         second = inside.is_second(member)
-        genome = inside.genome.leaves()
-        leaves = displaced(genome, inside.deviation(inside.parts(member - second)))
+        leaves = inside._placed(inside.parts(member - second))
         if not self.antithetic:
             return leaves
-        chosen: Leaves = optax.tree.where(second, mirror(leaves, genome), leaves)
+        chosen: Leaves = optax.tree.where(second, mirror(leaves, inside.genome.leaves()), leaves)
         return chosen
 
     def redrawn(self, member: jax.Array, on: jax.Array, buffer: Leaves) -> Leaves:
@@ -150,9 +147,8 @@ class Members(NamedTuple):
         parts = self._scaled(self.parts(member - second), jnp.where(second, -1, 1))
 
         def formed(member: jax.Array) -> Leaves:
-            # The parts come with the member: XLA would form theirs before it knows of `on`.
             inside, (_, own) = self.kept_inside((member, parts))
-            return inside.leaves(own)
+            return inside._placed(own)
 
         return xla.drawn_into(buffer, member, on, formed)
 
@@ -204,7 +200,10 @@ class Members(NamedTuple):
 
     def _first_of_pair(self, member: jax.Array) -> Leaves:
         inside, member = self.kept_inside(member)
-        return displaced(inside.genome.leaves(), inside.deviation(inside.parts(member)))
+        return inside._placed(inside.parts(member))
+
+    def _placed(self, parts: AllParts) -> Leaves:
+        return displaced(self.genome.leaves(), self.deviation(parts))
 
     def _scaled(self, parts: AllParts, by: jax.typing.ArrayLike) -> AllParts:
         """What a number, `[]`, times the noise is made of; exact for 0, 1 and -1."""

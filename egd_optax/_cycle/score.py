@@ -1,6 +1,7 @@
 """Mutate and evaluate: every member is drawn, scored and forgotten, but for those that are kept."""
 
 from collections.abc import Callable
+import functools
 import math
 from typing import TypeVar
 
@@ -17,7 +18,6 @@ from egd_optax._cycle.spec import Leaves
 from egd_optax._cycle.storage import Storage
 
 T = TypeVar("T")
-C = TypeVar("C")
 # Inserts a member with its fitness and its leaves into what is kept.
 Keep = Callable[[T, jax.Array, jax.Array, Leaves], T]
 
@@ -42,9 +42,9 @@ def score(
     kept = storage.start(members.genome.leaves())
 
     def keep(
-        kept: Elites | None, member: jax.Array, score: jax.Array, leaves: Leaves
+        kept: Elites | None, member: jax.Array, value: jax.Array, leaves: Leaves
     ) -> Elites | None:
-        return None if kept is None else storage.insert(kept, member, score, leaves)
+        return None if kept is None else storage.insert(kept, member, value, leaves)
 
     if batch_size == 1 and isinstance(place, Alone):
         return _one_by_one(members, fitness, keep, kept)
@@ -62,8 +62,8 @@ def _one_by_one(members: Members, fitness: Fitness, keep: Keep[T], kept: T) -> t
         kept, carrier = carry
         carrier = members.carry_next(member, carrier)
         leaves = held.leaves(carrier)
-        score = fitness(leaves)
-        return (keep(kept, member, score, leaves), carrier), score
+        value = fitness(leaves)
+        return (keep(kept, member, value, leaves), carrier), value
 
     start = (kept, members.carry_parent())
     (kept, _), scores = lax.scan(one, start, jnp.arange(members.size, dtype=jnp.int32))
@@ -87,14 +87,15 @@ def _in_batches(
     first = int(members.antithetic)  # the parent stands beside pairs, else it is one of them
     draws = (members.size - first) // pair
     share = math.ceil(draws / place.devices)
-    evaluate = jax.vmap if batch_size > 1 else _one_after_another
+    evaluate = jax.vmap if batch_size > 1 else lambda fn: functools.partial(lax.map, fn)
 
     def batch(kept: T, firsts: jax.Array) -> tuple[T, jax.Array]:
         inside, firsts = members.kept_inside(firsts)
         numbers = (firsts[:, None] + jnp.arange(pair, dtype=jnp.int32)).reshape(-1)
         carriers = inside.carry_many(firsts, alone=isinstance(place, Alone))
-
         scores = evaluate(lambda carrier: fitness(inside.leaves(carrier)))(carriers)
+        if kept is None:
+            return kept, scores
 
         def insert(at: jax.Array, kept: T) -> T:
             carrier = jax.tree.map(lambda leaf: leaf[at], carriers)
@@ -104,7 +105,7 @@ def _in_batches(
 
     def lane(index: jax.Array) -> tuple[T, jax.Array]:
         own = jnp.minimum(index * share + jnp.arange(share, dtype=jnp.int32), draws - 1)
-        return scan_in_batches(batch, kept, first + pair * own, max(1, batch_size // pair))
+        return _scan_in_batches(batch, kept, first + pair * own, max(1, batch_size // pair))
 
     of_parent = None
     if members.antithetic:
@@ -116,23 +117,13 @@ def _in_batches(
     return kept, scores if of_parent is None else jnp.append(of_parent, scores)
 
 
-def _one_after_another(fn: Callable[[C], jax.Array]) -> Callable[[C], jax.Array]:
-    return lambda carriers: lax.map(fn, carriers)
-
-
-def scan_in_batches(
+def _scan_in_batches(
     fn: Callable[[T, jax.Array], tuple[T, jax.Array]], carry: T, xs: jax.Array, size: int
 ) -> tuple[T, jax.Array]:
-    """`lax.scan` over `size` entries of `xs` at a time; the last batch has what is left.
+    """`lax.scan` over `size` entries of `xs`, `[n]`, at a time; the last batch has what is left.
 
-    Args:
-        fn: maps the carry and some entries to the carry and their results, a vector.
-        carry: what to start from.
-        xs: `[n]`.
-        size: entries of a batch.
-
-    Returns:
-        The carry, and the results of all entries in one vector.
+    `fn` maps the carry and some entries to the carry and their results, a vector. Returns the
+    carry, and the results of all entries in one vector.
     """
     size = min(size, xs.size)
     whole = xs.size // size * size
