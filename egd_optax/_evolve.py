@@ -263,8 +263,7 @@ def evolve(
             cycle=state.cycle,
         )
         if reset_base:
-            landed = optax.apply_updates(params, updates)
-            base_state = _cycle.reset_after_jump(base, base_state, landed, jumped)
+            base_state = _cycle.reset_after_jump(base, base_state, params, updates, jumped)
         return updates, EvolveState(
             count=count,
             cycle=state.cycle + due.astype(jnp.int32),

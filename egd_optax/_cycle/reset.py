@@ -14,6 +14,7 @@ def reset_after_jump(
     base: optax.GradientTransformationExtraArgs,
     state: optax.OptState,
     params: optax.Params,
+    updates: optax.Updates,
     jumped: jax.Array,
 ) -> optax.OptState:
     """The base optimizer's state after a jump: as from `init` at the new parameters.
@@ -24,7 +25,8 @@ def reset_after_jump(
     Args:
         base: the base optimizer.
         state: its state after the step.
-        params: the parameters after the step.
+        params: the parameters before the step.
+        updates: what leads to the new ones; added up only after a jump.
         jumped: bool `[]`, whether the cycle left the parent.
 
     Returns:
@@ -33,7 +35,11 @@ def reset_after_jump(
     # Outside of jit every call would compile the loop anew.
     if not isinstance(jumped, jax.core.Tracer) and not jumped:
         return state
-    return xla.at_most_once(jumped, lambda old, new: _renewed(old, base.init(new)), state, params)
+
+    def renewed(old: Any, params: optax.Params, updates: optax.Updates) -> Any:
+        return _renewed(old, base.init(optax.apply_updates(params, updates)))
+
+    return xla.at_most_once(jumped, renewed, state, params, updates)
 
 
 def _renewed(state: Any, fresh: Any) -> Any:
