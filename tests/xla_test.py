@@ -143,6 +143,24 @@ def test_what_is_impossible_is_no_news_to_the_program_alone(witness):
     assert " conditional(" not in run(lambda witness: jnp.bool_(False))
 
 
+def test_what_is_held_in_a_branch_is_not_moved_to_idle_steps():
+    def moved_out(hold):
+        def total(x, count, due):
+            def evolve(total):
+                return total + hold(count, lambda: jnp.sin(x), lambda: x)
+
+            def step(total, due):
+                return xla.at_most_once(due, evolve, total), None
+
+            return lax.scan(step, jnp.zeros(SHAPE), due)[0]
+
+        text = compiled_text(total, ONES, jnp.int32(3), jnp.zeros(5, bool))
+        return " sine(" in outside_of_loops(text)
+
+    assert not moved_out(xla.held_in_a_branch)
+    assert moved_out(lambda witness, fn, instead: fn())
+
+
 def test_a_buffer_that_waits_for_a_witness_is_not_made_before_it():
     def made_first(never):
         def total(x):

@@ -153,8 +153,7 @@ def _evolved_or_idle(
         return parent.genome.leaves(), idle.jumped, idle.info
 
     # Always takes `evolved`. The predicate is opaque so XLA cannot hoist the cycle into idle steps.
-    # The second branch, for it lays out the first one first and keeps alive what that returns.
-    genome, jumped, info = lax.cond(xla.impossible(cycle), stayed, evolved)
+    genome, jumped, info = xla.held_in_a_branch(cycle, evolved, stayed)
     leaves = tuple(
         jnp.where(jumped, target.astype(update.dtype), update)
         for target, update in zip(genome, idle.leaves, strict=True)

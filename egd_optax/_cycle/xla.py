@@ -96,10 +96,9 @@ def fetched_after(value: T, previous: C) -> tuple[T, C]:
 def impossible(witness: jax.Array) -> jax.Array:
     """False, bool `[]`, which XLA cannot know.
 
-    XLA removes a branch whose outcome it can compute, and moves what is the same in every step
-    of a training loop out of it, to where idle steps pay for it too; it does not move out of a
-    conditional that it cannot decide. Nor can it make a buffer that depends on this before
-    the witness is known. Seen on CPU and GPU with jax 0.10.2.
+    XLA removes a branch or a loop whose outcome it can compute, and makes a buffer of zeros as
+    early as it can. A branch that depends on this stays, and a buffer that does is not made
+    before the witness is known. Seen on CPU and GPU with jax 0.10.2.
 
     Args:
         witness: an integer that is never negative, or numbers that are never NaN.
@@ -107,6 +106,23 @@ def impossible(witness: jax.Array) -> jax.Array:
     if jnp.issubdtype(witness.dtype, jnp.integer):
         return jnp.any(witness < 0)
     return jnp.any(jnp.isnan(witness))
+
+
+def held_in_a_branch(witness: jax.Array, fn: Callable[[], C], instead: Callable[[], C]) -> C:
+    """Returns `fn()`, in a conditional that always takes it, which XLA cannot know.
+
+    XLA moves what is the same in every trip of a loop out of all loops around it: the draws of a
+    cycle to where idle steps pay for them. It moves nothing out of a conditional. `fn` is the
+    second branch, for XLA lays out the first one first, and keeps alive what that returns. Seen
+    on CPU with jax 0.10.2, the order of the branches on a TPU.
+
+    Args:
+        witness: see `impossible`.
+        fn: makes the result.
+        instead: makes another of the same structure, shapes and dtypes; never runs.
+    """
+    result: C = lax.cond(impossible(witness), instead, fn)
+    return result
 
 
 def rounded_to(wide: jax.Array, dtype: jnp.dtype) -> jax.Array:
