@@ -61,23 +61,24 @@ def check_interval(evolve_every: Any) -> int | None:
     return check_size("evolve_every", evolve_every)
 
 
-def check_spec(spec: Any) -> None:
-    """What a cycle does, see `CycleSpec`, of operators that are such."""
+def check_spec(spec: Any) -> Any:
+    """What a cycle does, see `CycleSpec`, of operators that are such; returned with Python ints."""
     check_flag("antithetic", spec.antithetic)
-    check_population(spec.population_size, spec.antithetic)
-    check_size("generations", spec.generations)
+    population_size = check_population(spec.population_size, spec.antithetic)
+    generations = check_size("generations", spec.generations)
     if not callable(spec.sigma):
         check_number("sigma", spec.sigma, zero=True)
     check_flag("relative", spec.noise.relative)
     check_static_number("min_scale", spec.noise.min_scale, zero=True)
-    check_support(spec.recombine, spec.population_size)
+    check_support(spec.recombine, population_size)
     check_number("step_size", spec.step_size, zero=False)
     check_choice("accept", spec.accept, ("always", "improved", "best"))
     check_static("mutable", spec.mutable, "function or pytree of bools")
-    check_batch_size(spec.execution.candidate_batch_size, spec.population_size, spec.antithetic)
+    check_batch_size(spec.execution.candidate_batch_size, population_size, spec.antithetic)
+    return spec._replace(population_size=population_size, generations=generations)
 
 
-def check_population(population_size: Any, antithetic: bool) -> None:
+def check_population(population_size: Any, antithetic: bool) -> int:
     """At least a parent and a mutant, and an even number where members come in pairs."""
     why = ": the unmutated parent is one of them, so that nothing would mutate"
     size = check_size("population_size", population_size, 2, why)
@@ -86,6 +87,7 @@ def check_population(population_size: Any, antithetic: bool) -> None:
             f"`population_size` must be even with antithetic=True, got {size}: the "
             "population is mirrored pairs around the parent, which is evaluated besides."
         )
+    return size
 
 
 def check_support(rule: Any, population_size: int) -> None:
@@ -148,11 +150,10 @@ def check_number(name: str, value: Any, *, zero: bool) -> None:
         raise ValueError(f"`{name}` must be finite and {bound}, got {value!r}.")
 
 
-def check_flag(name: str, value: Any) -> bool:
+def check_flag(name: str, value: Any) -> None:
     """A Python bool."""
     if not isinstance(value, bool):
         raise TypeError(f"`{name}` must be True or False, got {value!r}.")
-    return value
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -202,7 +202,7 @@ def evolve(
         ("execution", execution, Execution, 'write `Execution(memory="replay")`, for example'),
     ):
         _checks.check_operator(name, operator, kind, fix)
-    spec = _cycle.CycleSpec(
+    unchecked = _cycle.CycleSpec(
         population_size=population_size,
         generations=generations,
         sigma=sigma,
@@ -214,7 +214,7 @@ def evolve(
         mutable=mutable,
         execution=execution,
     )
-    _checks.check_spec(spec)
+    spec: _cycle.CycleSpec = _checks.check_spec(unchecked)
 
     def init_fn(params: optax.Params) -> EvolveState:
         _cycle.mutating_leaves(params, spec.mutable)

@@ -149,9 +149,10 @@ def elite_weights(fn: Callable[[jax.Array], jax.Array], elite_fraction: float = 
         The rule, an argument of `evolve` and `egd`; equal to another of the same function.
 
     Raises:
-        TypeError: `fn` is no function, or `elite_fraction` no Python number.
+        TypeError: `fn` is no function, or `elite_fraction` no Python number. When a step is
+            traced, `fn` returns weights that are not real.
         ValueError: `elite_fraction` is out of range. When a step is traced, `fn` returns
-            weights of another shape, no real numbers, or NaN.
+            weights of another shape, or NaN.
 
     Cost:
         That of `mean`.
@@ -182,9 +183,9 @@ def member_weights(fn: Callable[[jax.Array], jax.Array]) -> Recombine:
         The rule, an argument of `evolve` and `egd`; equal to another of the same function.
 
     Raises:
-        TypeError: `fn` is no function.
-        ValueError: when a step is traced, `fn` returns weights of another shape, no real
-            numbers, or NaN.
+        TypeError: `fn` is no function. When a step is traced, it returns weights that are not
+            real.
+        ValueError: when a step is traced, `fn` returns weights of another shape, or NaN.
 
     Cost:
         No member is kept, whatever the noise and `Execution(memory=...)`: all are drawn again.
@@ -243,9 +244,11 @@ class _Softmax(_Elites):
     elite_fraction: float
 
     def __post_init__(self) -> None:
-        temperature = check_static_number("temperature", self.temperature, zero=False)
-        settle(self, temperature=temperature)
-        settle(self, elite_fraction=check_fraction("elite_fraction", self.elite_fraction))
+        settle(
+            self,
+            temperature=check_static_number("temperature", self.temperature, zero=False),
+            elite_fraction=check_fraction("elite_fraction", self.elite_fraction),
+        )
 
     def _of_elites(self, fitness: jax.Array) -> jax.Array:
         return jax.nn.softmax(-fitness / self.temperature, where=jnp.isfinite(fitness))

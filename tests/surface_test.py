@@ -290,3 +290,14 @@ def test_a_list_of_weights_is_taken():
     params = jnp.ones(3)
     _, state = tx.update(params, tx.init(params), params, value_fn=jnp.sum)
     assert int(state.cycle) == 1
+
+
+def test_sizes_from_numpy_give_the_program_of_python_ints():
+    def program(size):
+        with jax.enable_x64(True):
+            tx = egd(0.1, evolve_every=1, population_size=size(4), generations=size(2))
+            params = jnp.ones(3, jnp.float32)
+            step = lambda state: tx.update(params, state, params, value_fn=jnp.sum)  # noqa: E731
+            return str(jax.make_jaxpr(step)(tx.init(params)))
+
+    assert program(np.int64) == program(int)

@@ -35,7 +35,8 @@ class CycleSpec(NamedTuple):
     @property
     def elite_count(self) -> int | None:
         """How many members can recombine, the best; None if any member can."""
-        return self.recombine.support(self.population_size)
+        support = self.recombine.support(self.population_size)
+        return None if support is None else int(support)
 
     @property
     def memory(self) -> str | None:
