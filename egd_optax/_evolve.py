@@ -215,6 +215,7 @@ def evolve(
         execution=execution,
     )
     spec: _cycle.CycleSpec = _checks.check_spec(unchecked)
+    programs = _cycle.Programs()
 
     def init_fn(params: optax.Params) -> EvolveState:
         _cycle.mutating_leaves(params, spec.mutable)
@@ -252,16 +253,18 @@ def evolve(
         certain = evolve or always_due
         due = ~_cycle.impossible(count) if certain else is_due(count, evolve_every)
         assert value_fn is not None  # narrows the type: checked above
-        updates, jumped, info = _cycle.run_cycle_if(
-            due,
-            spec,
-            _cycle.Objectives(value_fn, accept_value_fn, extra_args),
-            params=params,
-            base_updates=base_updates,
-            info=state.info,
-            key_data=state.key_data,
-            cycle=state.cycle,
-        )
+        objectives = _cycle.Objectives(value_fn, accept_value_fn, extra_args)
+        step = {
+            "params": params,
+            "base_updates": base_updates,
+            "info": state.info,
+            "key_data": state.key_data,
+            "cycle": state.cycle,
+        }
+        if _is_traced((due, step, extra_args)) or not due:
+            updates, jumped, info = _cycle.run_cycle_if(due, spec, objectives, **step)
+        else:
+            updates, jumped, info = programs.run_cycle(spec, objectives, **step)
         if reset_base:
             base_state = _cycle.reset_after_jump(base, base_state, params, updates, jumped)
         return updates, EvolveState(
@@ -273,3 +276,8 @@ def evolve(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _is_traced(tree: Any) -> bool:
+    """Whether this is part of a program, of `jax.jit` for example."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

@@ -16,9 +16,8 @@ in batches, in mirrored pairs, over a mesh and after a resume.
 """
 
 import dataclasses
-import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -29,6 +28,24 @@ from egd_optax._written import Written, settle
 
 # What the noise of one leaf is made of; a pytree of arrays.
 Parts = Any
+
+
+class Normal(NamedTuple):
+    """Standard normal numbers that a part of the noise of a leaf is made of.
+
+    Attributes:
+        shape: of the part.
+        start: which of the numbers that the key of the leaf draws is the first.
+        whole: whether they are the noise itself, to be added; else they are to be multiplied.
+        scaled: whether they are multiplied with the standard deviation.
+        divisor: what they are divided by.
+    """
+
+    shape: tuple[int, ...]
+    start: int = 0
+    whole: bool = True
+    scaled: bool = True
+    divisor: float = 1.0
 
 
 class Noise:
@@ -108,6 +125,16 @@ class Noise:
         """
         del parts, weights, leaf
         return None
+
+    def _normals(self, leaf: jax.ShapeDtypeStruct) -> tuple[Normal, ...] | None:
+        """The normal numbers that `draw` draws, a part each; None where it draws others."""
+        del leaf
+        return None
+
+    def _view(self, leaf: Any) -> tuple[int, ...]:
+        """A shape of fewer axes in which a leaf is drawn the same noise."""
+        shape: tuple[int, ...] = leaf.shape
+        return shape
 
 
 def gaussian(relative: bool = True, min_scale: float = 1e-3) -> Noise:
@@ -202,6 +229,12 @@ class _Gaussian(Written, Noise):
         # In the sharding of the leaf: no device holds all of the noise.
         return std * _normal(key, leaf.shape, std, leaf, out_sharding=jax.typeof(leaf).sharding)
 
+    def _normals(self, leaf: jax.ShapeDtypeStruct) -> tuple[Normal, ...] | None:
+        return None if _is_complex(leaf) else (Normal(leaf.shape),)
+
+    def _view(self, leaf: Any) -> tuple[int, ...]:
+        return (leaf.size,)
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class _LowRank(Written, Noise):
@@ -223,12 +256,31 @@ class _LowRank(Written, Noise):
         _check_scale(self)
 
     def draw(self, key: jax.Array, std: jax.Array, leaf: jax.Array) -> Parts:
-        rows, columns = math.prod(leaf.shape[:-1]), math.prod(leaf.shape[-1:])
-        if (rows + columns) * self.rank >= rows * columns:
+        if not self._splits(leaf):
             return std * _normal(key, leaf.shape, std, leaf, out_sharding=jax.typeof(leaf).sharding)
+        rows, columns = _sides(leaf)
         factors = _normal(key, (rows + columns, self.rank), std, leaf) / self.rank**0.25
         left = (std * factors[:rows]).reshape(*leaf.shape[:-1], self.rank)
         return left, factors[rows:]
+
+    def _normals(self, leaf: jax.ShapeDtypeStruct) -> tuple[Normal, ...] | None:
+        if _is_complex(leaf):
+            return None
+        if not self._splits(leaf):
+            return (Normal(leaf.shape),)
+        rows, columns = _sides(leaf)
+        divisor = self.rank**0.25
+        left = Normal((*leaf.shape[:-1], self.rank), whole=False, divisor=divisor)
+        start = rows * self.rank
+        return left, Normal((columns, self.rank), start, whole=False, scaled=False, divisor=divisor)
+
+    def _view(self, leaf: Any) -> tuple[int, ...]:
+        return _sides(leaf) if self._splits(leaf) else (leaf.size,)
+
+    def _splits(self, leaf: Any) -> bool:
+        """Whether the factors have fewer entries than the leaf."""
+        rows, columns = _sides(leaf)
+        return (rows + columns) * self.rank < rows * columns
 
     def form(self, parts: Parts, leaf: jax.Array) -> jax.Array:
         if not isinstance(parts, tuple):
@@ -248,11 +300,16 @@ class _LowRank(Written, Noise):
             return jnp.tensordot(weights, parts, axes=1, precision=lax.Precision.HIGHEST)
         left, right = parts
         left = jnp.expand_dims(weights, range(1, left.ndim)) * left
-        if self.rank > 1:
-            return _product("n...r,ncr->...c", left, right, leaf)
-        # Sums of products of entries: the same to the bit however a leaf is divided.
-        noises = (self.form(factors, leaf) for factors in zip(left, right, strict=True))
-        return functools.reduce(jnp.add, noises)
+        return _product("n...r,ncr->...c", left, right, leaf)  # one over all members
+
+
+def _sides(leaf: Any) -> tuple[int, int]:
+    """How many rows and columns a leaf has as a matrix."""
+    return math.prod(leaf.shape[:-1]), math.prod(leaf.shape[-1:])
+
+
+def _is_complex(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.complexfloating)
 
 
 def _check_scale(noise: Noise) -> None:
@@ -264,8 +321,8 @@ def _normal(
     key: jax.Array, shape: tuple[int, ...], std: jax.Array, leaf: jax.Array, **sharding: Any
 ) -> jax.Array:
     """Normal numbers drawn in float32 or complex64 whatever the leaf's precision, to scale."""
-    is_complex = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
-    drawn = jax.random.normal(key, shape, jnp.complex64 if is_complex else jnp.float32, **sharding)
+    dtype = jnp.complex64 if _is_complex(leaf) else jnp.float32
+    drawn = jax.random.normal(key, shape, dtype, **sharding)
     return drawn.astype(jnp.promote_types(drawn.dtype, std.dtype))
 
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("aot", "benchmarks", "demo")
 # The files of a cycle: each may import those behind it.
 FILES = (
+    "programs",
     "cycle",
     "generation",
     "score",
@@ -23,10 +24,13 @@ FILES = (
     "accept",
     "place",
     "members",
+    "draws",
+    "numbers",
     "parts",
     "fitness",
     "reset",
     "parent",
+    "stacks",
     "threefry",
     "xla",
     "spec",

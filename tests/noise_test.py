@@ -10,6 +10,7 @@ from egd_optax import Execution, evolve, noise, recombine
 from egd_optax._cycle import threefry
 from egd_optax._cycle.members import Members
 from egd_optax._cycle.parent import Genome, plus, wide_dtype
+from egd_optax._cycle.stacks import stacks_of
 
 KEY_DATA = jnp.array([7, 2**31 + 9], jnp.uint32)
 SHAPES = [(), (5,), (4, 3), (2, 3, 4), (0, 3)]
@@ -24,6 +25,7 @@ def members_of(key, std, leaf, kind):
     """A parent of one leaf, and a member."""
     return Members(
         genome=Genome((leaf,)),
+        stacks=stacks_of([leaf], [leaf], lambda leaf: leaf.shape),
         mutating=(0,),
         key=key,
         first=0,
@@ -95,7 +97,7 @@ def test_noise_is_rounded_before_it_is_added(kind, dtype):
 
     def formed(key, std):
         members = members_of(key, std, leaf, kind)
-        (deviation,) = members.deviation(members.parts(jnp.int32(1)))
+        (deviation,) = members.deviation(members.drawn(jnp.int32(1)))
         return deviation
 
     def added(key, std):
@@ -107,9 +109,9 @@ def test_noise_is_rounded_before_it_is_added(kind, dtype):
 
 
 def test_a_product_of_rank_one_is_exact():
-    leaf = jnp.ones((40, 30))
+    leaf = jnp.ones((300, 200))  # of a small one no factors are held
     members = members_of(both_keys()[1], jnp.float32(0.37), leaf, noise.low_rank())
-    parts = members.parts(jnp.int32(1))
+    parts = members.drawn(jnp.int32(1))
     product = np.multiply.outer(*(np.float64(factor[:, 0]) for factor in parts[0]))
     np.testing.assert_array_equal(product, product.astype(np.float32))
     np.testing.assert_array_equal(product, members.deviation(parts)[0])

@@ -16,9 +16,10 @@ from egd_optax._cycle.members import Members
 from egd_optax._cycle.parent import Genome
 from egd_optax._cycle.place import Lanes, place_of
 from egd_optax._cycle.score import score
+from egd_optax._cycle.stacks import stacks_of
 from egd_optax._cycle.storage import Nowhere
 
-SIZE = 64
+SIZE = 256  # smaller leaves may be whole on every device
 KINDS = {
     "host": {},
     "replay": {"execution": Execution(memory="replay")},
@@ -109,19 +110,22 @@ def test_host_pages_are_sharded_like_the_leaf():
 def test_each_device_computes_its_share_of_a_population():
     def flops(devices):
         mesh = Layout({"pop": devices}).mesh
-        genome = (jnp.ones((32, 32)), jnp.ones((32, 32)))
+        genome = (jnp.ones((32, 32)), jnp.ones((32, 64)))
         size, inputs = 64, jnp.ones((256, 32))
 
         def scores(genome, key):
             members = Members(
-                Genome(genome), mutating=(0, 1), key=key, first=0,
+                Genome(genome), stacks_of(genome, genome, jnp.shape), mutating=(0, 1), key=key, first=0,
                 stds=(jnp.float32(0.1),) * 2, size=size, antithetic=False,
                 noise=noise.gaussian(),
             )  # fmt: skip
             place = place_of(Execution(population_axis="pop", mesh=mesh), members, {})
             assert isinstance(place, Lanes)
             fitness = lambda g: jnp.mean((jnp.tanh(inputs @ g[0]) @ g[1]) ** 2)  # noqa: E731
-            return score(members, fitness, place, Nowhere(), batch_size=size // devices)
+            child_of = lambda members, *_: members.genome.leaves()  # noqa: E731
+            return score(
+                members, fitness, place, Nowhere(), child_of, batch_size=size // devices
+            ).members
 
         compiled = jax.jit(scores).lower(genome, jax.random.key(0)).compile()
         return compiled.cost_analysis()["flops"]

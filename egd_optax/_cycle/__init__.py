@@ -2,6 +2,7 @@
 
 Data only flows down this list; no file imports from one above it.
 
+programs    cycles outside of jit, compiled once
 cycle       generations around the parent, and where they lead
 generation  one round
 score       all members -> fitness
@@ -12,10 +13,13 @@ weights     fitness -> weights
 accept      child, best elite or parent
 place       one device, or members divided over many
 members     drawn from keys, mirrored in pairs
+draws       what the noise of all leaves of a member is made of
+numbers     the normal numbers of many leaves, in one draw
 parts       the noise of one leaf: rounded, checked, formed, summed
 fitness     value_fn -> a number that can be compared
 reset       the base optimizer after a jump
 parent      the parameters after the base step, and which leaves mutate
+stacks      small leaves side by side
 threefry    the random numbers
 xla         what the compiler would do otherwise
 spec        plain data
@@ -23,6 +27,7 @@ spec        plain data
 
 from egd_optax._cycle.cycle import CycleInfo, no_cycle_yet, run_cycle_if
 from egd_optax._cycle.parent import mutating_leaves
+from egd_optax._cycle.programs import Programs
 from egd_optax._cycle.reset import reset_after_jump
 from egd_optax._cycle.spec import CycleSpec, Objectives
 from egd_optax._cycle.xla import impossible
@@ -31,6 +36,7 @@ __all__ = [
     "CycleInfo",
     "CycleSpec",
     "Objectives",
+    "Programs",
     "impossible",
     "mutating_leaves",
     "no_cycle_yet",

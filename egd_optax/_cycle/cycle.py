@@ -125,10 +125,10 @@ def run_cycle_if(
     def with_cycle(idle: _Step, cycle: jax.Array) -> _Step:
         # Not the base updates themselves: the step holds those of the mutating leaves.
         updates = replaced(base_updates, mutating, idle.leaves)
-        parent = snapshot(params, updates, mutating)
+        parent = snapshot(params, updates, mutating, spec.noise)
         return _evolved_or_idle(spec, objectives, parent, idle, key_data, cycle)
 
-    # Outside of jit every call would compile the cycle anew.
+    # Outside of jit, where none is due, there is nothing to compile.
     if isinstance(due, jax.core.Tracer) or due:
         with advice_on_value_fn():
             step = xla.at_most_once(due, with_cycle, step, cycle)
@@ -156,7 +156,7 @@ def _evolved_or_idle(
     genome, jumped, info = xla.held_in_a_branch(cycle, evolved, stayed)
     leaves = tuple(
         jnp.where(jumped, target.astype(update.dtype), update)
-        for target, update in zip(genome, idle.leaves, strict=True)
+        for target, update in zip(parent.stacks.unstack(genome), idle.leaves, strict=True)
     )
     return _Step(jumped, leaves, info)
 

@@ -40,7 +40,7 @@ def fitness_of(
     Raises:
         ValueError: one of the axes is not mapped.
     """
-    kwargs = _named_by(value_fn, extra_args)
+    kwargs = named_by(value_fn, extra_args)
     for name in axis_names:
         if bound_axis_size(name) is None:
             raise ValueError(
@@ -50,7 +50,7 @@ def fitness_of(
             )
 
     def fitness(genome: Leaves) -> jax.Array:
-        value = _as_fitness(value_fn(parent.with_genome(genome), **kwargs))
+        value = as_fitness(value_fn(parent.with_genome(genome), **kwargs))
         if axis_names:
             value = lax.pmean(value, axis_names)
         # `lax.top_k` ranks a negative zero before the zero that it is equal to everywhere else.
@@ -73,7 +73,8 @@ def fitness_dtype() -> jnp.dtype:
     return jnp.result_type(float)
 
 
-def _named_by(value_fn: Callable[..., Any], extra_args: Mapping[str, Any]) -> Mapping[str, Any]:
+def named_by(value_fn: Callable[..., Any], extra_args: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Those of the arguments that the signature of a function names, behind the parameters."""
     try:
         _, *names = inspect.signature(value_fn).parameters  # the first takes the parameters
     except (TypeError, ValueError):  # no signature, or one without parameters
@@ -81,7 +82,8 @@ def _named_by(value_fn: Callable[..., Any], extra_args: Mapping[str, Any]) -> Ma
     return {name: value for name, value in extra_args.items() if name in names}
 
 
-def _as_fitness(value: Any) -> jax.Array:
+def as_fitness(value: Any) -> jax.Array:
+    """What `value_fn` returned, `[]` of `fitness_dtype()`; raises where it is no real scalar."""
     if not isinstance(
         value, (jax.Array, np.ndarray, np.number, np.bool_, bool, int, float, complex)
     ):

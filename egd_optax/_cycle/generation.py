@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from egd_optax._cycle.accept import ELITE, PARENT, accept
-from egd_optax._cycle.elites import elites_of
+from egd_optax._cycle.elites import Elites, elites_of
 from egd_optax._cycle.fitness import Fitness, fitness_of
 from egd_optax._cycle.members import Members, noise_std
 from egd_optax._cycle.parent import Parent
@@ -69,31 +69,47 @@ def run_generation(
     place = place_of(spec.execution, members, objectives.extra_args)
     storage = storage_of(spec.memory, spec.elite_count)
 
-    elites, scores = score(
-        members, fitness, place, storage, batch_size=spec.execution.candidate_batch_size
-    )
-    if spec.memory == "replay" and spec.elite_count is not None:
-        elites = elites_of(scores, spec.elite_count)
-    weights = jnp.asarray(spec.step_size) * member_weights(spec.recombine, scores, spec.elite_count)
-    child = child_of(
+    def child_from(
+        members: Members, kept: Elites | None, scores: jax.Array, buffer: Leaves | None
+    ) -> Leaves:
+        weights = member_weights(spec.recombine, scores, spec.elite_count)
+        return child_of(
+            members,
+            jnp.asarray(spec.step_size) * weights,
+            scores,
+            place,
+            elites=_elites(spec, kept, scores),
+            storage=storage,
+            elite_count=spec.elite_count,
+            buffer=buffer,
+        )
+
+    kept, scores, child, of_child = score(
         members,
-        weights,
-        scores,
+        fitness,
         place,
-        elites=elites,
-        storage=storage,
-        elite_count=spec.elite_count,
+        storage,
+        child_from,
+        batch_size=spec.execution.candidate_batch_size,
     )
     best = jnp.argmin(scores).astype(jnp.int32)
-    read_best = functools.partial(storage.read, elites, members, best)
-    judged = scores[0], scores[best], fitness(child)
-    outcome = Outcome(jnp.bool_(False), scores[0], scores[best], _mean(scores), judged[2])
+    read_best = functools.partial(storage.read, kept, members, best)
+    judged = scores[0], scores[best], of_child
+    outcome = Outcome(jnp.bool_(False), scores[0], scores[best], _mean(scores), of_child)
     if objectives.accept_value_fn is not None:
         judge = prepare(objectives.accept_value_fn)
-        judged = _judged_by(judge, spec.accept, members, best, read_best, child, judged[2])
+        judged = _judged_by(judge, spec.accept, members, best, read_best, child, of_child)
     choice = accept(spec.accept, *judged)
     # The best member comes over the child, of which there is no more need.
-    return read_best(choice == ELITE, child), outcome._replace(jumped=choice != PARENT)
+    chosen = read_best(choice == ELITE, child) if spec.accept == "best" else child
+    return chosen, outcome._replace(jumped=choice != PARENT)
+
+
+def _elites(spec: CycleSpec, kept: Elites | None, scores: jax.Array) -> Elites | None:
+    """The elites that are kept, or those that are drawn again one by one."""
+    if spec.memory == "replay" and spec.elite_count is not None:
+        return elites_of(scores, spec.elite_count)
+    return kept
 
 
 def _judged_by(
@@ -121,13 +137,14 @@ def _members_of(
 ) -> Members:
     """The members around a parent, none of them drawn yet."""
     genome = parent.genome.leaves()
-    check_noise(spec.noise, genome)
+    check_noise(spec.noise, parent.stacks.one_of_each(genome))
     return Members(
         genome=parent.genome,
+        stacks=parent.stacks,
         mutating=parent.mutating,
         key=key,
         first=generation * spec.member_count,
-        stds=tuple(noise_std(leaf, sigma, spec.noise) for leaf in genome),
+        stds=parent.stacks.one_by_one(lambda leaf: noise_std(leaf, sigma, spec.noise), genome),
         size=spec.member_count,
         antithetic=spec.antithetic,
         noise=spec.noise,

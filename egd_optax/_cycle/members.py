@@ -5,7 +5,7 @@ nothing else, so a member can be drawn again at any time, anywhere: on another
 device, in another order, or after a resume. That is what `memory="replay"` rests on.
 """
 
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 from jax import lax
@@ -13,18 +13,36 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax._cycle import threefry, xla
+from egd_optax._cycle.draws import Drawn, Draws, draws_of
 from egd_optax._cycle.parent import Genome, plus, wide_dtype
-from egd_optax._cycle.parts import draw, form, scale, weighted_sum
 from egd_optax._cycle.spec import Leaves
-from egd_optax.noise import Noise, Parts
+from egd_optax._cycle.stacks import LARGEST, Stacks
+from egd_optax.noise import Noise
 
 T = TypeVar("T")
 
-# Noise of a member, the parts of each of its leaves.
-AllParts = tuple[Parts, ...]
+# Draws that are added up at a time, at most, and in which part of the memory of a genome: one
+# matrix product over all of them takes half the time of one for each.
+_AT_ONCE = 64
+_SHARE = 4
+
+
+
+class Held(NamedTuple):
+    """A member that is not formed yet.
+
+    Attributes:
+        centre: the genome that its noise is added to, the parent's; of the child, the child.
+        drawn: what its noise is made of.
+    """
+
+    centre: Leaves
+    drawn: Drawn
+
+
 # What is held of a member while it is evaluated: its leaves or, where noise says that it is cheap
-# to draw again, only the parts of its noise.
-Carrier = Any
+# to draw again, what it is formed of.
+Carrier = Leaves | Held
 
 
 class Members(NamedTuple):
@@ -37,16 +55,18 @@ class Members(NamedTuple):
 
     Attributes:
         genome: the mutating leaves of the parent.
-        mutating: their positions in the parameters.
+        stacks: which of them stand together in an entry.
+        mutating: their positions in the parameters, in their own order.
         key: threefry key of the cycle.
         first: the number of member 0 in the cycle, int32 `[]`.
-        stds: the standard deviations of their noise, see `noise_std`.
+        stds: the standard deviations of the noise of each entry, see `noise_std`.
         size: the members, the parent included.
         antithetic: whether they come in pairs.
         noise: what draws.
     """
 
     genome: Genome
+    stacks: Stacks
     mutating: tuple[int, ...]
     key: jax.Array
     first: jax.typing.ArrayLike
@@ -68,25 +88,39 @@ class Members(NamedTuple):
 
     def carry_parent(self) -> Carrier:
         """The carrier that a loop over the members starts from: member 0."""
-        if self.noise.redraw:
-            return jax.tree.map(jnp.zeros_like, self.parts(jnp.int32(1)))  # nothing is drawn
-        return self.genome.leaves()
+        leaves = self.genome.leaves()
+        if not self.noise.redraw:
+            return leaves
+        # XLA forms each leaf of a member where it is used, and holds no more than that, and the
+        # parent: where a leaf is formed within a matrix product, to add parameters and updates up
+        # there takes longer. Nothing is drawn.
+        return Held(leaves, jax.tree.map(jnp.zeros_like, self.drawn(jnp.int32(1))))
 
     def carry_next(self, member: jax.Array, before: Carrier) -> Carrier:
         """The carrier of a member, in the memory of that of the member before it.
 
-        The parent and the second of a pair take no draw.
+        The parent, the second of a pair, and what comes behind the members take no draw.
         """
         second = self.is_second(member)
-        on = (member > 0) & ~second
-        if not self.noise.redraw:
+        on = (member > 0) & (member < self.size) & ~second
+        if not isinstance(before, Held):
             return self._mirror_if(second, xla.drawn_into(before, member, on, self._first_of_pair))
-        parts = xla.drawn_into(before, member, on, self.parts)
-        if not self.antithetic:
-            return parts
-        return xla.at_most_once(second, lambda first: self._scaled(first, -1), parts)
+        drawn = xla.drawn_into(before.drawn, member, on, self.drawn)
+        if self.antithetic:
+            drawn = xla.at_most_once(second, lambda first: self._draws.scale(first, -1), drawn)
+        return before._replace(drawn=drawn)
 
-    def carry_many(self, firsts: jax.Array, *, alone: bool) -> Carrier:
+    def carry_child(self, child: Leaves, before: Carrier) -> Carrier:
+        """The carrier of the child, in the memory of that of a member."""
+        if not isinstance(before, Held):
+            return child
+        return Held(child, jax.tree.map(jnp.zeros_like, before.drawn))
+
+    def carried(self, carrier: Carrier) -> Leaves:
+        """The child, from its carrier."""
+        return carrier.centre if isinstance(carrier, Held) else carrier
+
+    def carry_many(self, firsts: jax.Array, *, alone: bool) -> Drawn | Leaves:
         """The carriers of members that are not second ones, each before the second of its pair.
 
         Args:
@@ -95,15 +129,16 @@ class Members(NamedTuple):
                 nothing is drawn for the parent. Devices would have to agree on that first.
 
         Returns:
-            Carriers with a leading axis `[n]`, or `[2 * n]` of pairs.
+            What `formed` takes, with a leading axis `[n]`, or `[2 * n]` of pairs.
         """
 
-        def parts_of(first: jax.Array) -> AllParts:
-            return self._scaled(self.parts(first), jnp.minimum(first, 1))  # none for the parent
+        def drawn_of(first: jax.Array) -> Drawn:
+            # None for the parent.
+            return self._draws.scale(self.drawn(first), jnp.minimum(first, 1))
 
         def first_of_pair(first: jax.Array) -> Leaves:
             inside, first = self.kept_inside(first)
-            return inside._placed(parts_of(first))
+            return inside._placed(drawn_of(first))
 
         def next_pair(before: Leaves, first: jax.Array) -> tuple[Leaves, tuple[Leaves, ...]]:
             # In a loop of its own, which XLA:CPU divides over threads: together with the copy to
@@ -113,8 +148,9 @@ class Members(NamedTuple):
             return leaves, (leaves, mirror(leaves, self.genome.leaves()))[: self.pair]
 
         if self.noise.redraw:
-            parts = jax.vmap(parts_of)(firsts)
-            sides: tuple[Carrier, ...] = (parts, self._scaled(parts, -1))[: self.pair]
+            drawn = jax.vmap(drawn_of)(firsts)
+            mirrored = jax.vmap(lambda one: self._draws.scale(one, -1))(drawn)
+            sides: tuple[Drawn | Leaves, ...] = (drawn, mirrored)[: self.pair]
         else:  # one after another, in the memory of the members and of one draw
             _, sides = lax.scan(next_pair, self.genome.leaves(), firsts)
         return jax.tree.map(
@@ -122,9 +158,14 @@ class Members(NamedTuple):
         )
 
     def leaves(self, carrier: Carrier) -> Leaves:
-        """The mutating leaves of a member that is carried."""
-        leaves: Leaves = self._placed(carrier) if self.noise.redraw else carrier
-        return leaves
+        """The mutating leaves of a member, or of the child, that is carried."""
+        if not isinstance(carrier, Held):
+            return carrier
+        return self.around(Genome(carrier.centre)).formed(carrier.drawn)
+
+    def formed(self, carried: Drawn | Leaves) -> Leaves:
+        """The mutating leaves of one of `carry_many`."""
+        return self._placed(carried) if self.noise.redraw else carried
 
     # One member, wherever it is needed again.
 
@@ -132,7 +173,7 @@ class Members(NamedTuple):
         """The mutating leaves of a member but the parent: XLA forms them within what uses them."""
         inside, member = self.kept_inside(member)
         second = inside.is_second(member)
-        leaves = inside._placed(inside.parts(member - second))
+        leaves = inside._placed(inside.drawn(member - second))
         if not self.antithetic:
             return leaves
         chosen: Leaves = optax.tree.where(second, mirror(leaves, inside.genome.leaves()), leaves)
@@ -144,34 +185,39 @@ class Members(NamedTuple):
         if not self.noise.redraw:
             drawn = xla.drawn_into(buffer, member - second, on, self._first_of_pair)
             return self._mirror_if(on & second, drawn)
-        parts = self._scaled(self.parts(member - second), jnp.where(second, -1, 1))
+        drawn = self._draws.scale(self.drawn(member - second), jnp.where(second, -1, 1))
 
         def formed(member: jax.Array) -> Leaves:
-            inside, (_, own) = self.kept_inside((member, parts))
+            inside, (_, own) = self.kept_inside((member, drawn))
             return inside._placed(own)
 
         return xla.drawn_into(buffer, member, on, formed)
+
+    @property
+    def drawn_at_once(self) -> int:
+        """How many members `weighted_sum` takes: draws that are few numbers beside the genome."""
+        if not self.noise.redraw:
+            return 1
+        sizes = jax.eval_shape(self.drawn, jnp.int32(1))
+        numbers = sum(part.size for part in jax.tree.leaves(sizes))
+        genome = sum(entry.size for entry in self.genome.params)
+        return min(max(1, genome // (_SHARE * numbers)), _AT_ONCE)
 
     def weighted_sum(self, firsts: jax.Array, weights: jax.Array) -> Leaves:
         """The sum of weight * noise over members that are not second ones, in their order.
 
         Args:
-            firsts: the members, int32 `[n]`; one of them where the noise is no cheaper to draw
-                again than to store.
+            firsts: the members, int32 `[n]`, `drawn_at_once` of them or fewer.
             weights: `[n]`.
 
         Returns:
             Leaves like the genome, in float32 or wider.
         """
-        leaves = self.genome.leaves()
-        if self.noise.redraw:
-            parts = xla.computed_once(jnp.any(weights != 0), jax.vmap(self.parts), firsts)
-            return tuple(
-                weighted_sum(self.noise, part, weights, leaf)
-                for part, leaf in zip(parts, leaves, strict=True)
-            )
-        (first,), (weight,) = firsts, weights  # more would be as many copies of the genome
-        return tuple(weight * noise for noise in self.deviation(self.parts(first)))
+        if firsts.size > 1:
+            # One after another, in the piece of program that draws one anywhere.
+            drawn = lax.map(self.drawn, firsts)
+            return self._draws.weighted_sum(drawn, weights, self.genome.leaves())
+        return tuple(weights[0] * noise for noise in self.deviation(self.drawn(firsts[0])))
 
     # What they are made of.
 
@@ -180,34 +226,35 @@ class Members(NamedTuple):
         """How many members a draw makes."""
         return 1 + self.antithetic
 
+    @property
+    def divisible(self) -> tuple[bool, ...]:
+        """For each entry whether its noise is drawn alike with a side split in two."""
+        return tuple(self.noise.divisible and not stacked for stacked in self.stacks.stacked)
+
     def is_second(self, member: jax.Array) -> jax.Array:
         """Whether a member is the second of a pair, bool `[]`."""
         return (member > 0) & (member % 2 == 0) & self.antithetic
 
-    def parts(self, member: jax.Array) -> AllParts:
+    def drawn(self, member: jax.Array) -> Drawn:
         """Draws what the noise of a member that is not the second of a pair is made of."""
-        own = jax.random.fold_in(self.key, self.first + member)
-        of_leaf = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(own, jnp.array(self.mutating))
-        return tuple(
-            draw(self.noise, of_leaf[at], std, leaf)
-            for at, (std, leaf) in enumerate(zip(self.stds, self.genome.leaves(), strict=True))
+        return self._draws.draw(
+            self.key, self.first + member, self.stds, self.genome.leaves()
         )
 
-    def deviation(self, parts: AllParts) -> Leaves:
+    def deviation(self, drawn: Drawn) -> Leaves:
         """What sets a member apart from the parent, in float32 or wider."""
-        pairs = zip(parts, self.genome.leaves(), strict=True)
-        return tuple(form(self.noise, part, leaf) for part, leaf in pairs)
+        return self._draws.form(drawn, self.genome.leaves())
+
+    @property
+    def _draws(self) -> Draws:
+        return draws_of(self.noise, self.stacks, self.mutating, self.genome.leaves())
 
     def _first_of_pair(self, member: jax.Array) -> Leaves:
         inside, member = self.kept_inside(member)
-        return inside._placed(inside.parts(member))
+        return inside._placed(inside.drawn(member))
 
-    def _placed(self, parts: AllParts) -> Leaves:
-        return displaced(self.genome.leaves(), self.deviation(parts))
-
-    def _scaled(self, parts: AllParts, by: jax.typing.ArrayLike) -> AllParts:
-        """What a number, `[]`, times the noise is made of; exact for 0, 1 and -1."""
-        return tuple(scale(self.noise, part, by) for part in parts)
+    def _placed(self, drawn: Drawn) -> Leaves:
+        return displaced(self.genome.leaves(), self.deviation(drawn))
 
     def _mirror_if(self, second: jax.Array, leaves: Leaves) -> Leaves:
         if not self.antithetic:
@@ -249,6 +296,8 @@ def noise_std(leaf: jax.Array, sigma: jax.Array, noise: Noise) -> jax.Array:
     std = jnp.asarray(sigma, real)
     if noise.relative and leaf.size:
         squares = jnp.square(jnp.abs(leaf).astype(real))
+        if leaf.size <= LARGEST:  # so that a leaf of a stack has the bits that it has by itself
+            squares = xla.rounded_to_add(squares)
         std = std * jnp.maximum(jnp.sqrt(jnp.mean(squares)), jnp.asarray(noise.min_scale, real))
     # So many standard deviations no noise is away: it is finite, and no times it is zero.
     return jnp.where(jnp.isfinite(64 * std), std, jnp.zeros_like(std))

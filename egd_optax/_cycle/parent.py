@@ -11,6 +11,8 @@ import optax
 
 from egd_optax._cycle import xla
 from egd_optax._cycle.spec import Leaves
+from egd_optax._cycle.stacks import Stacks, stacks_of
+from egd_optax.noise import Noise
 
 T = TypeVar("T")
 
@@ -18,23 +20,24 @@ T = TypeVar("T")
 class Genome(NamedTuple):
     """The mutating leaves of a parent, all that a member has of its own.
 
-    Those that the base step leads to are no buffers: `params + updates` is added up again
+    A large leaf that the base step leads to is no buffer: `params + updates` is added up again
     wherever it is needed, for a step holds both in any case. The sum is the same to the bit
     everywhere.
 
     Attributes:
-        params: the mutating leaves of the parameters before the step; or the genome itself.
-        updates: their base updates; None where there is nothing to add.
+        params: the entries; those of large leaves before the step.
+        updates: what is to be added to these, the base updates; None where nothing is.
     """
 
     params: Leaves
-    updates: Leaves | None = None
+    updates: tuple[jax.Array | None, ...] | None = None
 
     def leaves(self) -> Leaves:
         """The genome; in the body of a loop only of what `kept_inside` returns."""
         if self.updates is None:
             return self.params
-        return tuple(map(plus, self.params, self.updates))
+        pairs = zip(self.params, self.updates, strict=True)
+        return tuple(leaf if by is None else plus(leaf, by) for leaf, by in pairs)
 
     def kept_inside(self, varying: T) -> tuple["Genome", T]:
         """The same for the body of a loop, with a value that differs from trip to trip."""
@@ -50,24 +53,26 @@ class Parent(NamedTuple):
             ones behind it.
         treedef: the structure that `leaves` unflatten to.
         mutating: positions in `leaves` of those that mutate.
+        stacks: which of those stand together in a genome.
         genome: those.
     """
 
     leaves: tuple[jax.Array | optax.MaskedNode, ...]
     treedef: jax.tree_util.PyTreeDef
     mutating: tuple[int, ...]
+    stacks: Stacks
     genome: Genome
 
     def with_genome(self, genome: Leaves) -> optax.Params:
         """The whole parameters of a member, from its mutating leaves."""
         leaves = list(self.leaves)
-        for at, leaf in zip(self.mutating, genome, strict=True):
+        for at, leaf in zip(self.mutating, self.stacks.unstack(genome), strict=True):
             leaves[at] = leaf
         return jax.tree.unflatten(self.treedef, leaves)
 
 
 def snapshot(
-    params: optax.Params, base_updates: optax.Updates, mutating: tuple[int, ...]
+    params: optax.Params, base_updates: optax.Updates, mutating: tuple[int, ...], noise: Noise
 ) -> Parent:
     """Takes the base step and keeps what it led to.
 
@@ -75,17 +80,25 @@ def snapshot(
         params: the parameters before the step.
         base_updates: the updates of the base optimizer, a pytree like `params`.
         mutating: positions of the leaves that mutate, see `mutating_leaves`.
+        noise: what they mutate by.
 
     Returns:
         The parent.
     """
     leaves, treedef = flatten(optax.apply_updates(params, base_updates))
     sources, steps = flatten(params)[0], flatten(base_updates)[0]
-    genome = Genome(
-        tuple(jnp.asarray(sources[at]) for at in mutating),
-        tuple(jnp.asarray(steps[at]) for at in mutating),
-    )
-    return Parent(tuple(leaves), treedef, mutating, genome)
+    mutable = tuple(jnp.asarray(sources[at]) for at in mutating)
+    updates = tuple(jnp.asarray(steps[at]) for at in mutating)
+    stacks = stacks_of(mutable, updates, noise._view)
+    def entry(at: int) -> tuple[jax.Array, jax.Array | None]:
+        group = stacks.groups[at]
+        if len(group) == 1:
+            return stacks.viewed(mutable[group[0]], at), stacks.viewed(updates[group[0]], at)
+        # Added up already in a stack, which is a copy anyhow.
+        return stacks.stack([plus(mutable[leaf], updates[leaf]) for leaf in group], at), None
+
+    entries, steps = zip(*map(entry, range(len(stacks.groups))), strict=True)
+    return Parent(tuple(leaves), treedef, mutating, stacks, Genome(entries, steps))
 
 
 def plus(leaf: jax.Array, by: jax.Array) -> jax.Array:

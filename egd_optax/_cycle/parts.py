@@ -4,6 +4,7 @@ The library rounds and checks here what an operator draws, so that the operator 
 `egd_optax.noise.Noise`.
 """
 
+from collections.abc import Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -12,7 +13,6 @@ import jax.numpy as jnp
 
 from egd_optax._cycle import xla
 from egd_optax._cycle.parent import wide_dtype
-from egd_optax._cycle.spec import Leaves
 from egd_optax.noise import Noise, Parts
 
 
@@ -81,15 +81,15 @@ def sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.promote_types(wide_dtype(dtype), jnp.result_type(float))
 
 
-def check_noise(noise: Noise, genome: Leaves) -> None:
+def check_noise(noise: Noise, leaves: Sequence[jax.ShapeDtypeStruct]) -> None:
     """Draws the noise of the smallest leaf once, where that can be done while a step is traced.
 
     Raises:
         ValueError: the noise is NaN or infinite.
     """
-    if noise.finite or not genome or jax.sharding.get_abstract_mesh().manual_axes:
+    if noise.finite or not leaves or jax.sharding.get_abstract_mesh().manual_axes:
         return
-    smallest = min(genome, key=jnp.size)
+    smallest = min(leaves, key=lambda leaf: leaf.size)
     with jax.ensure_compile_time_eval():
         leaf = jnp.zeros(smallest.shape, smallest.dtype)
         std = jnp.ones([], jnp.finfo(wide_dtype(leaf.dtype)).dtype)

@@ -95,7 +95,7 @@ def place_of(execution: Execution, members: Members, args: Mapping[str, Any]) ->
                 f"`population_axis` must be an axis of the mesh, got {axis!r}: the mesh has "
                 f"{mesh.axis_names}."
             )
-        place = Lanes(axis, mesh.shape[axis], mesh, members.noise.divisible)
+        place = Lanes(axis, mesh.shape[axis], mesh, members.divisible)
     for what, tree in (("parameters", members.genome.leaves()), ("samples", args)):
         if any(axis in _axes(leaf) for leaf in jax.tree.leaves(tree)):
             raise ValueError(
@@ -155,14 +155,14 @@ class Lanes(NamedTuple):
         axis: name of the axis of the mesh.
         devices: its size.
         mesh: the mesh.
-        divisible: whether noise is drawn alike for a leaf with a side split in two; else every
-            device sums all of it.
+        divisible: for each entry of a genome whether its noise is drawn alike with a side split
+            in two; else every device sums all of it.
     """
 
     axis: str
     devices: int
     mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh
-    divisible: bool
+    divisible: tuple[bool, ...]
 
     def each(self, fn: Callable[[jax.Array], tuple[T, jax.Array]]) -> tuple[T, jax.Array]:
         lanes = self._pinned(jnp.arange(self.devices, dtype=jnp.int32), 0, self.axis)
@@ -174,26 +174,25 @@ class Lanes(NamedTuple):
         return jnp.arange(count)
 
     def share(self, genome: Leaves) -> Leaves:
-        return tuple(map(self._divided, genome))
+        return tuple(map(self._divided, genome, self._sides(genome)))
 
     def land(self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array) -> Leaves:
         del fitness
         whole = genome.leaves()
         shared = self.share(whole)
         child = displaced(shared, sum_of(Genome(shared), zeros))
-        return tuple(map(self._whole, child, whole))
+        return tuple(map(self._whole, child, whole, self._sides(whole)))
 
     @property
     def _explicit(self) -> bool:
         kind: AxisType = self.mesh.axis_types[self.mesh.axis_names.index(self.axis)]
         return kind == AxisType.Explicit
 
-    def _divided(self, leaf: jax.Array) -> jax.Array:
+    def _divided(self, leaf: jax.Array, at: int | None) -> jax.Array:
         """The leaf with one side split in two, the second as long as the axis and on it.
 
         Nothing changes place: other axes of the mesh go on to shard the first of the two.
         """
-        at = self._side(leaf)
         if at is None:
             return leaf
         sides = leaf.shape[at] // self.devices, self.devices
@@ -202,19 +201,21 @@ class Lanes(NamedTuple):
         split = _reshaped(leaf, shape, (*spec[: at + 1], None, *spec[at + 1 :]))
         return self._pinned(split, at + 1, self.axis)
 
-    def _whole(self, part: jax.Array, leaf: jax.Array) -> jax.Array:
-        at = self._side(leaf)
+    def _whole(self, part: jax.Array, leaf: jax.Array, at: int | None) -> jax.Array:
         if at is None:
             return part
         return _reshaped(self._pinned(part, at + 1, None), leaf.shape, _spec(leaf))
+
+    def _sides(self, genome: Leaves) -> list[int | None]:
+        """The side of each entry that is divided; None where it stays whole, as stacks do."""
+        pairs = zip(genome, self.divisible, strict=True)
+        return [self._side(leaf) if divisible else None for leaf, divisible in pairs]
 
     def _side(self, leaf: jax.Array) -> int | None:
         """The longest side that the axis divides, without the last, which low-rank noise needs.
 
         A leaf without one stays whole, as vectors do: every device sums all of it.
         """
-        if not self.divisible:
-            return None
         sizes = dict(self.mesh.shape)
         spec = _spec(leaf)
 

@@ -32,13 +32,11 @@ def reset_after_jump(
     Returns:
         A state of the same structure and dtypes; `state` itself where not `jumped`.
     """
-    # Outside of jit every call would compile the loop anew.
-    if not isinstance(jumped, jax.core.Tracer) and not jumped:
-        return state
-
     def renewed(old: Any, params: optax.Params, updates: optax.Updates) -> Any:
         return _renewed(old, base.init(optax.apply_updates(params, updates)))
 
+    if not isinstance(jumped, jax.core.Tracer):  # a loop would be compiled anew on every call
+        return renewed(state, params, updates) if jumped else state
     return xla.at_most_once(jumped, renewed, state, params, updates)
 
 

@@ -1,85 +1,161 @@
-"""Mutate and evaluate: every member is drawn, scored and forgotten, but for those that are kept."""
+"""Mutate and evaluate: every member is drawn, scored and forgotten, and then their child."""
 
 from collections.abc import Callable
 import functools
 import math
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
+from egd_optax._cycle import xla
 from egd_optax._cycle.elites import Elites
-from egd_optax._cycle.fitness import Fitness
-from egd_optax._cycle.members import Members
+from egd_optax._cycle.fitness import Fitness, fitness_dtype
+from egd_optax._cycle.members import Carrier, Members
 from egd_optax._cycle.parent import Genome
 from egd_optax._cycle.place import Alone, Place
 from egd_optax._cycle.spec import Leaves
 from egd_optax._cycle.storage import Storage
 
 T = TypeVar("T")
+# Makes the child of the members, from what is kept of them and the fitness of all, `[size]`, in the
+# memory of a member that there is no more need of, if there is one.
+ChildOf = Callable[[Members, Elites | None, jax.Array, Leaves | None], Leaves]
 # Inserts a member with its fitness and its leaves into what is kept.
-Keep = Callable[[T, jax.Array, jax.Array, Leaves], T]
+Keep = Callable[[Elites | None, jax.Array, jax.Array, Leaves], Elites | None]
+
+
+class Scored(NamedTuple):
+    """All that a generation evaluates.
+
+    Attributes:
+        kept: the elites, None if nothing is stored of them.
+        members: the fitness of all members, `[size]`, the same on all devices.
+        child: the child.
+        of_child: its fitness, `[]`.
+    """
+
+    kept: Elites | None
+    members: jax.Array
+    child: Leaves
+    of_child: jax.Array
 
 
 def score(
-    members: Members, fitness: Fitness, place: Place, storage: Storage, *, batch_size: int
-) -> tuple[Elites | None, jax.Array]:
-    """Draws and evaluates every member of a generation.
+    members: Members,
+    fitness: Fitness,
+    place: Place,
+    storage: Storage,
+    child_of: ChildOf,
+    *,
+    batch_size: int,
+) -> Scored:
+    """Draws and evaluates every member of a generation, and the child that comes of them.
 
     Args:
         members: the members.
         fitness: the fitness of a member.
         place: how devices share the members.
         storage: where elites are kept.
+        child_of: makes the child.
         batch_size: members to evaluate at a time on a device, under `jax.vmap`.
 
     Returns:
-        The elites, None if nothing is stored of them, and the fitness of all members, `[size]`,
-        the same on all devices. Costs `size` forward passes and a draw for every member but the
+        What was found. Costs `size + 1` forward passes, and a draw for every member but the
         parent, or for every pair of antithetic ones; and device memory for `batch_size` members.
+        The program holds `fitness` once, and once more under `jax.vmap` if that is asked for.
     """
     kept = storage.start(members.genome.leaves())
 
-    def keep(
-        kept: Elites | None, member: jax.Array, value: jax.Array, leaves: Leaves
-    ) -> Elites | None:
+    def keep(kept: Elites | None, member: jax.Array, value: jax.Array, leaves: Leaves) -> Elites | None:
         return None if kept is None else storage.insert(kept, member, value, leaves)
 
     if batch_size == 1 and isinstance(place, Alone):
-        return _one_by_one(members, fitness, keep, kept)
-    return _in_batches(members, fitness, place, keep, kept, batch_size=batch_size)
+        return _one_by_one(members, fitness, keep, kept, child_of)
+    return _in_batches(members, fitness, place, keep, kept, child_of, batch_size=batch_size)
 
 
-def _one_by_one(members: Members, fitness: Fitness, keep: Keep[T], kept: T) -> tuple[T, jax.Array]:
-    """One member after another, in the memory of one."""
-    # Where only parts of the noise are carried, XLA forms each leaf of a member where it is used,
-    # and holds no more than that, and the parent: where a leaf is formed within a matrix
-    # product, to add parameters and updates up there takes longer.
-    held = members.around(Genome(members.genome.leaves())) if members.noise.redraw else members
+def _one_by_one(
+    members: Members, fitness: Fitness, keep: Keep, kept: Elites | None, child_of: ChildOf
+) -> Scored:
+    """One member after another and the child last, in the memory of one: one program for all."""
 
-    def one(carry: tuple[T, object], member: jax.Array) -> tuple[tuple[T, object], jax.Array]:
-        kept, carrier = carry
-        carrier = members.carry_next(member, carrier)
-        leaves = held.leaves(carrier)
+    def child(
+        carrier: Carrier, genome: Genome, kept: Elites | None, scores: jax.Array
+    ) -> Carrier:
+        inside = members.around(genome)
+        buffer = members.carried(carrier)
+        return inside.carry_child(child_of(inside, kept, scores[:-1], buffer), carrier)
+
+    def one(
+        carry: tuple[Elites | None, jax.Array, Carrier], index: jax.Array
+    ) -> tuple[tuple[Elites | None, jax.Array, Carrier], None]:
+        kept, scores, carrier = carry
+        last = index == members.size
+        carrier = members.carry_next(index, carrier)
+        carrier = xla.at_most_once(last, child, carrier, members.genome, kept, scores)
+        leaves = members.leaves(carrier)
         value = fitness(leaves)
-        return (keep(kept, member, value, leaves), carrier), value
+        # The child takes no place among the members.
+        kept = keep(kept, index, jnp.where(last, jnp.inf, value), leaves)
+        return (kept, scores.at[index].set(value), carrier), None
 
-    start = (kept, members.carry_parent())
-    (kept, _), scores = lax.scan(one, start, jnp.arange(members.size, dtype=jnp.int32))
-    return kept, scores
+    unknown = jnp.full([members.size + 1], jnp.inf, fitness_dtype())
+    start = (kept, unknown, members.carry_parent())
+    trips = jnp.arange(members.size + 1, dtype=jnp.int32)
+    (kept, scores, carrier), _ = lax.scan(one, start, trips)
+    return Scored(kept, scores[:-1], members.carried(carrier), scores[-1])
 
 
 def _in_batches(
     members: Members,
     fitness: Fitness,
     place: Place,
-    keep: Keep[T],
-    kept: T,
+    keep: Keep,
+    kept: Elites | None,
+    child_of: ChildOf,
     *,
     batch_size: int,
-) -> tuple[T, jax.Array]:
-    """Some members at a time, in the memory of as many, on each device.
+) -> Scored:
+    """Some members at a time, in the memory of as many, on each device; then the child."""
+    if not members.antithetic:  # the parent is one of the members
+        kept, scores = _batches(members, fitness, place, keep, kept, batch_size=batch_size)
+        child = child_of(members, kept, scores, None)
+        return Scored(kept, scores, child, fitness(child))
+
+    Carry = tuple[Elites | None, jax.Array, Leaves]
+
+    def rest(carry: Carry, genome: Genome) -> Carry:
+        inside = members.around(genome)
+        kept, scores, _ = carry
+        kept, found = _batches(inside, fitness, place, keep, kept, batch_size=batch_size)
+        scores = jnp.append(scores[0], found)
+        return kept, scores, child_of(inside, kept, scores, None)
+
+    def one(carry: Carry, last: jax.Array) -> tuple[Carry, jax.Array]:
+        kept, scores, leaves = xla.at_most_once(last, rest, carry, members.genome)
+        value = fitness(leaves)
+        kept = keep(kept, jnp.int32(0), jnp.where(last, jnp.inf, value), leaves)
+        return (kept, jnp.where(last, scores, scores.at[0].set(value)), leaves), value
+
+    # The parent, which stands beside the pairs, and then all others: one program for two.
+    unknown = jnp.full([members.size], jnp.inf, fitness_dtype())
+    start = (kept, unknown, members.genome.leaves())
+    (kept, scores, child), values = lax.scan(one, start, jnp.array([False, True]))
+    return Scored(kept, scores, child, values[-1])
+
+
+def _batches(
+    members: Members,
+    fitness: Fitness,
+    place: Place,
+    keep: Keep,
+    kept: Elites | None,
+    *,
+    batch_size: int,
+) -> tuple[Elites | None, jax.Array]:
+    """Scores the members, but for a parent that stands beside pairs.
 
     Where devices do not divide the members, the last ones repeat some for nothing.
     """
@@ -89,32 +165,26 @@ def _in_batches(
     share = math.ceil(draws / place.devices)
     evaluate = jax.vmap if batch_size > 1 else lambda fn: functools.partial(lax.map, fn)
 
-    def batch(kept: T, firsts: jax.Array) -> tuple[T, jax.Array]:
+    def batch(kept: Elites | None, firsts: jax.Array) -> tuple[Elites | None, jax.Array]:
         inside, firsts = members.kept_inside(firsts)
         numbers = (firsts[:, None] + jnp.arange(pair, dtype=jnp.int32)).reshape(-1)
         carriers = inside.carry_many(firsts, alone=isinstance(place, Alone))
-        scores = evaluate(lambda carrier: fitness(inside.leaves(carrier)))(carriers)
+        scores = evaluate(lambda carrier: fitness(inside.formed(carrier)))(carriers)
         if kept is None:
             return kept, scores
 
-        def insert(at: jax.Array, kept: T) -> T:
+        def insert(at: jax.Array, kept: Elites | None) -> Elites | None:
             carrier = jax.tree.map(lambda leaf: leaf[at], carriers)
-            return keep(kept, numbers[at], scores[at], inside.leaves(carrier))
+            return keep(kept, numbers[at], scores[at], inside.formed(carrier))
 
         return lax.fori_loop(0, numbers.size, insert, kept), scores
 
-    def lane(index: jax.Array) -> tuple[T, jax.Array]:
+    def lane(index: jax.Array) -> tuple[Elites | None, jax.Array]:
         own = jnp.minimum(index * share + jnp.arange(share, dtype=jnp.int32), draws - 1)
         return _scan_in_batches(batch, kept, first + pair * own, max(1, batch_size // pair))
 
-    of_parent = None
-    if members.antithetic:
-        parent = members.genome.leaves()
-        of_parent = fitness(parent)
-        kept = keep(kept, jnp.int32(0), of_parent, parent)
     kept, scores = place.each(lane)
-    scores = scores[: draws * pair]
-    return kept, scores if of_parent is None else jnp.append(of_parent, scores)
+    return kept, scores[: draws * pair]
 
 
 def _scan_in_batches(
@@ -123,7 +193,7 @@ def _scan_in_batches(
     """`lax.scan` over `size` entries of `xs`, `[n]`, at a time; the last batch has what is left.
 
     `fn` maps the carry and some entries to the carry and their results, a vector. Returns the
-    carry, and the results of all entries in one vector.
+    carry, and the results of all entries in one vector. What is left is one more program.
     """
     size = min(size, xs.size)
     whole = xs.size // size * size

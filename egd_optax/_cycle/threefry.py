@@ -60,6 +60,12 @@ def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.
     return high ^ low
 
 
+def _fold_in(key: jax.Array, data: jax.Array) -> jax.Array:
+    # What JAX makes of a seed of 32 bits is a counter.
+    counter = data.astype(jnp.uint32)
+    return jnp.stack(block(key, jnp.zeros_like(counter), counter), axis=-1)
+
+
 def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.stack(block(key, *_counters(shape)), axis=-1)
 
@@ -78,7 +84,46 @@ _IMPLEMENTATION = jax.extend.random.define_prng_impl(
     seed=jax.extend.random.threefry_prng_impl.seed,
     split=_split,
     random_bits=_random_bits,
-    fold_in=jax.extend.random.threefry_prng_impl.fold_in,
+    fold_in=_fold_in,
     name="threefry2x32_written_out",
     tag="fry",
+)
+
+
+def normal_rows(keys: jax.Array, starts: jax.Array, length: int) -> jax.Array:
+    """Rows of what `jax.random.normal` draws, each from a key and a counter of its own.
+
+    Args:
+        keys: raw keys, uint32 `[rows, 2]`.
+        starts: the counters of the first number in each row, uint32 `[rows]`.
+        length: numbers in a row.
+
+    Returns:
+        float32 `[rows, length]`.
+    """
+    data = jnp.concatenate([keys, starts[:, None]], axis=1)
+    rows = jax.random.wrap_key_data(data, impl=_FROM_A_COUNTER)
+    normal: jax.Array = jax.vmap(lambda row: jax.random.normal(row, (length,), jnp.float32))(rows)
+    return normal
+
+
+def _bits_from_a_counter(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
+    assert bit_width == 32
+    upper, lower = _counters(shape)
+    high, low = block(key, upper, lower + key[2])
+    return high ^ low
+
+
+def _only_drawn_from(*_: object) -> jax.Array:
+    raise NotImplementedError("Keys with a counter are made from raw data, and drawn from.")
+
+
+_FROM_A_COUNTER = jax.extend.random.define_prng_impl(
+    key_shape=(3,),
+    seed=_only_drawn_from,
+    split=_only_drawn_from,
+    random_bits=_bits_from_a_counter,
+    fold_in=_only_drawn_from,
+    name="threefry2x32_from_a_counter",
+    tag="frc",
 )

@@ -15,10 +15,6 @@ from egd_optax._cycle.place import Place
 from egd_optax._cycle.spec import Leaves
 from egd_optax._cycle.storage import Storage
 
-# Draws that are held and added to the sum at a time, where they are cheap to hold: the sum is
-# read and written once for all of them.
-_AT_ONCE = 8
-
 
 def child_of(
     members: Members,
@@ -29,6 +25,7 @@ def child_of(
     elites: Elites | None,
     storage: Storage,
     elite_count: int | None,
+    buffer: Leaves | None,
 ) -> Leaves:
     """The parent plus the sum of weight * (member - parent).
 
@@ -43,6 +40,7 @@ def child_of(
         elites: the members that are kept, or None: those that weigh are drawn again.
         storage: where these are.
         elite_count: how many members can weigh something; None for all.
+        buffer: a member in whose memory to sum, if there is one.
 
     Returns:
         The mutating leaves of the child. Costs a read, or with `memory="replay"` a draw, of every
@@ -55,22 +53,25 @@ def child_of(
             return _sum_of_draws(inside, weights, place, elite_count, total)
         return _sum_of_elites(inside, weights, place, elites, storage, total)
 
-    zeros = _zeros(place.share(members.genome.leaves()), fitness)
+    genome = members.genome.leaves()
+    zeros = _zeros(place.share(genome), fitness, None if buffer is None else place.share(buffer))
     return place.land(sum_of, zeros, members.genome, fitness)
 
 
-def _zeros(genome: Leaves, fitness: jax.Array) -> Leaves:
-    """Zero accumulator, allocated only after scoring.
+def _zeros(genome: Leaves, fitness: jax.Array, buffer: Leaves | None) -> Leaves:
+    """Zero accumulator, made only after scoring, in the memory of a member where it fits.
 
     Otherwise it is live beside the active member.
     """
-    zero = xla.impossible(fitness)
+    never = xla.impossible(fitness)
 
-    def zeros(leaf: jax.Array) -> jax.Array:
-        dtype = sum_dtype(leaf.dtype)
-        return jnp.zeros_like(leaf, dtype) + zero.astype(dtype)
+    def zeros(at: int) -> jax.Array:
+        dtype = sum_dtype(genome[at].dtype)
+        if buffer is not None and buffer[at].dtype == dtype:
+            return jnp.where(never, buffer[at], jnp.zeros_like(buffer[at]))
+        return jnp.zeros_like(genome[at], dtype) + never.astype(dtype)
 
-    return tuple(map(zeros, genome))
+    return tuple(map(zeros, range(len(genome))))
 
 
 def _sum_of_elites(
@@ -113,7 +114,7 @@ def _sum_of_draws(
         firsts, weight_of = firsts[at], weight_of[at]
 
     mine = place.mine(count)
-    at_once = min(_AT_ONCE, mine.size) if members.noise.redraw else 1
+    at_once = min(members.drawn_at_once, mine.size)
     chunks = math.ceil(mine.size / at_once)
     at_once = math.ceil(mine.size / chunks)  # as equal as can be: few are filled up in vain
     mine = jnp.pad(mine, (0, chunks * at_once - mine.size), constant_values=count)

@@ -58,14 +58,21 @@ def drawn_into(buffer: C, index: jax.Array, on: jax.Array, fn: Callable[[jax.Arr
     return result
 
 
-def computed_once(pred: jax.Array, fn: Callable[..., C], *operands: Any) -> C:
-    """Returns `fn(*operands)` where `pred` holds, else zeros; never computed anew where it is used.
+def computed_once(witness: jax.Array, fn: Callable[..., C], *operands: Any) -> C:
+    """Returns `fn(*operands)`, never computed anew where it is used.
 
     XLA fuses a normal number into what uses it, and computes it again for every entry of an outer
-    product. It does not fuse across the boundary of a loop, so that the number is drawn once. Seen
-    on CPU with jax 0.10.2.
+    product; and it compiles the generator anew for every leaf that takes its part of a draw. It
+    does not fuse across the boundary of a loop, so that the number is drawn once. Seen on CPU with
+    jax 0.10.2.
+
+    Args:
+        witness: see `impossible`.
+        fn: maps the operands to a pytree of arrays.
+        *operands: pytrees of arrays.
     """
-    blank = jax.tree.map(jnp.zeros_like, fn(*operands))  # of its shapes; nothing is computed
+    blank = jax.tree.map(unwritten, fn(*operands))  # of its shapes; nothing is computed
+    pred = ~impossible(witness)  # always, which XLA cannot know
     result: C = at_most_once(pred, lambda _, *values: fn(*values), blank, *operands)
     return result
 

@@ -1,0 +1,178 @@
+"""Cycles outside of `jax.jit`: compiled once, and not on every cycle.
+
+JAX knows a program by the functions that it is made of, and outside of jit those of a cycle are new
+on every call. So, in most loops, is `value_fn`: a fresh lambda around the batch. Here the cycle is
+a program of its own, which the optimizer keeps, and `value_fn` is known by what it does. It is
+traced on every cycle, which takes milliseconds; where it traces to the same operations, on whatever
+arrays, the program is the same. Nothing is assumed of functions that look alike.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+import re
+from typing import Any, NamedTuple
+import warnings
+
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from egd_optax._advice import advice_on_value_fn
+from egd_optax._cycle import xla
+from egd_optax._cycle.cycle import CycleInfo, run_cycle_if
+from egd_optax._cycle.fitness import as_fitness, named_by
+from egd_optax._cycle.spec import CycleSpec, Objectives
+
+# Programs that are kept, the latest ones; and so many compiled in a row are worth a warning.
+_KEPT = 8
+_PATIENCE = 3
+
+
+class Programs:
+    """The programs of one optimizer for cycles outside of jit.
+
+    Attributes:
+        compiled: the programs, by what their objectives do.
+        unused: how many were compiled since one was used again.
+    """
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.compiled: dict[Hashable, Callable[..., Any]] = {}
+        self.unused = 0
+
+    def run_cycle(
+        self, spec: CycleSpec, objectives: Objectives, params: optax.Params, **step: Any
+    ) -> tuple[optax.Updates, jax.Array, CycleInfo]:
+        """Runs a cycle, as `run_cycle_if` does where one is due, in a program that may be known.
+
+        Args:
+            spec: what to do.
+            objectives: what to select on.
+            params: the parameters before the step.
+            **step: the other arguments of `run_cycle_if`, arrays.
+        """
+        known = {
+            name: _known(fn, params, objectives.extra_args)
+            for name, fn in (
+                ("value_fn", objectives.value_fn),
+                ("accept_value_fn", objectives.accept_value_fn),
+            )
+            if fn is not None
+        }
+        key = tuple((name, fn.identity) for name, fn in known.items())
+        program = self.compiled.pop(key, None)
+        if program is None:
+            program = _program(spec, {name: fn.jaxpr for name, fn in known.items()})
+            self._count_new()
+        else:
+            self.unused = 0
+        self.compiled[key] = program  # the latest comes last
+        while len(self.compiled) > _KEPT:
+            del self.compiled[next(iter(self.compiled))]
+        arrays = {name: fn.arrays for name, fn in known.items()}
+        result: tuple[optax.Updates, jax.Array, CycleInfo] = program(arrays, params, **step)
+        return result
+
+    def _count_new(self) -> None:
+        self.unused += 1
+        if self.unused == _PATIENCE:
+            warnings.warn(
+                "Outside of `jax.jit` each of the last cycles was compiled anew, for `value_fn` "
+                "was another program in each: it calls back to Python, holds numbers that differ "
+                "from step to step, or arrays of other shapes. Put the whole step into `jax.jit`, "
+                "and pass what differs as an array, `tx.update(..., value_fn=value_fn, batch=batch)` "
+                "with `value_fn(params, batch)`.",
+                stacklevel=4,
+            )
+
+
+class _Known(NamedTuple):
+    """What a function of the parameters does.
+
+    Attributes:
+        identity: the same of two functions that do the same to their arrays.
+        jaxpr: its operations, on arrays, the index of the generation and parameters.
+        arrays: those that it closes over, and those among its arguments.
+    """
+
+    identity: Hashable
+    jaxpr: Any
+    arrays: tuple[list[Any], list[Any]]
+
+
+def _known(fn: Callable[..., Any], params: optax.Params, extra_args: Mapping[str, Any]) -> _Known:
+    """Traces a function, with numbers and strings among its arguments as they are."""
+    named = named_by(fn, extra_args)
+    leaves, treedef = jax.tree.flatten(named)
+    are_arrays = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
+
+    def value(arrays: list[Any], generation: jax.Array, params: optax.Params) -> jax.Array:
+        waiting = iter(arrays)
+        filled = (
+            next(waiting) if is_array else leaf
+            for is_array, leaf in zip(are_arrays, leaves, strict=True)
+        )
+        kwargs = jax.tree.unflatten(treedef, filled)
+        return as_fitness(fn(params, **named_by(fn, {"generation": generation}), **kwargs))
+
+    arguments = [leaf for is_array, leaf in zip(are_arrays, leaves, strict=True) if is_array]
+    with advice_on_value_fn():
+        closed = jax.make_jaxpr(value)(arguments, jnp.int32(0), params)
+    return _Known(_identity(closed.jaxpr), closed.jaxpr, (closed.consts, arguments))
+
+
+def _program(spec: CycleSpec, jaxprs: Mapping[str, Any]) -> Callable[..., Any]:
+    """A compiled cycle, of arrays and the arguments of `run_cycle_if`."""
+
+    def objective(name: str, closed_over: list[Any], arguments: list[Any]) -> Callable[..., Any]:
+        does = jax.extend.core.jaxpr_as_fun(
+            jax.extend.core.ClosedJaxpr(jaxprs[name], closed_over)
+        )
+
+        def value_fn(params: optax.Params, generation: jax.Array) -> jax.Array:
+            (value,) = does(*jax.tree.leaves((arguments, generation, params)))
+            return value
+
+        return value_fn
+
+    def run(
+        arrays: Mapping[str, tuple[list[Any], list[Any]]], params: optax.Params, **step: Any
+    ) -> tuple[optax.Updates, jax.Array, CycleInfo]:
+        functions = {name: objective(name, *of_function) for name, of_function in arrays.items()}
+        objectives = Objectives(functions["value_fn"], functions.get("accept_value_fn"), {})
+        due = ~xla.impossible(step["cycle"])
+        return run_cycle_if(due, spec, objectives, params=params, **step)
+
+    return jax.jit(run)
+
+
+def _identity(jaxpr: Any) -> Hashable:
+    """What two functions have in common that do the same to their arrays.
+
+    The addresses of functions do not count: what is called forwards is printed, and derivatives
+    are not called. Those that are called back count.
+    """
+    text = str(jaxpr)
+    if "callback" not in text:
+        text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    return text, tuple(map(id, _arrays_inside(jaxpr)))
+
+
+def _arrays_inside(jaxpr: Any) -> Iterator[Any]:
+    """Arrays that functions within it close over, which are printed without their numbers."""
+    for equation in jaxpr.eqns:
+        for var in equation.invars:
+            if isinstance(var, jax.extend.core.Literal) and np.ndim(var.val):
+                yield var.val
+        for param in jax.tree.leaves(tuple(equation.params.values()), is_leaf=_is_jaxpr):
+            if isinstance(param, jax.extend.core.ClosedJaxpr):
+                yield from param.consts
+                yield from _arrays_inside(param.jaxpr)
+            elif isinstance(param, jax.extend.core.Jaxpr):
+                yield from _arrays_inside(param)
+
+
+def _is_jaxpr(param: Any) -> bool:
+    return isinstance(param, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr)
