@@ -3,13 +3,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 AOT := .aot
 
-.PHONY: demo test test-matrix test-aot bench notebooks lint types lock clean
+.PHONY: demo test test-all test-matrix test-aot bench notebooks lint types lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
 
 test: lint types
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m "not long"
+
+# Also what takes long: notebooks, several processes, benchmarks and their records.
+test-all: test
+	$(BIN)/python -m pytest -n auto -m long
 
 # Every supported Python on this machine, at the lowest and the newest versions admitted.
 test-matrix: $(VENV)/installed

@@ -1,9 +1,9 @@
-"""What a train step costs to compile, over that of the base optimizer: `python -m benchmarks.compile`.
+"""What a train step costs to compile, over the base's: `python -m benchmarks.compile`.
 
-Process CPU seconds of `jax.jit(step).lower(...)` and of `.compile()`, on trees of tens to hundreds of
-leaves that nobody stacked. Each row has the step with a cycle and the same step with the base alone;
-the two take turns, and each turn gives a ratio. Nothing is run. JAX caches what it traces and compiles,
-so every turn has functions of its own, and its caches are emptied.
+Process CPU seconds of `jax.jit(step).lower(...)` and of `.compile()`, on trees of tens to hundreds
+of leaves that nobody stacked. Each row has the step with a cycle and the same step with the base
+alone; the two take turns, and each turn gives a ratio. Nothing is run. JAX caches what it traces
+and compiles, so every turn has functions of its own, and its caches are emptied.
 """
 
 import os

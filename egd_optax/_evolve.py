@@ -93,7 +93,8 @@ def evolve(
     value_fn=fn, accept_value_fn=None, evolve=None, **extra)`.
 
     * `value_fn(params, **kw)` returns a real scalar, at least float32, lower is better.
-      It is never differentiated and traced once. It gets those of `extra` that its
+      It is never differentiated and traced once; outside of `jax.jit` once a cycle, to find the
+      program that an earlier cycle compiled. It gets those of `extra` that its
       signature names, and where it names `generation` the index of the generation, int32
       `[]`: to score each generation, all its members alike, on a minibatch of its own. A
       NaN or infinite value counts as worst.

@@ -67,7 +67,7 @@ class Noise:
             initialised to zero move.
         redraw: whether parts are so small and so cheap to draw that a member is better drawn
             again than stored. Members are then carried as their parts, and summed by
-            `form_sum`, eight at a time.
+            `form_sum`, as many at a time as take a quarter of the memory of the parameters.
         linear: promise that what `form` returns is linear in the first array of the parts, so
             that a mirrored member needs no more than its sign turned.
         rounded: promise that `form` returns the same bits wherever XLA computes it.

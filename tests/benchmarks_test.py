@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks import cycle, measure, models, noise, table
 
+pytestmark = pytest.mark.long
+
 RESULTS = sorted(path.stem for path in measure.RESULTS.glob("*.json"))
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from notebooks.execute import client
 
+pytestmark = pytest.mark.long
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 

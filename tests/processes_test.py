@@ -12,6 +12,8 @@ from layouts import Layout, train
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.long
+
 WORKER = Path(__file__).with_name("process_worker.py")
 PATIENCE = 240
 

@@ -19,6 +19,8 @@ from benchmarks.quality.record import Store
 from benchmarks.quality.runner import FIRST_SEED, FIRST_TUNE_SEED, Effort, complete, draws
 from egd_optax import evolve, presets, recombine
 
+pytestmark = pytest.mark.long
+
 RECORDS = sorted(FOLDER.glob("*/*.json"))
 
 

@@ -10,6 +10,7 @@ XLA:CPU compiles equal pieces of program once. What comes out of the loop is a b
 that what is done with the noise of one leaf is, for all leaves of a shape, the same piece.
 """
 
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from egd_optax._cycle import parts, threefry, xla
-from egd_optax._cycle.numbers import Rows, Run, rows_of
+from egd_optax._cycle.numbers import Rows, Run
 from egd_optax._cycle.parent import wide_dtype
 from egd_optax._cycle.spec import Leaves
 from egd_optax._cycle.stacks import LARGEST, Stacks, is_divided
@@ -54,6 +55,8 @@ class Draws(NamedTuple):
     rows: tuple[Rows, ...]
     places: tuple[_Place | None, ...]
 
+    # Jitted, so that it is traced once for all places that draw.
+    @functools.partial(jax.jit, static_argnums=0)
     def draw(
         self, key: jax.Array, member: jax.Array, stds: tuple[jax.Array, ...], genome: Leaves
     ) -> Drawn:
@@ -65,6 +68,8 @@ class Draws(NamedTuple):
             stds: the standard deviations of each entry.
             genome: the entries, for their shapes and dtypes.
         """
+        if not genome:
+            return ()
         starts = tuple(itertools.accumulate(map(len, self.stacks.groups), initial=0))
 
         def own_draw(at: int, key: jax.Array) -> Parts:
@@ -97,7 +102,9 @@ class Draws(NamedTuple):
         drawn = xla.computed_once(stds[0], together, jax.random.key_data(key), member, stds)
         return tuple(
             one if small or place is not None else own_draw(at, one)
-            for at, (one, small, place) in enumerate(zip(drawn, self.small, self.places, strict=True))
+            for at, (one, small, place) in enumerate(
+                zip(drawn, self.small, self.places, strict=True)
+            )
         )
 
     def scale(self, drawn: Drawn, by: jax.typing.ArrayLike) -> Drawn:
@@ -166,9 +173,7 @@ class Draws(NamedTuple):
         )
 
 
-def draws_of(
-    noise: Noise, stacks: Stacks, positions: tuple[int, ...], genome: Leaves
-) -> Draws:
+def draws_of(noise: Noise, stacks: Stacks, positions: tuple[int, ...], genome: Leaves) -> Draws:
     """Decides what is drawn together: the noise of small leaves, and few numbers for large ones.
 
     Args:
@@ -195,5 +200,5 @@ def draws_of(
         for normal in normals:
             its.extend(Run(start + at, normal) for at in range(len(group)))
         places.append(_Place(list(runs).index(wide_dtype(leaf.dtype)), firsts))
-    rows = tuple(rows_of(its, dtype) for dtype, its in runs.items())
+    rows = tuple(Rows(tuple(its), dtype) for dtype, its in runs.items())
     return Draws(noise, stacks, positions, tuple(small), rows, tuple(places))

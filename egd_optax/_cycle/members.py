@@ -27,7 +27,6 @@ _AT_ONCE = 64
 _SHARE = 4
 
 
-
 class Held(NamedTuple):
     """A member that is not formed yet.
 
@@ -153,9 +152,10 @@ class Members(NamedTuple):
             sides: tuple[Drawn | Leaves, ...] = (drawn, mirrored)[: self.pair]
         else:  # one after another, in the memory of the members and of one draw
             _, sides = lax.scan(next_pair, self.genome.leaves(), firsts)
-        return jax.tree.map(
+        carried: Drawn | Leaves = jax.tree.map(
             lambda *of_sides: jnp.stack(of_sides, 1).reshape(-1, *of_sides[0].shape[1:]), *sides
         )
+        return carried
 
     def leaves(self, carrier: Carrier) -> Leaves:
         """The mutating leaves of a member, or of the child, that is carried."""
@@ -199,8 +199,8 @@ class Members(NamedTuple):
         if not self.noise.redraw:
             return 1
         sizes = jax.eval_shape(self.drawn, jnp.int32(1))
-        numbers = sum(part.size for part in jax.tree.leaves(sizes))
-        genome = sum(entry.size for entry in self.genome.params)
+        numbers: int = sum(part.size for part in jax.tree.leaves(sizes))
+        genome: int = sum(entry.size for entry in self.genome.params)
         return min(max(1, genome // (_SHARE * numbers)), _AT_ONCE)
 
     def weighted_sum(self, firsts: jax.Array, weights: jax.Array) -> Leaves:
@@ -237,9 +237,9 @@ class Members(NamedTuple):
 
     def drawn(self, member: jax.Array) -> Drawn:
         """Draws what the noise of a member that is not the second of a pair is made of."""
-        return self._draws.draw(
-            self.key, self.first + member, self.stds, self.genome.leaves()
-        )
+        number = jnp.asarray(self.first + member)
+        drawn: Drawn = self._draws.draw(self.key, number, self.stds, self.genome.leaves())
+        return drawn
 
     def deviation(self, drawn: Drawn) -> Leaves:
         """What sets a member apart from the parent, in float32 or wider."""

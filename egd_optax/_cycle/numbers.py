@@ -8,7 +8,7 @@ itself, for which XLA would compile the generator once a leaf.
 
 from collections.abc import Sequence
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,9 @@ import numpy as np
 from egd_optax._cycle import threefry, xla
 from egd_optax.noise import Normal
 
-# Lengths of a row. The longest is taken that fills up at most an eighth of the rows in vain.
-_LENGTHS = (256, 128, 64, 32, 16, 8)
+# Numbers in a row, always the same: XLA:CPU computes them in vectors or one by one, as the length
+# suits, and rounds differently in these, so that a leaf would be drawn other numbers beside others.
+LENGTH = 64
 
 
 class Run(NamedTuple):
@@ -33,7 +34,7 @@ class Run(NamedTuple):
     normal: Normal
 
     @property
-    def count(self) -> int:
+    def numbers(self) -> int:
         """How many they are."""
         return math.prod(self.normal.shape)
 
@@ -43,12 +44,10 @@ class Rows(NamedTuple):
 
     Attributes:
         runs: the runs.
-        length: of a row.
         dtype: of the numbers once they are scaled, float32 or wider.
     """
 
     runs: tuple[Run, ...]
-    length: int
     dtype: jnp.dtype
 
     def draw(self, keys: jax.Array, stds: jax.Array) -> jax.Array:
@@ -59,20 +58,24 @@ class Rows(NamedTuple):
             stds: the standard deviations of their noise, `[n]`.
 
         Returns:
-            `[rows, length]` of `dtype`. What fills up the last row of a run is without
+            `[rows, LENGTH]` of `dtype`. What fills up the last row of a run is without
             use.
         """
         leaf = self._table([run.leaf for run in self.runs], np.int32)
         first = self._table([run.normal.start for run in self.runs], np.uint32)
-        within = np.concatenate([np.arange(count) for count in self._counts]) * self.length
+        within = np.concatenate([np.arange(count) for count in self._counts]) * LENGTH
         rows = threefry.normal_rows(
-            keys[leaf], jnp.asarray(first + within.astype(np.uint32)), self.length
+            keys[leaf], jnp.asarray(first + within.astype(np.uint32)), LENGTH
         ).astype(self.dtype)
 
         divisor = self._table([run.normal.divisor for run in self.runs], self.dtype)
         if (divisor != 1).any():
             rows = rows / divisor[:, None]
-        rows = self._where([run.normal.scaled for run in self.runs], stds.astype(self.dtype)[leaf][:, None] * rows, rows)
+        rows = self._where(
+            [run.normal.scaled for run in self.runs],
+            stds.astype(self.dtype)[leaf][:, None] * rows,
+            rows,
+        )
         whole = [run.normal.whole for run in self.runs]
         return self._where(whole, xla.rounded_to_add(rows), xla.rounded_to_multiply(rows))
 
@@ -81,15 +84,15 @@ class Rows(NamedTuple):
         each = self._counts[first]
         begin = sum(self._counts[:first])
         run = self.runs[first]
-        part = rows[begin : begin + many * each].reshape(many, each * self.length)
-        return part[:, : run.count].reshape(many, *run.normal.shape)
+        part = rows[begin : begin + many * each].reshape(many, each * LENGTH)
+        return part[:, : run.numbers].reshape(many, *run.normal.shape)
 
     @property
     def _counts(self) -> tuple[int, ...]:
         """How many rows each run takes."""
-        return tuple(math.ceil(run.count / self.length) for run in self.runs)
+        return tuple(math.ceil(run.numbers / LENGTH) for run in self.runs)
 
-    def _table(self, of_runs: Sequence[object], dtype: object) -> np.ndarray:
+    def _table(self, of_runs: Sequence[Any], dtype: Any) -> np.ndarray:
         """What is given for each run, for each of its rows, `[rows]`."""
         return np.repeat(np.asarray(of_runs, dtype), self._counts)
 
@@ -100,14 +103,3 @@ class Rows(NamedTuple):
         if not any(of_runs):
             return others
         return jnp.where(self._table(of_runs, np.bool_)[:, None], rows, others)
-
-
-def rows_of(runs: Sequence[Run], dtype: jnp.dtype) -> Rows:
-    """Divides runs into rows of a length that suits most of them."""
-    total = sum(run.count for run in runs)
-
-    def fits(length: int) -> bool:
-        filled = sum(math.ceil(run.count / length) * length for run in runs)
-        return 8 * filled <= 9 * total
-
-    return Rows(tuple(runs), next(filter(fits, _LENGTHS), _LENGTHS[-1]), dtype)

@@ -90,6 +90,7 @@ def snapshot(
     mutable = tuple(jnp.asarray(sources[at]) for at in mutating)
     updates = tuple(jnp.asarray(steps[at]) for at in mutating)
     stacks = stacks_of(mutable, updates, noise._view)
+
     def entry(at: int) -> tuple[jax.Array, jax.Array | None]:
         group = stacks.groups[at]
         if len(group) == 1:
@@ -97,8 +98,9 @@ def snapshot(
         # Added up already in a stack, which is a copy anyhow.
         return stacks.stack([plus(mutable[leaf], updates[leaf]) for leaf in group], at), None
 
-    entries, steps = zip(*map(entry, range(len(stacks.groups))), strict=True)
-    return Parent(tuple(leaves), treedef, mutating, stacks, Genome(entries, steps))
+    entries = tuple(map(entry, range(len(stacks.groups))))
+    genome = Genome(tuple(leaf for leaf, _ in entries), tuple(by for _, by in entries))
+    return Parent(tuple(leaves), treedef, mutating, stacks, genome)
 
 
 def plus(leaf: jax.Array, by: jax.Array) -> jax.Array:

@@ -82,8 +82,8 @@ class Programs:
                 "Outside of `jax.jit` each of the last cycles was compiled anew, for `value_fn` "
                 "was another program in each: it calls back to Python, holds numbers that differ "
                 "from step to step, or arrays of other shapes. Put the whole step into `jax.jit`, "
-                "and pass what differs as an array, `tx.update(..., value_fn=value_fn, batch=batch)` "
-                "with `value_fn(params, batch)`.",
+                "and pass what differs as an array, `tx.update(..., value_fn=value_fn, "
+                "batch=batch)` with `value_fn(params, batch)`.",
                 stacklevel=4,
             )
 
@@ -127,11 +127,10 @@ def _program(spec: CycleSpec, jaxprs: Mapping[str, Any]) -> Callable[..., Any]:
     """A compiled cycle, of arrays and the arguments of `run_cycle_if`."""
 
     def objective(name: str, closed_over: list[Any], arguments: list[Any]) -> Callable[..., Any]:
-        does = jax.extend.core.jaxpr_as_fun(
-            jax.extend.core.ClosedJaxpr(jaxprs[name], closed_over)
-        )
+        does = jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(jaxprs[name], closed_over))
 
         def value_fn(params: optax.Params, generation: jax.Array) -> jax.Array:
+            value: jax.Array
             (value,) = does(*jax.tree.leaves((arguments, generation, params)))
             return value
 
@@ -149,29 +148,27 @@ def _program(spec: CycleSpec, jaxprs: Mapping[str, Any]) -> Callable[..., Any]:
 
 
 def _identity(jaxpr: Any) -> Hashable:
-    """What two functions have in common that do the same to their arrays.
-
-    The addresses of functions do not count: what is called forwards is printed, and derivatives
-    are not called. Those that are called back count.
-    """
-    text = str(jaxpr)
-    if "callback" not in text:
-        text = re.sub(r" at 0x[0-9a-f]+", "", text)
-    return text, tuple(map(id, _arrays_inside(jaxpr)))
+    """What two functions have in common that do the same to their arrays."""
+    text = re.sub(r" at 0x[0-9a-fA-FX]+", "", str(jaxpr))
+    return text, tuple(map(id, _held_inside(jaxpr)))
 
 
-def _arrays_inside(jaxpr: Any) -> Iterator[Any]:
-    """Arrays that functions within it close over, which are printed without their numbers."""
+def _held_inside(jaxpr: Any) -> Iterator[Any]:
+    """What is printed without all that it is: arrays, and functions that are called back."""
     for equation in jaxpr.eqns:
         for var in equation.invars:
             if isinstance(var, jax.extend.core.Literal) and np.ndim(var.val):
                 yield var.val
+        # What derives is not called, and is another function on every call.
+        derives = equation.primitive.name.startswith(("custom_jvp", "custom_vjp"))
         for param in jax.tree.leaves(tuple(equation.params.values()), is_leaf=_is_jaxpr):
             if isinstance(param, jax.extend.core.ClosedJaxpr):
                 yield from param.consts
-                yield from _arrays_inside(param.jaxpr)
+                yield from _held_inside(param.jaxpr)
             elif isinstance(param, jax.extend.core.Jaxpr):
-                yield from _arrays_inside(param)
+                yield from _held_inside(param)
+            elif callable(param) and not derives:
+                yield getattr(param, "callback_func", param)  # JAX wraps it anew on every call
 
 
 def _is_jaxpr(param: Any) -> bool:

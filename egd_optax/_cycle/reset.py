@@ -32,6 +32,7 @@ def reset_after_jump(
     Returns:
         A state of the same structure and dtypes; `state` itself where not `jumped`.
     """
+
     def renewed(old: Any, params: optax.Params, updates: optax.Updates) -> Any:
         return _renewed(old, base.init(optax.apply_updates(params, updates)))
 

@@ -24,6 +24,8 @@ T = TypeVar("T")
 ChildOf = Callable[[Members, Elites | None, jax.Array, Leaves | None], Leaves]
 # Inserts a member with its fitness and its leaves into what is kept.
 Keep = Callable[[Elites | None, jax.Array, jax.Array, Leaves], Elites | None]
+# What is kept, the fitness of the members, and the leaves that are evaluated next.
+_Carry = tuple[Elites | None, jax.Array, Leaves]
 
 
 class Scored(NamedTuple):
@@ -68,7 +70,9 @@ def score(
     """
     kept = storage.start(members.genome.leaves())
 
-    def keep(kept: Elites | None, member: jax.Array, value: jax.Array, leaves: Leaves) -> Elites | None:
+    def keep(
+        kept: Elites | None, member: jax.Array, value: jax.Array, leaves: Leaves
+    ) -> Elites | None:
         return None if kept is None else storage.insert(kept, member, value, leaves)
 
     if batch_size == 1 and isinstance(place, Alone):
@@ -81,9 +85,7 @@ def _one_by_one(
 ) -> Scored:
     """One member after another and the child last, in the memory of one: one program for all."""
 
-    def child(
-        carrier: Carrier, genome: Genome, kept: Elites | None, scores: jax.Array
-    ) -> Carrier:
+    def child(carrier: Carrier, genome: Genome, kept: Elites | None, scores: jax.Array) -> Carrier:
         inside = members.around(genome)
         buffer = members.carried(carrier)
         return inside.carry_child(child_of(inside, kept, scores[:-1], buffer), carrier)
@@ -124,16 +126,14 @@ def _in_batches(
         child = child_of(members, kept, scores, None)
         return Scored(kept, scores, child, fitness(child))
 
-    Carry = tuple[Elites | None, jax.Array, Leaves]
-
-    def rest(carry: Carry, genome: Genome) -> Carry:
+    def rest(carry: _Carry, genome: Genome) -> _Carry:
         inside = members.around(genome)
         kept, scores, _ = carry
         kept, found = _batches(inside, fitness, place, keep, kept, batch_size=batch_size)
         scores = jnp.append(scores[0], found)
         return kept, scores, child_of(inside, kept, scores, None)
 
-    def one(carry: Carry, last: jax.Array) -> tuple[Carry, jax.Array]:
+    def one(carry: _Carry, last: jax.Array) -> tuple[_Carry, jax.Array]:
         kept, scores, leaves = xla.at_most_once(last, rest, carry, members.genome)
         value = fitness(leaves)
         kept = keep(kept, jnp.int32(0), jnp.where(last, jnp.inf, value), leaves)

@@ -22,6 +22,7 @@ T = TypeVar("T")
 # A leaf of more numbers than this (128 KiB in float32) is not stacked.
 LARGEST = 2**15
 
+
 class Stacks(NamedTuple):
     """How the mutating leaves stand together.
 
@@ -58,7 +59,7 @@ class Stacks(NamedTuple):
 
     def unstack(self, entries: Leaves) -> Leaves:
         """The leaves in their own order, from the entries of a genome."""
-        leaves = {}
+        leaves: dict[int, jax.Array] = {}
         for group, entry in zip(self.groups, entries, strict=True):
             leaves.update(zip(group, entry if len(group) > 1 else (entry,), strict=True))
         return tuple(

@@ -60,9 +60,9 @@ def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.
     return high ^ low
 
 
-def _fold_in(key: jax.Array, data: jax.Array) -> jax.Array:
+def _fold_in(key: jax.Array, data: jax.typing.ArrayLike) -> jax.Array:
     # What JAX makes of a seed of 32 bits is a counter.
-    counter = data.astype(jnp.uint32)
+    counter = jnp.asarray(data).astype(jnp.uint32)
     return jnp.stack(block(key, jnp.zeros_like(counter), counter), axis=-1)
 
 

@@ -84,7 +84,7 @@ def _sum_of_elites(
 ) -> Leaves:
     """Adds the elites that this device is to add, in the order of their slots."""
     weight = weights[elites.member]
-    mine = jnp.zeros(weight.shape, jnp.bool_).at[place.mine(weight.size)].set(True, mode="drop")
+    mine = jnp.any(jnp.arange(weight.size)[:, None] == place.mine(weight.size), axis=1)
     on = mine & (elites.member > 0) & (weight != 0)
 
     def add(slot: jax.Array, at: int, leaf: jax.Array, total: jax.Array) -> jax.Array:
