@@ -72,7 +72,11 @@ class Programs:
         while len(self.compiled) > _KEPT:
             del self.compiled[next(iter(self.compiled))]
         arrays = {name: fn.arrays for name, fn in known.items()}
-        result: tuple[optax.Updates, jax.Array, CycleInfo] = program(arrays, params, **step)
+        all_extra = [leaf for leaf in jax.tree.leaves(objectives.extra_args) if _is_array(leaf)]
+        with advice_on_value_fn():
+            result: tuple[optax.Updates, jax.Array, CycleInfo] = program(
+                arrays, all_extra, params, **step
+            )
         return result
 
     def _count_new(self) -> None:
@@ -106,7 +110,7 @@ def _known(fn: Callable[..., Any], params: optax.Params, extra_args: Mapping[str
     """Traces a function, with numbers and strings among its arguments as they are."""
     named = named_by(fn, extra_args)
     leaves, treedef = jax.tree.flatten(named)
-    are_arrays = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
+    are_arrays = list(map(_is_array, leaves))
 
     def value(arrays: list[Any], generation: jax.Array, params: optax.Params) -> jax.Array:
         waiting = iter(arrays)
@@ -114,8 +118,8 @@ def _known(fn: Callable[..., Any], params: optax.Params, extra_args: Mapping[str
             next(waiting) if is_array else leaf
             for is_array, leaf in zip(are_arrays, leaves, strict=True)
         )
-        kwargs = jax.tree.unflatten(treedef, filled)
-        return as_fitness(fn(params, **named_by(fn, {"generation": generation}), **kwargs))
+        kwargs = {"generation": generation, **jax.tree.unflatten(treedef, filled)}
+        return as_fitness(fn(params, **named_by(fn, kwargs)))
 
     arguments = [leaf for is_array, leaf in zip(are_arrays, leaves, strict=True) if is_array]
     with advice_on_value_fn():
@@ -137,14 +141,23 @@ def _program(spec: CycleSpec, jaxprs: Mapping[str, Any]) -> Callable[..., Any]:
         return value_fn
 
     def run(
-        arrays: Mapping[str, tuple[list[Any], list[Any]]], params: optax.Params, **step: Any
+        arrays: Mapping[str, tuple[list[Any], list[Any]]],
+        all_extra: list[Any],
+        params: optax.Params,
+        **step: Any,
     ) -> tuple[optax.Updates, jax.Array, CycleInfo]:
         functions = {name: objective(name, *of_function) for name, of_function in arrays.items()}
-        objectives = Objectives(functions["value_fn"], functions.get("accept_value_fn"), {})
+        # By a name that no function takes: only their division over devices is looked at.
+        extra_args = {"": all_extra}
+        objectives = Objectives(functions["value_fn"], functions.get("accept_value_fn"), extra_args)
         due = ~xla.impossible(step["cycle"])
         return run_cycle_if(due, spec, objectives, params=params, **step)
 
     return jax.jit(run)
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray)
 
 
 def _identity(jaxpr: Any) -> Hashable:
