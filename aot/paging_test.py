@@ -135,21 +135,21 @@ def test_a_cycle_moves_an_elite_when_it_enters_and_when_it_recombines(
 
     To the host a page has one copy, in the loop over members, in a loop of its own that runs at
     most once. A member that enters takes one page, so that one of these loops runs: insertions
-    in all. To the device a page has one copy, in the loop that runs once and makes the child,
-    to recombine: k in all. Around all of it are the loop that runs a cycle at most once, and a
+    in all. To the device a page has one copy, in the loop over slots that runs at most once, in the
+    loop that makes the child on the last trip over the members, to recombine: k in all. Around all of it are the loop that runs a cycle at most once, and a
     conditional that always takes the cycle.
     """
     program = compile_step(target, "host", population, elites, chips).program
     sites = program.host_copies()
     pages = elites * params_bytes(chips)
     assert moved(sites, "to host", *CYCLE, "while", "while") == pages
-    assert moved(sites, "to device", *CYCLE, "while", "while") == pages
+    assert moved(sites, "to device", *CYCLE, "while", "while", "while", "while") == pages
     assert sum(site.size for site in sites) == 2 * pages
 
     own = {site.path[-1][:2] for site in sites}
     assert len(own) == 2 * elites
     assert all(program.trips_at_most_once(*loop) for loop in own)
-    (members,) = {site.path[2][:2] for site in sites if site.way == "to host"}
+    (members,) = {site.path[2][:2] for site in sites}
     assert not program.trips_at_most_once(*members)
-    (child,) = {site.path[2][:2] for site in sites if site.way == "to device"}
+    (child,) = {site.path[3][:2] for site in sites if site.way == "to device"}
     assert program.trips_at_most_once(*child)

@@ -46,6 +46,7 @@ class Draws(NamedTuple):
         small: for each entry whether its noise is drawn together with others and held.
         rows: where the normal numbers are that are drawn together.
         places: where those of each entry are; None where it has none there.
+        mesh: the mesh that members are divided over, if they are.
     """
 
     noise: Noise
@@ -54,6 +55,7 @@ class Draws(NamedTuple):
     small: tuple[bool, ...]
     rows: tuple[Rows, ...]
     places: tuple[_Place | None, ...]
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None
 
     # Jitted, so that it is traced once for all places that draw.
     @functools.partial(jax.jit, static_argnums=0)
@@ -100,6 +102,7 @@ class Draws(NamedTuple):
             return tuple(map(entry, range(len(self.places))))
 
         drawn = xla.computed_once(stds[0], together, jax.random.key_data(key), member, stds)
+        drawn = xla.whole_on_each_device(drawn, self.mesh)
         return tuple(
             one if small or place is not None else own_draw(at, one)
             for at, (one, small, place) in enumerate(
@@ -173,7 +176,13 @@ class Draws(NamedTuple):
         )
 
 
-def draws_of(noise: Noise, stacks: Stacks, positions: tuple[int, ...], genome: Leaves) -> Draws:
+def draws_of(
+    noise: Noise,
+    stacks: Stacks,
+    positions: tuple[int, ...],
+    genome: Leaves,
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None,
+) -> Draws:
     """Decides what is drawn together: the noise of small leaves, and few numbers for large ones.
 
     Args:
@@ -181,6 +190,7 @@ def draws_of(noise: Noise, stacks: Stacks, positions: tuple[int, ...], genome: L
         stacks: which leaves stand together.
         positions: of the leaves in the parameters.
         genome: the entries, of which shapes, dtypes and divisions are read.
+        mesh: the mesh that members are divided over, if they are.
     """
     runs: dict[jnp.dtype, list[Run]] = {}
     places: list[_Place | None] = []
@@ -201,4 +211,4 @@ def draws_of(noise: Noise, stacks: Stacks, positions: tuple[int, ...], genome: L
             its.extend(Run(start + at, normal) for at in range(len(group)))
         places.append(_Place(list(runs).index(wide_dtype(leaf.dtype)), firsts))
     rows = tuple(Rows(tuple(its), dtype) for dtype, its in runs.items())
-    return Draws(noise, stacks, positions, tuple(small), rows, tuple(places))
+    return Draws(noise, stacks, positions, tuple(small), rows, tuple(places), mesh)

@@ -13,7 +13,7 @@ from egd_optax._cycle.fitness import Fitness, fitness_of
 from egd_optax._cycle.members import Members, noise_std
 from egd_optax._cycle.parent import Parent
 from egd_optax._cycle.parts import check_noise
-from egd_optax._cycle.place import place_of
+from egd_optax._cycle.place import mesh_of, place_of
 from egd_optax._cycle.score import score
 from egd_optax._cycle.spec import CycleSpec, Leaves, Objectives
 from egd_optax._cycle.storage import storage_of
@@ -148,6 +148,7 @@ def _members_of(
         size=spec.member_count,
         antithetic=spec.antithetic,
         noise=spec.noise,
+        mesh=mesh_of(spec.execution),
     )
 
 

@@ -62,6 +62,7 @@ class Members(NamedTuple):
         size: the members, the parent included.
         antithetic: whether they come in pairs.
         noise: what draws.
+        mesh: the mesh that they are divided over, if they are.
     """
 
     genome: Genome
@@ -73,6 +74,7 @@ class Members(NamedTuple):
     size: int
     antithetic: bool
     noise: Noise
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None
 
     def around(self, genome: Genome) -> "Members":
         """The same members, of a genome that is held in another way."""
@@ -247,7 +249,8 @@ class Members(NamedTuple):
 
     @property
     def _draws(self) -> Draws:
-        return draws_of(self.noise, self.stacks, self.mutating, self.genome.leaves())
+        genome = self.genome.leaves()
+        return draws_of(self.noise, self.stacks, self.mutating, genome, self.mesh)
 
     def _first_of_pair(self, member: jax.Array) -> Leaves:
         inside, member = self.kept_inside(member)

@@ -62,6 +62,14 @@ class Place(Protocol):
         """
 
 
+def mesh_of(execution: Execution) -> jax.sharding.Mesh | jax.sharding.AbstractMesh | None:
+    """The mesh that a program for all of its devices divides members over, if it does."""
+    axis = execution.population_axis
+    if axis is None or bound_axis_size(axis) is not None:
+        return None
+    return jax.sharding.get_abstract_mesh() if execution.mesh is None else execution.mesh
+
+
 def place_of(execution: Execution, members: Members, args: Mapping[str, Any]) -> Place:
     """Where the members are evaluated.
 
@@ -77,14 +85,14 @@ def place_of(execution: Execution, members: Members, args: Mapping[str, Any]) ->
         ValueError: there is no mesh, no axis of that name in it, or there are fewer members
             than devices; parameters or arguments are known to be sharded over the axis.
     """
-    axis, mesh = execution.population_axis, execution.mesh
+    axis, mesh = execution.population_axis, mesh_of(execution)
     if axis is None:
         return Alone()
-    mapped = bound_axis_size(axis)
-    if mapped is not None:
-        place: Place = Mapped(axis, mapped)
+    if mesh is None:
+        size = bound_axis_size(axis)
+        assert size is not None  # narrows the type: there would be a mesh
+        place: Place = Mapped(axis, size)
     else:
-        mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
         if mesh.empty:
             raise ValueError(
                 f"`population_axis` needs a mesh, got {axis!r} without one: pass `mesh=mesh`, or "
