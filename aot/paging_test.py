@@ -135,9 +135,9 @@ def test_a_cycle_moves_an_elite_when_it_enters_and_when_it_recombines(
 
     To the host a page has one copy, in the loop over members, in a loop of its own that runs at
     most once. A member that enters takes one page, so that one of these loops runs: insertions
-    in all. To the device a page has one copy, in the loop over slots that runs at most once, in the
-    loop that makes the child on the last trip over the members, to recombine: k in all. Around all of it are the loop that runs a cycle at most once, and a
-    conditional that always takes the cycle.
+    in all. To the device a page has one copy, in a loop that runs at most once too, in the one
+    that makes the child on the last trip over the members, to recombine: k in all. Around all of
+    it are the loop that runs a cycle at most once, and a conditional that always takes the cycle.
     """
     program = compile_step(target, "host", population, elites, chips).program
     sites = program.host_copies()

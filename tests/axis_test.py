@@ -60,6 +60,7 @@ def replica_step(tx, axis_name):
     return step
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("kind", KINDS)
 def test_pmap_replicas_agree_with_each_other_and_with_one_device(kind):
     tx = optimizer(kind, "batch")

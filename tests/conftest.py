@@ -17,6 +17,14 @@ hypothesis.settings.register_profile("default", deadline=None, max_examples=40, 
 hypothesis.settings.load_profile("default")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What documentation shows is what a user gets, to the digits that it prints."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker(pytest.mark.exact)
+
+
 @pytest.fixture(autouse=True)
 def paged_as_on_an_accelerator(request, monkeypatch):
     """Lets "host" transfer elites as on an accelerator; CPU needs no transfer.

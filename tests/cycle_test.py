@@ -82,6 +82,7 @@ def test_member_zero_is_the_parent_and_the_others_are_not(memory):
             assert (leaf != base).any()
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("batch_size", [2, 5])
 def test_members_are_the_same_to_the_bit_in_batches(batch_size):
     one, child, *_ = record_cycle()

@@ -39,6 +39,7 @@ def normal(shape, dtype):
     return jax.random.normal(jax.random.key(4), shape, jnp.float32).astype(dtype)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("memory", ["host", "device", "replay"])
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_low_precision_lands_on_the_child_exactly(dtype, memory):
@@ -55,6 +56,7 @@ def test_float32_lands_within_rounding():
     np.testing.assert_allclose(landed, child, rtol=0, atol=5e-7)
 
 
+@pytest.mark.exact
 def test_float64_is_computed_in_float64():
     with jax.enable_x64(True):
         params = {"w": jnp.linspace(-1, 1, 50, dtype=jnp.float64), "f32": jnp.ones(5, jnp.float32)}

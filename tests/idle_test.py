@@ -8,6 +8,8 @@ import pytest
 
 from egd_optax import Execution, egd, evolve, is_due
 
+pytestmark = pytest.mark.exact
+
 
 def problem():
     keys = jax.random.split(jax.random.key(3), 4)

@@ -8,6 +8,8 @@ import pytest
 
 from egd_optax import Execution, egd, evolve, noise, recombine
 
+pytestmark = pytest.mark.exact
+
 MEMORY = ("host", "device", "replay")
 
 

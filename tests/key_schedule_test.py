@@ -8,6 +8,8 @@ import pytest
 
 from egd_optax import evolve, noise
 
+pytestmark = pytest.mark.exact
+
 FULL = noise.gaussian(relative=False)
 LOW = noise.low_rank(relative=False)
 KEY = 7

@@ -14,8 +14,10 @@ from egd_optax import Execution, evolve
 
 STEPS = 4
 PLAIN = Execution()
-# Compiles faster. What is compared bit for bit is compiled as for a user.
-FAST = {"xla_backend_optimization_level": 0}
+# The program that a user gets, in code that is not optimised: to read, or to ask for its memory.
+READ = {"xla_backend_optimization_level": 0}
+# Compiles fastest. What is compared bit for bit is compiled as for a user.
+FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 # NumPy's, for no backend may have started where `jax.distributed` is still to be.
 INPUTS = np.random.default_rng(8).normal(size=(16, 8)).astype(np.float32)
 BATCH = {"inputs": INPUTS, "targets": np.sin(INPUTS[:, :4])}

@@ -58,6 +58,7 @@ def test_entries_members_and_rows_are_uncorrelated():
     assert np.abs(correlation).max() < 0.15
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("shape", [(), (30,), (1, 30), (30, 1), (2, 2)])
 def test_noise_is_drawn_in_full_where_factors_would_take_as_many_numbers(shape):
     absolute = (noise.gaussian(relative=False), noise.low_rank(relative=False))
@@ -71,6 +72,7 @@ def test_noise_is_drawn_in_full_where_factors_would_take_as_many_numbers(shape):
     assert (jnp.abs(updates[0]) > 1e-4).any()
 
 
+@pytest.mark.exact
 def test_vectors_move_as_with_gaussian_noise_and_matrices_do_not():
     gaussian, low_rank = (record_cycle(noise=kind)[0] for kind in KINDS)
     for full, low in zip(gaussian, low_rank, strict=True):

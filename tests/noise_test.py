@@ -12,6 +12,8 @@ from egd_optax._cycle.members import Members
 from egd_optax._cycle.parent import Genome, plus, wide_dtype
 from egd_optax._cycle.stacks import stacks_of
 
+pytestmark = pytest.mark.exact
+
 KEY_DATA = jnp.array([7, 2**31 + 9], jnp.uint32)
 SHAPES = [(), (5,), (4, 3), (2, 3, 4), (0, 3)]
 

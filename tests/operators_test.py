@@ -107,6 +107,7 @@ def test_antithetic_members_are_mirrored_pairs_around_the_parent(batch_size):
         chex.assert_trees_all_close(middle, parent, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.exact
 def test_a_pair_takes_one_draw_which_is_that_of_its_first_member():
     plain, *_ = record_evaluations(population_size=5)
     paired, *_ = record_evaluations(population_size=4, antithetic=True)
@@ -114,6 +115,7 @@ def test_a_pair_takes_one_draw_which_is_that_of_its_first_member():
     chex.assert_trees_all_equal(plain[3], paired[3])
 
 
+@pytest.mark.exact
 def test_mirrored_elites_are_the_same_in_every_memory_mode():
     wave = jnp.linspace(-1, 2, 24).reshape(4, 6)
     params = {"w": wave, "half": wave.astype(jnp.bfloat16), "turned": (1 + 2j) * wave}

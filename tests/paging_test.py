@@ -19,6 +19,8 @@ from egd_optax._cycle.elites import elites_of, no_elites, with_member
 from egd_optax._cycle.storage import Nowhere, OnDevice, OnHost, has_pinned_host
 from egd_optax._cycle.xla import unwritten
 
+pytestmark = pytest.mark.exact
+
 PARAMS = jnp.ones((6, 5))
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from egd_optax import Execution, egd, evolve, recombine
 
+pytestmark = pytest.mark.exact
+
 MEMORY = ("host", "device", "replay")
 # Committed to a device: JAX commits what a program with host memory returns, and would
 # compile a step that got uncommitted parameters first a second time.

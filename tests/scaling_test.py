@@ -114,6 +114,7 @@ def test_layouts_agree_for_every_rule(kind, layout, axis_type):
     assert_sharded(run[0], layout, names=run[0] if axis_type == AxisType.Explicit else ("w0", "w1"))
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("kind", "devices"),
     [("mean", 1), ("mean", 2), ("mean", 4), ("mean", 8), ("ranked", 8), ("in batches", 8)],

@@ -1,10 +1,12 @@
 """Small leaves stand in stacks and are drawn by one program: the same bits, and fewer programs."""
 
+import functools
 import re
 
 import chex
 import jax
 import jax.numpy as jnp
+from layouts import FAST, READ
 import numpy as np
 import optax
 import pytest
@@ -15,6 +17,8 @@ from egd_optax._cycle.draws import draws_of
 from egd_optax._cycle.members import Members, noise_std
 from egd_optax._cycle.parent import Genome
 from egd_optax._cycle.stacks import LARGEST, stacks_of
+
+pytestmark = pytest.mark.exact
 
 KINDS = {
     "gaussian": noise.gaussian(),
@@ -43,11 +47,11 @@ def leaves_of(shapes, dtype=jnp.float32):
     return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
 
 
-def noise_of_all(kind, leaves, first=0, member=3, sigma=0.3):
+def noise_of_all(kind, leaves, first=0, member=3, sigma=0.3, compiler_options=None):
     """The noise of a member, leaf by leaf, in parameters that have some leaves in front."""
     stacks = stacks_of(leaves, leaves, kind._view)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options)
     def noises(leaves):
         genome = tuple(
             stacks.stack([leaves[at] for at in group], entry)
@@ -66,7 +70,7 @@ def noise_of_all(kind, leaves, first=0, member=3, sigma=0.3):
 def noise_of_one(kind, leaf, at, member=3, sigma=0.3):
     """The noise of a leaf, as `jax.random` and `Noise.draw` make it in a program of its own."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=FAST)
     def one(leaf):
         key = jax.random.fold_in(jax.random.fold_in(KEY, member), at)
         std = noise_std(leaf, jnp.float32(sigma), kind)
@@ -79,7 +83,7 @@ def noise_of_one(kind, leaf, at, member=3, sigma=0.3):
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_each_leaf_has_the_noise_that_it_draws_by_itself(kind, dtype):
     leaves = leaves_of([*SHAPES, (200, 180)], dtype)
-    stacks, together = noise_of_all(kind, leaves)
+    stacks, together = noise_of_all(kind, leaves, compiler_options=FAST)
     assert max(map(len, stacks.groups)) > 1
     for at, (leaf, found) in enumerate(zip(leaves, together, strict=True)):
         # Factors are rounded to half of their digits.
@@ -98,7 +102,7 @@ def test_the_noise_of_a_leaf_does_not_depend_on_what_it_stands_beside(kind):
 def test_in_float64_too():
     with jax.enable_x64(True):
         leaves = leaves_of(SHAPES) + leaves_of(SHAPES, jnp.float64)
-        _, together = noise_of_all(noise.gaussian(), leaves)
+        _, together = noise_of_all(noise.gaussian(), leaves, compiler_options=FAST)
         for at, (leaf, found) in enumerate(zip(leaves, together, strict=True)):
             assert found.dtype == leaf.dtype
             expected = noise_of_one(noise.gaussian(), leaf, at)
@@ -146,7 +150,8 @@ def text_of(count, shape=(16, 16), value_fn=None, **kwargs):
     params = [jax.ShapeDtypeStruct(shape, jnp.float32)] * count
     tx = evolve(optax.sgd(0.1), **kwargs)
     step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=loss))
-    return step.lower(params, jax.eval_shape(tx.init, params), params).compile().as_text()
+    lowered = step.lower(params, jax.eval_shape(tx.init, params), params)
+    return lowered.compile(READ).as_text()
 
 
 SETTINGS = {

@@ -10,6 +10,8 @@ import pytest
 
 from egd_optax._cycle import threefry, xla
 
+pytestmark = pytest.mark.exact
+
 SHAPE = (64, 48)
 ONES = jnp.ones(SHAPE)
 MATRIX = "f32[64,48]"

@@ -78,9 +78,7 @@ def computed_once(witness: jax.Array, fn: Callable[..., C], *operands: Any) -> C
     return result
 
 
-def whole_on_each_device(
-    tree: T, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None
-) -> T:
+def whole_on_each_device(tree: T, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None) -> T:
     """The same arrays, each device of a mesh with all of them.
 
     XLA divides the results of a loop as it sees fit, and sends around what its users want to
