@@ -163,6 +163,10 @@ def test_one_warning_says_what_to_write_where_every_cycle_is_another_program():
     assert len(warned) == 1
 
 
+def test_other_functions_are_no_reason_to_warn():
+    run(optimizer(), [lambda p: loss(p) * 2, lambda p: loss(p) * 3, lambda p: loss(p) * 4, loss])
+
+
 def test_errors_are_those_of_a_jitted_step():
     tx = evolve(optax.sgd(0.1), evolve_every=1)
     with pytest.raises(ValueError, match="must return a scalar"):

@@ -34,13 +34,15 @@ class Programs:
 
     Attributes:
         compiled: the programs, by what their objectives do.
-        unused: how many were compiled since one was used again.
+        code: that of the `value_fn` that the latest one was compiled for.
+        anew: how many were compiled for this code since one was used again.
     """
 
     def __init__(self) -> None:
         """None yet."""
         self.compiled: dict[Hashable, Callable[..., Any]] = {}
-        self.unused = 0
+        self.code: object = None
+        self.anew = 0
 
     def run_cycle(
         self, spec: CycleSpec, objectives: Objectives, params: optax.Params, **step: Any
@@ -65,9 +67,9 @@ class Programs:
         program = self.compiled.pop(key, None)
         if program is None:
             program = _program(spec, {name: fn.jaxpr for name, fn in known.items()})
-            self._count_new()
+            self._warn_of(objectives.value_fn)
         else:
-            self.unused = 0
+            self.anew = 0
         self.compiled[key] = program  # the latest comes last
         while len(self.compiled) > _KEPT:
             del self.compiled[next(iter(self.compiled))]
@@ -79,9 +81,12 @@ class Programs:
             )
         return result
 
-    def _count_new(self) -> None:
-        self.unused += 1
-        if self.unused == _PATIENCE:
+    def _warn_of(self, value_fn: Callable[..., Any]) -> None:
+        """Warns if every cycle compiles what is written once."""
+        code = getattr(value_fn, "__code__", value_fn)
+        self.anew = self.anew + 1 if code == self.code else 1
+        self.code = code
+        if self.anew == _PATIENCE:
             warnings.warn(
                 "Outside of `jax.jit` each of the last cycles was compiled anew, for `value_fn` "
                 "was another program in each: it calls back to Python, holds numbers that differ "
