@@ -14,7 +14,18 @@ Rows = list[list[str]]
 
 def tables() -> Iterator[tuple[str, list[str], Rows]]:
     """Title, header and rows of every table."""
-    for make in (idle, cycle, noise, draws, batches, memory, aot, side_by_side, division):
+    for make in (
+        idle,
+        cycle,
+        noise,
+        draws,
+        compilation,
+        batches,
+        memory,
+        aot,
+        side_by_side,
+        division,
+    ):
         yield make()
 
 
@@ -75,6 +86,26 @@ def draws() -> tuple[str, list[str], Rows]:
         for row in rows
     ]
     return "A draw of normal numbers", header, body
+
+
+def compilation() -> tuple[str, list[str], Rows]:
+    """Train steps with a cycle, traced and compiled, over those of the base alone."""
+    header = ["network", "leaves", "setting", "program", "trace", "compile", "seconds", "base's"]
+    body = [
+        [
+            *(str(row[key]) for key in ("model", "leaves", "setting", "program")),
+            _ratio(row, "trace"),
+            _ratio(row, "compile"),
+            f"{row['seconds']:.2f}",
+            f"{row['base_seconds']:.2f}",
+        ]
+        for row in measure.load("compile")["rows"]
+    ]
+    return (
+        "A train step with a cycle, CPU time to trace and to compile it over the base's",
+        header,
+        body,
+    )
 
 
 def batches() -> tuple[str, list[str], Rows]:

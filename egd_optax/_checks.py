@@ -180,6 +180,17 @@ def check_operator(name: str, value: Any, kind: type, fix: str) -> None:
         )
 
 
+def check_hashable(name: str, value: Any) -> None:
+    """An operator that equal programs are known by."""
+    try:
+        hash(value)
+    except TypeError as error:
+        raise TypeError(
+            f"`{name}` must be hashable, got {value!r}: make its class a "
+            "`@dataclasses.dataclass(frozen=True)`, and hold tuples where it holds lists or arrays."
+        ) from error
+
+
 def check_key(key: Any) -> None:
     """An int of 32 bits or a threefry key; makes no array, so starts no backend."""
     fix = 'pass an int, or `jax.random.key(0, impl="threefry2x32")`.'

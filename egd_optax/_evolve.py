@@ -163,8 +163,12 @@ def evolve(
         it is drawn again, but with `memory="device"`, which has it. No mode stores or moves the
         parent. Device memory: the updates of `base`, and beside them the active members or one
         sum, whatever the population size; the parent too while members of low rank are evaluated,
-        and with `generations` above 1. Under `jax.vmap` of the optimizer a cycle runs on the
-        steps on which any is due.
+        and with `generations` above 1. Leaves of at most 2**15 numbers, all of them together, are
+        held up to eight times, and whole on each device where XLA decides how they are divided.
+        Under `jax.vmap` of the optimizer a cycle runs on the steps on which any is due. A jitted
+        step takes two to five times as long to compile as that of `base`, a small network's
+        longer, see `benchmarks/README.md`. Outside of `jax.jit` `value_fn` is traced on every
+        cycle, and what it was compiled to is kept.
 
     References:
         Xue et al., `Evolutionary Gradient Descent for Non-convex Optimization
@@ -203,6 +207,7 @@ def evolve(
         ("execution", execution, Execution, 'write `Execution(memory="replay")`, for example'),
     ):
         _checks.check_operator(name, operator, kind, fix)
+    _checks.check_hashable("noise", noise)
     unchecked = _cycle.CycleSpec(
         population_size=population_size,
         generations=generations,

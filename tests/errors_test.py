@@ -103,6 +103,7 @@ class CallableExecution(Execution):
         ({"noise": noise.low_rank}, TypeError, r"`noise` must be an operator, got <function low_rank.*: write `noise.gaussian\(\)`"),
         ({"noise": recombine.mean()}, TypeError, r"`noise` must be an operator, got recombine.mean\(.*: write `noise.gaussian\(\)`"),
         ({"noise": CallableNoise()}, TypeError, "`noise` must not be callable, got .*CallableNoise.*Give it no `__call__`"),
+        ({"noise": Draws([])}, TypeError, r"`noise` must be hashable, got Draws.*`@dataclasses.dataclass\(frozen=True\)`"),
         ({"sigma": -0.1}, ValueError, "`sigma` must be finite and at least 0, got -0.1"),
         ({"sigma": float("inf")}, ValueError, "`sigma` must be finite and at least 0, got inf"),
         ({"sigma": None}, TypeError, "`sigma` must be a real number, got None"),

@@ -2,8 +2,8 @@
 
 Threefry is a function of a key and a counter, and one program can read both from a table: the
 numbers of a member come in rows of one length, each with the key of its leaf and the counter that
-it starts from. They are the numbers, to the bit, that `jax.random.normal` draws for each leaf by
-itself, for which XLA would compile the generator once a leaf.
+it starts from. They come from the bits that `jax.random.normal` draws for each leaf by itself, for
+which XLA would compile the generator once a leaf.
 """
 
 from collections.abc import Sequence
