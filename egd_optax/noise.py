@@ -52,8 +52,8 @@ class Noise:
     """What the noise of members is, leaf by leaf; subclass it for a noise of one's own.
 
     Only `draw` is needed. Give a subclass that has settings `@dataclasses.dataclass(frozen=True)`,
-    so that it is compared and hashed by value, and no `__call__`, which `optax.inject_hyperparams` would
-    take for a schedule.
+    so that it is compared and hashed by value, and no `__call__`, which `optax.inject_hyperparams`
+    would take for a schedule.
 
     The library rounds, so that a member is the same to the bit wherever XLA forms it: noise that
     is drawn as a whole, and noise that `form` returns, to one digit less than its dtype has;
