@@ -166,9 +166,9 @@ def evolve(
         and with `generations` above 1. Leaves of at most 2**15 numbers, all of them together, are
         held up to eight times, and whole on each device where XLA decides how they are divided.
         Under `jax.vmap` of the optimizer a cycle runs on the steps on which any is due. A jitted
-        step takes two to five times as long to compile as that of `base`, a small network's
-        longer, see `benchmarks/README.md`. Outside of `jax.jit` `value_fn` is traced on every
-        cycle, and what it was compiled to is kept.
+        step takes longer to compile than that of `base`: `benchmarks/README.md` has a table.
+        Outside of `jax.jit` `value_fn` is traced on every cycle, and what it was compiled to is
+        kept.
 
     References:
         Xue et al., `Evolutionary Gradient Descent for Non-convex Optimization

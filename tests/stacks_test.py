@@ -138,16 +138,16 @@ def test_a_stack_has_leaves_of_one_size_and_kind_and_gives_them_back():
     assert len(stacks.groups) < len(leaves) / 2
 
 
-def text_of(count, shape=(16, 16), value_fn=None, **kwargs):
+def text_of(count, **kwargs):
     """The compiled step of a network of so many matrices."""
 
     def loss(params):
-        hidden = jnp.ones((4, shape[0]))
+        hidden = jnp.ones((4, 16))
         for matrix in params:
             hidden = jnp.tanh(hidden @ matrix)
         return jnp.mean(jnp.cos(hidden))
 
-    params = [jax.ShapeDtypeStruct(shape, jnp.float32)] * count
+    params = [jax.ShapeDtypeStruct((16, 16), jnp.float32)] * count
     tx = evolve(optax.sgd(0.1), **kwargs)
     step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=loss))
     lowered = step.lower(params, jax.eval_shape(tx.init, params), params)

@@ -11,7 +11,6 @@ that what is done with the noise of one leaf is, for all leaves of a shape, the 
 """
 
 import functools
-import itertools
 from typing import NamedTuple
 
 import jax
@@ -72,7 +71,7 @@ class Draws(NamedTuple):
         """
         if not genome:
             return ()
-        starts = tuple(itertools.accumulate(map(len, self.stacks.groups), initial=0))
+        starts = self.stacks.starts
 
         def own_draw(at: int, key: jax.Array) -> Parts:
             def one(key: jax.Array, std: jax.Array, leaf: jax.Array) -> Parts:
@@ -195,9 +194,8 @@ def draws_of(
     runs: dict[jnp.dtype, list[Run]] = {}
     places: list[_Place | None] = []
     small = []
-    starts = itertools.accumulate(map(len, stacks.groups), initial=0)
     for leaf, entry, start, group in zip(
-        stacks.one_of_each(genome), genome, starts, stacks.groups, strict=False
+        stacks.one_of_each(genome), genome, stacks.starts, stacks.groups, strict=True
     ):
         alone = is_divided(entry)
         small.append(leaf.size <= LARGEST and not alone)

@@ -89,9 +89,7 @@ def place_of(execution: Execution, members: Members, args: Mapping[str, Any]) ->
     if axis is None:
         return Alone()
     if mesh is None:
-        size = bound_axis_size(axis)
-        assert size is not None  # narrows the type: there would be a mesh
-        place: Place = Mapped(axis, size)
+        place: Place = Mapped(axis, lax.axis_size(axis))
     else:
         if mesh.empty:
             raise ValueError(

@@ -10,6 +10,7 @@ Large leaves stand alone: a stack is a copy, which takes as much memory as its l
 """
 
 from collections.abc import Callable, Sequence
+import itertools
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -41,6 +42,12 @@ class Stacks(NamedTuple):
     def order(self) -> tuple[int, ...]:
         """The leaves in the order in which they stand in a genome."""
         return tuple(at for group in self.groups for at in group)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Where the leaves of each entry start in that order."""
+        lengths = map(len, self.groups[:-1])
+        return tuple(itertools.accumulate(lengths, initial=0))[: len(self.groups)]
 
     @property
     def stacked(self) -> tuple[bool, ...]:
