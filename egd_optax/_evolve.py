@@ -60,7 +60,10 @@ def is_due(step: Any, evolve_every: Any) -> Any:
     """
     if not isinstance(step, jax.Array) and step < 1:
         raise ValueError(f"`step` counts from 1, got {step!r}: in a loop from 0 pass `step + 1`.")
-    due = step % evolve_every == 0
+    # For arrays not `%`, which compiles to more, for the sake of negative numbers.
+    due = (
+        jnp.fmod(step, evolve_every) if isinstance(step, jax.Array) else step % evolve_every
+    ) == 0
     return due if isinstance(due, jax.Array) else bool(due)
 
 

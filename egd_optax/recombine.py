@@ -37,6 +37,8 @@ class Recombine:
     """
 
     finite: bool = False
+    # Promise that only the best `support` weigh: the library's own rules are not looked at again.
+    _none_but_the_best: bool = False
 
     def support(self, population_size: int) -> int | None:
         """How many members can weigh something, known when the step is traced.
@@ -203,6 +205,7 @@ def member_weights(fn: Callable[[jax.Array], jax.Array]) -> Recombine:
 class _Elites(Written, Recombine):
     """The best members; a subclass says what each weighs."""
 
+    _none_but_the_best = True
     elite_fraction: float
 
     def support(self, population_size: int) -> int:
@@ -284,10 +287,11 @@ class _CenteredRank(Written, Recombine):
         del support
         finite = jnp.isfinite(fitness)
         ordered = jnp.sort(fitness)
-        better = jnp.searchsorted(ordered, fitness, side="left")
-        not_worse = jnp.searchsorted(ordered, fitness, side="right")
-        wins = (jnp.sum(finite) - not_worse - better).astype(fitness.dtype)
-        wins = jnp.where(finite, wins, 0)
+        # How many are better, and how many are worse: one search for both.
+        sides = jnp.stack([ordered, -ordered[::-1]]), jnp.stack([fitness, -fitness])
+        better, worse = jax.vmap(jnp.searchsorted)(*sides)
+        not_finite = fitness.size - jnp.sum(finite)
+        wins = jnp.where(finite, worse - not_finite - better, 0).astype(fitness.dtype)
         return wins / jnp.maximum(jnp.sum(jnp.maximum(wins, 0)), 1)
 
 

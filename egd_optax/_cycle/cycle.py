@@ -154,10 +154,16 @@ def _evolved_or_idle(
 
     # Always takes `evolved`. The predicate is opaque so XLA cannot hoist the cycle into idle steps.
     genome, jumped, info = xla.held_in_a_branch(cycle, evolved, stayed)
-    leaves = tuple(
-        jnp.where(jumped, target.astype(update.dtype), update)
-        for target, update in zip(parent.stacks.unstack(genome), idle.leaves, strict=True)
-    )
+
+    def landed(updates: Leaves, genome: Leaves) -> Leaves:
+        targets = parent.stacks.unstack(genome)
+        return tuple(
+            target.astype(update.dtype) for target, update in zip(targets, updates, strict=True)
+        )
+
+    # A loop, for a leaf is then taken out of a stack by the piece of program that does so for
+    # `value_fn`.
+    leaves = xla.at_most_once(jumped, landed, idle.leaves, genome)
     return _Step(jumped, leaves, info)
 
 

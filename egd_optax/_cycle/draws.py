@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from egd_optax._cycle import parts, threefry, xla
 from egd_optax._cycle.numbers import Rows, Run
@@ -64,7 +65,7 @@ class Draws(NamedTuple):
         """Draws what the noise of a member is made of.
 
         Args:
-            key: threefry key of the cycle.
+            key: raw threefry key of the cycle, uint32 `[2]`.
             member: its number in the cycle, int32 `[]`.
             stds: the standard deviations of each entry.
             genome: the entries, for their shapes and dtypes.
@@ -83,7 +84,7 @@ class Draws(NamedTuple):
         def together(
             key: jax.Array, member: jax.Array, stds: tuple[jax.Array, ...]
         ) -> tuple[Parts, ...]:
-            keys = self._keys(threefry.wrap_key_data(key), member)
+            keys = self._keys(key, member)
             # A loop in the loop: none of what follows draws again what it uses.
             rows = xla.computed_once(stds[0], self._rows, keys, stds)
 
@@ -100,7 +101,7 @@ class Draws(NamedTuple):
 
             return tuple(map(entry, range(len(self.places))))
 
-        drawn = xla.computed_once(stds[0], together, jax.random.key_data(key), member, stds)
+        drawn = xla.computed_once(stds[0], together, key, member, stds)
         drawn = xla.whole_on_each_device(drawn, self.mesh)
         return tuple(
             one if small or place is not None else own_draw(at, one)
@@ -149,11 +150,10 @@ class Draws(NamedTuple):
 
     def _keys(self, key: jax.Array, member: jax.Array) -> jax.Array:
         """The raw keys of the leaves, uint32 `[n, 2]`, in the order that they have in a genome."""
-        own = jax.random.fold_in(key, member)
-        positions = jnp.array([self.positions[at] for at in self.stacks.order], jnp.int32)
-        of_leaf = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(own, positions)
-        raw: jax.Array = jax.random.key_data(of_leaf)
-        return raw
+        positions = np.array([self.positions[at] for at in self.stacks.order], np.uint32)
+        members = jnp.full(positions.shape, member.astype(jnp.uint32))
+        keys = jnp.broadcast_to(key, (positions.size, 2))
+        return threefry.folded_in(keys, jnp.stack([members, positions]))
 
     def _rows(self, keys: jax.Array, stds: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         """The numbers that are drawn together, for each dtype."""

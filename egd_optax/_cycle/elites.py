@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from egd_optax._cycle.fitness import fitness_dtype
 from egd_optax._cycle.spec import Leaves
@@ -33,7 +34,7 @@ def no_elites(count: int, pages: tuple[Leaves, ...] = ()) -> Elites:
     """So many empty slots; the last one is taken first."""
     return Elites(
         fitness=jnp.full([count], jnp.inf, fitness_dtype()),
-        member=jnp.arange(-count, 0, dtype=jnp.int32),
+        member=jnp.asarray(np.arange(-count, 0, dtype=np.int32)),
         pages=pages,
     )
 

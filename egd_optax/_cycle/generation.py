@@ -53,7 +53,7 @@ def run_generation(
         spec: what to do.
         objectives: what to select on.
         parent: what to mutate.
-        key: threefry key of the cycle.
+        key: raw threefry key of the cycle, uint32 `[2]`.
         sigma: float `[]`.
         generation: its index in the cycle, int32 `[]`.
 

@@ -56,7 +56,7 @@ class Members(NamedTuple):
         genome: the mutating leaves of the parent.
         stacks: which of them stand together in an entry.
         mutating: their positions in the parameters, in their own order.
-        key: threefry key of the cycle.
+        key: raw threefry key of the cycle, uint32 `[2]`.
         first: the number of member 0 in the cycle, int32 `[]`.
         stds: the standard deviations of the noise of each entry, see `noise_std`.
         size: the members, the parent included.
@@ -272,14 +272,14 @@ _PURPOSE = 0x45474421
 
 
 def cycle_key(key_data: jax.Array, cycle: jax.Array) -> jax.Array:
-    """The key of a cycle.
+    """The raw key of a cycle, uint32 `[2]`.
 
     Args:
         key_data: uint32 `[2]`, the raw key of the run.
         cycle: int32 `[]`, index of the cycle.
     """
-    key = threefry.wrap_key_data(key_data)
-    return jax.random.fold_in(jax.random.fold_in(key, _PURPOSE), cycle)
+    numbers = jnp.stack([jnp.uint32(_PURPOSE), jnp.asarray(cycle).astype(jnp.uint32)])
+    return threefry.folded_in(key_data, numbers)
 
 
 def noise_std(leaf: jax.Array, sigma: jax.Array, noise: Noise) -> jax.Array:

@@ -64,9 +64,10 @@ class Rows(NamedTuple):
         leaf = self._table([run.leaf for run in self.runs], np.int32)
         first = self._table([run.normal.start for run in self.runs], np.uint32)
         within = np.concatenate([np.arange(count) for count in self._counts]) * LENGTH
-        rows = threefry.normal_rows(
-            keys[leaf], jnp.asarray(first + within.astype(np.uint32)), LENGTH
-        ).astype(self.dtype)
+        starts = jnp.asarray(first + within.astype(np.uint32))
+        # What does not depend on the key XLA would compute before the loop, by itself.
+        starts, keys = xla.kept_inside(starts, keys)
+        rows = threefry.normal_rows(keys[leaf], starts, LENGTH).astype(self.dtype)
 
         divisor = self._table([run.normal.divisor for run in self.runs], self.dtype)
         if (divisor != 1).any():

@@ -18,6 +18,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
 
 from egd_optax._cycle import xla
 from egd_optax._cycle.fitness import bound_axis_size
@@ -45,8 +46,14 @@ class Place(Protocol):
             What a lane has kept, nothing if there are several, and the results of all lanes.
         """
 
-    def mine(self, count: int) -> jax.Array:
-        """Which of so many terms of a sum this device adds, int32; `count` and above are none."""
+    def mine(self, count: int) -> jax.Array | np.ndarray:
+        """Which of so many terms of a sum this device adds, bool `[count]`."""
+
+    def own(self, values: jax.Array, fill: int = 0) -> jax.Array:
+        """Those of some values, one for each term, of the terms that this device adds.
+
+        As many on each device, filled up.
+        """
 
     def share(self, genome: Leaves) -> Leaves:
         """The genome in the form in which the devices sum."""
@@ -130,8 +137,12 @@ class Alone(NamedTuple):
     def each(self, fn: Callable[[jax.Array], tuple[T, jax.Array]]) -> tuple[T, jax.Array]:
         return fn(jnp.int32(0))
 
-    def mine(self, count: int) -> jax.Array:
-        return jnp.arange(count)
+    def mine(self, count: int) -> np.ndarray:
+        return np.ones(count, np.bool_)
+
+    def own(self, values: jax.Array, fill: int = 0) -> jax.Array:
+        del fill
+        return values
 
     def share(self, genome: Leaves) -> Leaves:
         return genome
@@ -176,8 +187,12 @@ class Lanes(NamedTuple):
         nothing, results = jax.vmap(fn, spmd_axis_name=name)(lanes)
         return nothing, self._pinned(results, 0, None).reshape(-1)
 
-    def mine(self, count: int) -> jax.Array:
-        return jnp.arange(count)
+    def mine(self, count: int) -> np.ndarray:
+        return np.ones(count, np.bool_)
+
+    def own(self, values: jax.Array, fill: int = 0) -> jax.Array:
+        del fill
+        return values
 
     def share(self, genome: Leaves) -> Leaves:
         return tuple(map(self._divided, genome, self._sides(genome)))
@@ -267,8 +282,12 @@ class Mapped(NamedTuple):
         return nothing, results.reshape(-1)
 
     def mine(self, count: int) -> jax.Array:
-        most = math.ceil(count / self.devices)
-        return lax.axis_index(self.axis) + self.devices * jnp.arange(most)
+        return jnp.arange(count) % self.devices == lax.axis_index(self.axis)
+
+    def own(self, values: jax.Array, fill: int = 0) -> jax.Array:
+        most = math.ceil(values.size / self.devices)
+        own = lax.axis_index(self.axis) + self.devices * jnp.arange(most)
+        return values.at[own].get(mode="fill", fill_value=fill)
 
     def share(self, genome: Leaves) -> Leaves:
         return tuple(lax.pcast(leaf, self.axis, to="varying") for leaf in genome)

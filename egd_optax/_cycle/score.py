@@ -91,8 +91,8 @@ def _one_by_one(
         return inside.carry_child(child_of(inside, kept, scores[:-1], buffer), carrier)
 
     def one(
-        carry: tuple[Elites | None, jax.Array, Carrier], index: jax.Array
-    ) -> tuple[tuple[Elites | None, jax.Array, Carrier], None]:
+        index: jax.Array, carry: tuple[Elites | None, jax.Array, Carrier]
+    ) -> tuple[Elites | None, jax.Array, Carrier]:
         kept, scores, carrier = carry
         last = index == members.size
         carrier = members.carry_next(index, carrier)
@@ -101,12 +101,12 @@ def _one_by_one(
         value = fitness(leaves)
         # The child takes no place among the members.
         kept = keep(kept, index, jnp.where(last, jnp.inf, value), leaves)
-        return (kept, scores.at[index].set(value), carrier), None
+        return kept, scores.at[index].set(value), carrier
 
     unknown = jnp.full([members.size + 1], jnp.inf, fitness_dtype())
     start = (kept, unknown, members.carry_parent())
-    trips = jnp.arange(members.size + 1, dtype=jnp.int32)
-    (kept, scores, carrier), _ = lax.scan(one, start, trips)
+    trips = jnp.int32(0), jnp.int32(members.size + 1)
+    kept, scores, carrier = lax.fori_loop(*trips, one, start)
     return Scored(kept, scores[:-1], members.carried(carrier), scores[-1])
 
 

@@ -13,6 +13,7 @@ import jax
 from jax import lax
 import jax.extend
 import jax.numpy as jnp
+import numpy as np
 
 # The constants of Threefry-2x32-20: Salmon et al., `Parallel Random Numbers: As Easy as
 # 1, 2, 3 <https://doi.org/10.1145/2063384.2063405>`_, 2011.
@@ -30,11 +31,13 @@ def wrap_key_data(key_data: jax.Array) -> jax.Array:
     return key
 
 
-def block(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array, jax.Array]:
+def block(
+    key: jax.Array | tuple[jax.Array, jax.Array], high: jax.Array, low: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Encrypts counters.
 
     Args:
-        key: uint32 `[2]`.
+        key: uint32 `[2]`, or its two words, which broadcast against the counters.
         high: the upper halves of the counters, uint32 `[...]`.
         low: the lower halves, likewise.
 
@@ -66,6 +69,27 @@ def _fold_in(key: jax.Array, data: jax.typing.ArrayLike) -> jax.Array:
     return jnp.stack(block(key, jnp.zeros_like(counter), counter), axis=-1)
 
 
+def folded_in(key_data: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Folds numbers into raw keys one after another, as `jax.random.fold_in` does.
+
+    In a loop, for XLA would compile the generator as often as there are numbers.
+
+    Args:
+        key_data: raw keys, uint32 `[..., 2]`.
+        numbers: integers `[n, ...]`, one after another for each key.
+
+    Returns:
+        uint32 `[..., 2]`.
+    """
+
+    def fold(keys: jax.Array, data: jax.Array) -> tuple[jax.Array, None]:
+        return jnp.vectorize(_fold_in, signature="(w),()->(w)")(keys, data), None
+
+    keys: jax.Array
+    keys, _ = lax.scan(fold, key_data, numbers.astype(jnp.uint32))
+    return keys
+
+
 def _split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.stack(block(key, *_counters(shape)), axis=-1)
 
@@ -93,6 +117,9 @@ _IMPLEMENTATION = jax.extend.random.define_prng_impl(
 def normal_rows(keys: jax.Array, starts: jax.Array, length: int) -> jax.Array:
     """Rows of what `jax.random.normal` draws, each from a key and a counter of its own.
 
+    Written out, with numbers for the bounds of the uniform numbers: XLA would compute an array of
+    such a bound before a loop that draws, in some places and not in others, and compile either.
+
     Args:
         keys: raw keys, uint32 `[rows, 2]`.
         starts: the counters of the first number in each row, uint32 `[rows]`.
@@ -101,29 +128,11 @@ def normal_rows(keys: jax.Array, starts: jax.Array, length: int) -> jax.Array:
     Returns:
         float32 `[rows, length]`.
     """
-    data = jnp.concatenate([keys, starts[:, None]], axis=1)
-    rows = jax.random.wrap_key_data(data, impl=_FROM_A_COUNTER)
-    normal: jax.Array = jax.vmap(lambda row: jax.random.normal(row, (length,), jnp.float32))(rows)
-    return normal
-
-
-def _bits_from_a_counter(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
-    assert bit_width == 32
-    upper, lower = _counters(shape)
-    high, low = block(key, upper, lower + key[2])
-    return high ^ low
-
-
-def _only_drawn_from(*_: object) -> jax.Array:
-    raise NotImplementedError("Keys with a counter are made from raw data, and drawn from.")
-
-
-_FROM_A_COUNTER = jax.extend.random.define_prng_impl(
-    key_shape=(3,),
-    seed=_only_drawn_from,
-    split=_only_drawn_from,
-    random_bits=_bits_from_a_counter,
-    fold_in=_only_drawn_from,
-    name="threefry2x32_from_a_counter",
-    tag="frc",
-)
+    counters = starts[:, None] + jnp.arange(length, dtype=jnp.uint32)
+    high, low = block((keys[:, :1], keys[:, 1:]), jnp.zeros_like(counters), counters)
+    # Digits behind a one, in [1, 2); then uniform in (-1, 1).
+    digits = ((high ^ low) >> 9) | jnp.uint32(0x3F800000)
+    uniform = lax.bitcast_convert_type(digits, jnp.float32) - 1
+    least = np.nextafter(np.float32(-1), np.float32(0))
+    uniform = jnp.maximum(uniform * (1 - least) + least, least)
+    return np.float32(math.sqrt(2)) * lax.erf_inv(uniform)

@@ -84,8 +84,7 @@ def _sum_of_elites(
 ) -> Leaves:
     """Adds the elites that this device is to add, in the order of their slots."""
     weight = weights[elites.member]
-    mine = jnp.any(jnp.arange(weight.size)[:, None] == place.mine(weight.size), axis=1)
-    on = mine & (elites.member > 0) & (weight != 0)
+    on = (elites.member > 0) & (weight != 0) & place.mine(weight.size)
 
     def add(slot: jax.Array, at: int, leaf: jax.Array, total: jax.Array) -> jax.Array:
         # The total differs from trip to trip in every memory mode, also where k is one.
@@ -113,13 +112,14 @@ def _sum_of_draws(
         _, at = lax.top_k((weight_of != 0).astype(jnp.int32), count)
         firsts, weight_of = firsts[at], weight_of[at]
 
-    mine = place.mine(count)
-    at_once = min(members.drawn_at_once, mine.size)
-    chunks = math.ceil(mine.size / at_once)
-    at_once = math.ceil(mine.size / chunks)  # as equal as can be: few are filled up in vain
-    mine = jnp.pad(mine, (0, chunks * at_once - mine.size), constant_values=count)
-    firsts = firsts.at[mine].get(mode="clip").reshape(chunks, at_once)
-    weight_of = weight_of.at[mine].get(mode="fill", fill_value=0).reshape(chunks, at_once)
+    # What fills up is a member again, of no weight.
+    firsts, weight_of = place.own(firsts, fill=1), place.own(weight_of)
+    at_once = min(members.drawn_at_once, firsts.size)
+    chunks = math.ceil(firsts.size / at_once)
+    at_once = math.ceil(firsts.size / chunks)  # as equal as can be: few are filled up in vain
+    more = (0, chunks * at_once - firsts.size)
+    firsts = jnp.pad(firsts, more, constant_values=1).reshape(chunks, at_once)
+    weight_of = jnp.pad(weight_of, more).reshape(chunks, at_once)
 
     def add(total: Leaves, firsts: jax.Array, weights: jax.Array) -> Leaves:
         return tuple(map(jnp.add, total, members.weighted_sum(firsts, weights)))

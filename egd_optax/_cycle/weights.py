@@ -28,7 +28,7 @@ def member_weights(rule: Recombine, fitness: jax.Array, elite_count: int | None)
     _check_on_an_example(rule, fitness, count)
     weights = checked_weights(rule, rule.weights(fitness, count), fitness.size)
     usable = jnp.isfinite(fitness) & jnp.isfinite(weights)
-    if elite_count is not None:
+    if elite_count is not None and not rule._none_but_the_best:
         # Others are not held in every memory mode, so that none may weigh in any.
         _, best = lax.top_k(-fitness, count)  # stable: ties go to the smaller index
         usable &= jnp.zeros(fitness.shape, jnp.bool_).at[best].set(True)
