@@ -47,6 +47,15 @@ def leaves_of(shapes, dtype=jnp.float32):
     return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
 
 
+def unstacked(stacks, entries):
+    buffers = {
+        at: entry for entry, group in zip(entries, stacks.groups, strict=True) for at in group
+    }
+    buffers = [jnp.zeros(shape, buffers[at].dtype) for at, shape in enumerate(stacks.shapes)]
+    leaves = stacks.alone(entries) | stacks.taken_out(entries, buffers, jnp.bool_(True))
+    return tuple(leaves[at] for at in range(len(leaves)))
+
+
 def noise_of_all(kind, leaves, first=0, member=3, sigma=0.3, compiler_options=None):
     """The noise of a member, leaf by leaf, in parameters that have some leaves in front."""
     stacks = stacks_of(leaves, leaves, kind._view)
@@ -61,8 +70,9 @@ def noise_of_all(kind, leaves, first=0, member=3, sigma=0.3, compiler_options=No
         )
         stds = stacks.one_by_one(lambda leaf: noise_std(leaf, jnp.float32(sigma), kind), genome)
         positions = tuple(range(first, first + len(leaves)))
-        members = Members(Genome(genome), stacks, positions, KEY, 0, stds, 8, False, kind)
-        return stacks.unstack(members.deviation(members.drawn(jnp.int32(member))))
+        key_data = jax.random.key_data(KEY)
+        members = Members(Genome(genome), stacks, positions, key_data, 0, stds, 8, False, kind)
+        return unstacked(stacks, members.deviation(members.drawn(jnp.int32(member))))
 
     return stacks, noises(leaves)
 
@@ -134,7 +144,7 @@ def test_a_stack_has_leaves_of_one_size_and_kind_and_gives_them_back():
         stacks.stack([leaves[at] for at in group], entry) if len(group) > 1 else leaves[group[0]]
         for entry, group in enumerate(stacks.groups)
     )
-    chex.assert_trees_all_equal(stacks.unstack(genome), tuple(leaves))
+    chex.assert_trees_all_equal(unstacked(stacks, genome), tuple(leaves))
     assert len(stacks.groups) < len(leaves) / 2
 
 
@@ -170,6 +180,33 @@ def test_the_generator_is_not_written_out_for_each_leaf(kwargs):
     """An exclusive or is a thing of the generator alone."""
     few, many = (text_of(count, **kwargs).count(" xor(") for count in (4, 24))
     assert 0 < many <= few
+
+
+def different_pieces(text, of):
+    """How many different fusions there are with some operation; equal ones are compiled once."""
+    bodies = re.findall(r"^%\S+ \(.*?\) -> .*? \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL)
+    without_names = (re.sub(r", metadata=\{.*?\}|%[\w.-]+", "", body) for body in bodies)
+    return len({body for body in without_names if f" {of}(" in body})
+
+
+@pytest.mark.parametrize("kwargs", [{}, SETTINGS["batches"]], ids=["host", "batches"])
+def test_equal_layers_are_equal_pieces_of_program(kwargs):
+    """Also those that use small leaves, which stand in stacks, at different places."""
+
+    def loss(params):
+        hidden = jnp.ones((4, 16))
+        for matrix, bias in params:
+            hidden = jnp.tanh(hidden @ matrix + bias)
+        return jnp.mean(hidden**2)
+
+    def pieces(layers):
+        params = [(jnp.zeros((16, 16)), jnp.zeros(16))] * layers
+        tx = evolve(optax.sgd(0.1), **kwargs)
+        step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=loss))
+        compiled = step.lower(params, tx.init(params), params).compile()
+        return different_pieces(compiled.as_text(), "tanh")
+
+    assert 0 < pieces(12) <= pieces(5)
 
 
 @pytest.mark.parametrize("kwargs", SETTINGS.values(), ids=SETTINGS)

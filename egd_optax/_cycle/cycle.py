@@ -125,7 +125,7 @@ def run_cycle_if(
     def with_cycle(idle: _Step, cycle: jax.Array) -> _Step:
         # Not the base updates themselves: the step holds those of the mutating leaves.
         updates = replaced(base_updates, mutating, idle.leaves)
-        parent = snapshot(params, updates, mutating, spec.noise)
+        parent = snapshot(params, updates, mutating, spec.noise, cycle)
         return _evolved_or_idle(spec, objectives, parent, idle, key_data, cycle)
 
     # Outside of jit, where none is due, there is nothing to compile.
@@ -154,16 +154,12 @@ def _evolved_or_idle(
 
     # Always takes `evolved`. The predicate is opaque so XLA cannot hoist the cycle into idle steps.
     genome, jumped, info = xla.held_in_a_branch(cycle, evolved, stayed)
-
-    def landed(updates: Leaves, genome: Leaves) -> Leaves:
-        targets = parent.stacks.unstack(genome)
-        return tuple(
-            target.astype(update.dtype) for target, update in zip(targets, updates, strict=True)
-        )
-
-    # A loop, for a leaf is then taken out of a stack by the piece of program that does so for
-    # `value_fn`.
-    leaves = xla.at_most_once(jumped, landed, idle.leaves, genome)
+    large = {
+        at: jnp.where(jumped, leaf.astype(idle.leaves[at].dtype), idle.leaves[at])
+        for at, leaf in parent.stacks.alone(genome).items()
+    }
+    own = large | parent.stacks.taken_out(genome, idle.leaves, jumped)
+    leaves = tuple(own[at] for at in range(len(own)))
     return _Step(jumped, leaves, info)
 
 

@@ -150,10 +150,8 @@ class Draws(NamedTuple):
 
     def _keys(self, key: jax.Array, member: jax.Array) -> jax.Array:
         """The raw keys of the leaves, uint32 `[n, 2]`, in the order that they have in a genome."""
-        positions = np.array([self.positions[at] for at in self.stacks.order], np.uint32)
-        members = jnp.full(positions.shape, member.astype(jnp.uint32))
-        keys = jnp.broadcast_to(key, (positions.size, 2))
-        return threefry.folded_in(keys, jnp.stack([members, positions]))
+        positions = np.array([self.positions[at] for at in self.stacks.order], np.int32)
+        return threefry.folded_in(key, member, positions)
 
     def _rows(self, keys: jax.Array, stds: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         """The numbers that are drawn together, for each dtype."""

@@ -278,8 +278,7 @@ def cycle_key(key_data: jax.Array, cycle: jax.Array) -> jax.Array:
         key_data: uint32 `[2]`, the raw key of the run.
         cycle: int32 `[]`, index of the cycle.
     """
-    numbers = jnp.stack([jnp.uint32(_PURPOSE), jnp.asarray(cycle).astype(jnp.uint32)])
-    return threefry.folded_in(key_data, numbers)
+    return threefry.folded_in(key_data, _PURPOSE, cycle)
 
 
 def noise_std(leaf: jax.Array, sigma: jax.Array, noise: Noise) -> jax.Array:

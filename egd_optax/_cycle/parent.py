@@ -55,6 +55,8 @@ class Parent(NamedTuple):
         mutating: positions in `leaves` of those that mutate.
         stacks: which of those stand together in a genome.
         genome: those.
+        before: those before the step, one by one.
+        witness: the index of the cycle, see `xla.impossible`.
     """
 
     leaves: tuple[jax.Array | optax.MaskedNode, ...]
@@ -62,17 +64,25 @@ class Parent(NamedTuple):
     mutating: tuple[int, ...]
     stacks: Stacks
     genome: Genome
+    before: Leaves
+    witness: jax.Array
 
     def with_genome(self, genome: Leaves) -> optax.Params:
         """The whole parameters of a member, from its mutating leaves."""
         leaves = list(self.leaves)
-        for at, leaf in zip(self.mutating, self.stacks.unstack(genome), strict=True):
-            leaves[at] = leaf
+        always = ~xla.impossible(self.witness)
+        own = self.stacks.alone(genome) | self.stacks.taken_out(genome, self.before, always)
+        for at, position in enumerate(self.mutating):
+            leaves[position] = own[at]
         return jax.tree.unflatten(self.treedef, leaves)
 
 
 def snapshot(
-    params: optax.Params, base_updates: optax.Updates, mutating: tuple[int, ...], noise: Noise
+    params: optax.Params,
+    base_updates: optax.Updates,
+    mutating: tuple[int, ...],
+    noise: Noise,
+    cycle: jax.Array,
 ) -> Parent:
     """Takes the base step and keeps what it led to.
 
@@ -81,6 +91,7 @@ def snapshot(
         base_updates: the updates of the base optimizer, a pytree like `params`.
         mutating: positions of the leaves that mutate, see `mutating_leaves`.
         noise: what they mutate by.
+        cycle: int32 `[]`, index of the cycle.
 
     Returns:
         The parent.
@@ -100,7 +111,7 @@ def snapshot(
 
     entries = tuple(map(entry, range(len(stacks.groups))))
     genome = Genome(tuple(leaf for leaf, _ in entries), tuple(by for _, by in entries))
-    return Parent(tuple(leaves), treedef, mutating, stacks, genome)
+    return Parent(tuple(leaves), treedef, mutating, stacks, genome, mutable, cycle)
 
 
 def plus(leaf: jax.Array, by: jax.Array) -> jax.Array:

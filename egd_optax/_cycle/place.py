@@ -46,6 +46,12 @@ class Place(Protocol):
             What a lane has kept, nothing if there are several, and the results of all lanes.
         """
 
+    def on_each(self, fn: Callable[[Leaves], jax.Array]) -> Callable[[Leaves], jax.Array]:
+        """The same function of leaves that all devices have, in the form that a lane has of it.
+
+        Equal pieces of program are compiled once, and give the same bits.
+        """
+
     def mine(self, count: int) -> jax.Array | np.ndarray:
         """Which of so many terms of a sum this device adds, bool `[count]`."""
 
@@ -137,6 +143,9 @@ class Alone(NamedTuple):
     def each(self, fn: Callable[[jax.Array], tuple[T, jax.Array]]) -> tuple[T, jax.Array]:
         return fn(jnp.int32(0))
 
+    def on_each(self, fn: Callable[[Leaves], jax.Array]) -> Callable[[Leaves], jax.Array]:
+        return fn
+
     def mine(self, count: int) -> np.ndarray:
         return np.ones(count, np.bool_)
 
@@ -183,9 +192,17 @@ class Lanes(NamedTuple):
 
     def each(self, fn: Callable[[jax.Array], tuple[T, jax.Array]]) -> tuple[T, jax.Array]:
         lanes = self._pinned(jnp.arange(self.devices, dtype=jnp.int32), 0, self.axis)
-        name = None if self._explicit else self.axis
-        nothing, results = jax.vmap(fn, spmd_axis_name=name)(lanes)
+        nothing, results = jax.vmap(fn, spmd_axis_name=self._spmd_axis_name)(lanes)
         return nothing, self._pinned(results, 0, None).reshape(-1)
+
+    def on_each(self, fn: Callable[[Leaves], jax.Array]) -> Callable[[Leaves], jax.Array]:
+        def on_lanes(leaves: Leaves) -> jax.Array:
+            copies = tuple(jnp.broadcast_to(leaf, (self.devices, *leaf.shape)) for leaf in leaves)
+            lanes = tuple(self._pinned(copy, 0, self.axis) for copy in copies)
+            results = jax.vmap(fn, spmd_axis_name=self._spmd_axis_name)(lanes)
+            return self._pinned(results, 0, None)[0]
+
+        return on_lanes
 
     def mine(self, count: int) -> np.ndarray:
         return np.ones(count, np.bool_)
@@ -208,6 +225,10 @@ class Lanes(NamedTuple):
     def _explicit(self) -> bool:
         kind: AxisType = self.mesh.axis_types[self.mesh.axis_names.index(self.axis)]
         return kind == AxisType.Explicit
+
+    @property
+    def _spmd_axis_name(self) -> str | None:
+        return None if self._explicit else self.axis
 
     def _divided(self, leaf: jax.Array, at: int | None) -> jax.Array:
         """The leaf with one side split in two, the second as long as the axis and on it.
@@ -280,6 +301,9 @@ class Mapped(NamedTuple):
         zeros = jnp.zeros((self.devices, *own.shape), own.dtype)
         results: jax.Array = lax.psum(zeros.at[index].set(own), self.axis)
         return nothing, results.reshape(-1)
+
+    def on_each(self, fn: Callable[[Leaves], jax.Array]) -> Callable[[Leaves], jax.Array]:
+        return fn
 
     def mine(self, count: int) -> jax.Array:
         return jnp.arange(count) % self.devices == lax.axis_index(self.axis)

@@ -101,7 +101,7 @@ def _one_by_one(
         value = fitness(leaves)
         # The child takes no place among the members.
         kept = keep(kept, index, jnp.where(last, jnp.inf, value), leaves)
-        return kept, scores.at[index].set(value), carrier
+        return kept, lax.dynamic_update_index_in_dim(scores, value, index, 0), carrier
 
     unknown = jnp.full([members.size + 1], jnp.inf, fitness_dtype())
     start = (kept, unknown, members.carry_parent())
@@ -121,10 +121,11 @@ def _in_batches(
     batch_size: int,
 ) -> Scored:
     """Some members at a time, in the memory of as many, on each device; then the child."""
+    one_by_one = place.on_each(fitness)
     if not members.antithetic:  # the parent is one of the members
         kept, scores = _batches(members, fitness, place, keep, kept, batch_size=batch_size)
         child = child_of(members, kept, scores, None)
-        return Scored(kept, scores, child, fitness(child))
+        return Scored(kept, scores, child, one_by_one(child))
 
     def rest(carry: _Carry, genome: Genome) -> _Carry:
         inside = members.around(genome)
@@ -135,7 +136,7 @@ def _in_batches(
 
     def one(carry: _Carry, last: jax.Array) -> tuple[_Carry, jax.Array]:
         kept, scores, leaves = xla.at_most_once(last, rest, carry, members.genome)
-        value = fitness(leaves)
+        value = one_by_one(leaves)
         kept = keep(kept, jnp.int32(0), jnp.where(last, jnp.inf, value), leaves)
         return (kept, jnp.where(last, scores, scores.at[0].set(value)), leaves), value
 

@@ -14,8 +14,10 @@ import itertools
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
+from egd_optax._cycle import xla
 from egd_optax._cycle.spec import Leaves
 
 T = TypeVar("T")
@@ -64,22 +66,58 @@ class Stacks(NamedTuple):
         flat = jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
         return flat.reshape(len(leaves), *self.views[at])
 
-    def unstack(self, entries: Leaves) -> Leaves:
-        """The leaves in their own order, from the entries of a genome."""
-        leaves: dict[int, jax.Array] = {}
-        for group, entry in zip(self.groups, entries, strict=True):
-            leaves.update(zip(group, entry if len(group) > 1 else (entry,), strict=True))
-        return tuple(
-            leaves[at] if leaves[at].shape == shape else leaves[at].reshape(shape)
-            for at, shape in enumerate(self.shapes)
-        )
+    def alone(self, entries: Leaves) -> dict[int, jax.Array]:
+        """The leaves that stand alone, by their position."""
+        return {
+            group[0]: self._own_shape(entry, group[0])
+            for group, entry in zip(self.groups, entries, strict=True)
+            if len(group) == 1
+        }
+
+    def taken_out(
+        self, entries: Leaves, buffers: Sequence[jax.Array], on: jax.Array
+    ) -> dict[int, jax.Array]:
+        """The leaves of stacks, by their position, where `on` holds; else the buffers.
+
+        Each comes in a buffer of its own. XLA would take a leaf out of its stack within what uses
+        it, which is then another piece of program for each layer of a network.
+
+        Args:
+            entries: of a genome.
+            buffers: arrays like the leaves of the genome, of any dtype.
+            on: bool `[]`.
+
+        Returns:
+            Leaves of the dtypes of the buffers.
+        """
+        # In the shape of a stack: to reshape them in there would be a piece for each shape.
+        views = {
+            leaf: self.viewed(buffers[leaf], at)
+            for at, group in enumerate(self.groups)
+            for leaf in group
+            if len(group) > 1
+        }
+
+        def out(views: dict[int, jax.Array], entries: Leaves) -> dict[int, jax.Array]:
+            leaves: dict[int, jax.Array] = {}
+            for group, entry in zip(self.groups, entries, strict=True):
+                if len(group) > 1:
+                    leaves.update(zip(group, lax.split(entry, (1,) * len(group)), strict=True))
+            return {
+                at: lax.convert_element_type(lax.squeeze(leaves[at], [0]), view.dtype)
+                for at, view in views.items()
+            }
+
+        leaves = xla.at_most_once(on, out, views, entries)
+        return {at: self._own_shape(leaf, at) for at, leaf in leaves.items()}
+
+    def _own_shape(self, leaf: jax.Array, at: int) -> jax.Array:
+        return leaf if leaf.shape == self.shapes[at] else leaf.reshape(self.shapes[at])
 
     def one_by_one(self, fn: Callable[[jax.Array], jax.Array], entries: Leaves) -> Leaves:
         """Maps `fn` of a leaf over the entries, over a stack in a loop: the same bits as alone."""
         pairs = zip(self.groups, entries, strict=True)
-        return tuple(
-            jax.lax.map(fn, entry) if len(group) > 1 else fn(entry) for group, entry in pairs
-        )
+        return tuple(lax.map(fn, entry) if len(group) > 1 else fn(entry) for group, entry in pairs)
 
     def on_entry(self, fn: Callable[..., T], at: int, *args: Any) -> T:
         """Maps what belongs to one leaf, or to each of the leaves of a stack.

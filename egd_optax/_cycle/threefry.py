@@ -69,24 +69,29 @@ def _fold_in(key: jax.Array, data: jax.typing.ArrayLike) -> jax.Array:
     return jnp.stack(block(key, jnp.zeros_like(counter), counter), axis=-1)
 
 
-def folded_in(key_data: jax.Array, numbers: jax.Array) -> jax.Array:
+def folded_in(key_data: jax.Array, *numbers: jax.typing.ArrayLike) -> jax.Array:
     """Folds numbers into raw keys one after another, as `jax.random.fold_in` does.
 
     In a loop, for XLA would compile the generator as often as there are numbers.
 
     Args:
-        key_data: raw keys, uint32 `[..., 2]`.
-        numbers: integers `[n, ...]`, one after another for each key.
+        key_data: a raw key, uint32 `[2]`.
+        *numbers: integers, which broadcast to one shape, `[...]`.
 
     Returns:
         uint32 `[..., 2]`.
     """
+    cases = jnp.broadcast_arrays(*(jnp.asarray(number).astype(jnp.uint32) for number in numbers))
+    fold_in = jnp.vectorize(_fold_in, signature="(w),()->(w)")
 
-    def fold(keys: jax.Array, data: jax.Array) -> tuple[jax.Array, None]:
-        return jnp.vectorize(_fold_in, signature="(w),()->(w)")(keys, data), None
+    def fold(at: jax.Array, keys: jax.Array) -> jax.Array:
+        folded: jax.Array = fold_in(keys, lax.select_n(at, *cases))
+        return folded
 
-    keys: jax.Array
-    keys, _ = lax.scan(fold, key_data, numbers.astype(jnp.uint32))
+    zeros = jnp.zeros_like(sum(cases))  # vary over the devices of a mapped axis as a number does
+    keys: jax.Array = lax.fori_loop(
+        jnp.int32(0), jnp.int32(len(cases)), fold, key_data + zeros[..., None]
+    )
     return keys
 
 

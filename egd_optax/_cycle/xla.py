@@ -72,9 +72,10 @@ def computed_once(witness: jax.Array, fn: Callable[..., C], *operands: Any) -> C
         fn: maps the operands to a pytree of arrays.
         *operands: pytrees of arrays.
     """
-    blank = jax.tree.map(unwritten, fn(*operands))  # of its shapes; nothing is computed
+    traced = jax.jit(fn)  # once, for its shapes and for what it computes
+    blank = jax.tree.map(unwritten, traced(*operands))  # nothing is computed
     pred = ~impossible(witness)  # always, which XLA cannot know
-    result: C = at_most_once(pred, lambda _, *values: fn(*values), blank, *operands)
+    result: C = at_most_once(pred, lambda _, *values: traced(*values), blank, *operands)
     return result
 
 
