@@ -39,7 +39,6 @@ def advance(tx, params, state, steps):
     return params, state
 
 
-@pytest.mark.exact
 @pytest.mark.parametrize("target", ["concrete", "abstract"])
 @pytest.mark.parametrize("memory", ["host", "device", "replay"])
 def test_orbax_resumes_in_the_middle_of_an_interval(tmp_path, memory, target):
@@ -62,7 +61,6 @@ def test_orbax_resumes_in_the_middle_of_an_interval(tmp_path, memory, target):
     assert int(resumed[1].cycle) == 3
 
 
-@pytest.mark.exact
 def test_flax_serialization_round_trips_the_state():
     tx = optimizer()
     params, state = advance(tx, PARAMS, tx.init(PARAMS), 4)

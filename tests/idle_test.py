@@ -62,11 +62,17 @@ def test_egd_passes_schedules_and_the_accumulator_dtype_on():
 
 
 @pytest.mark.parametrize(
-    "base",
-    [optax.adam(1e-2), optax.adamw(1e-2), optax.lion(1e-3), optax.rmsprop(1e-2)],
-    ids=["adam", "adamw", "lion", "rmsprop"],
+    ("base", "memory"),
+    [
+        (optax.adam(1e-2), "host"),
+        (optax.adam(1e-2), "device"),
+        (optax.adam(1e-2), "replay"),
+        (optax.adamw(1e-2), "host"),
+        (optax.lion(1e-3), "host"),
+        (optax.rmsprop(1e-2), "host"),
+    ],
+    ids=["adam-host", "adam-device", "adam-replay", "adamw", "lion", "rmsprop"],
 )
-@pytest.mark.parametrize("memory", ["host", "device", "replay"])
 def test_evolve_is_its_base(base, memory):
     assert_same_steps(evolve(base, execution=Execution(memory=memory)), base, steps=3)
 

@@ -10,8 +10,6 @@ import pytest
 
 from egd_optax import Execution, egd, evolve, recombine
 
-pytestmark = pytest.mark.exact
-
 MEMORY = ("host", "device", "replay")
 # Committed to a device: JAX commits what a program with host memory returns, and would
 # compile a step that got uncommitted parameters first a second time.
@@ -127,6 +125,7 @@ def test_params_and_state_may_be_donated(memory, key):
     tx.init(PARAMS)  # the key was not donated with the state
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("base", [optax.sgd(0.1), optax.adamw(0.1)], ids=["sgd", "adamw"])
 def test_an_idle_step_makes_no_array_of_the_cycle(base, memory):

@@ -130,7 +130,7 @@ def test_each_device_computes_its_share_of_a_population():
                 members, fitness, place, Nowhere(), child_of, batch_size=size // devices
             ).members
 
-        compiled = jax.jit(scores).lower(genome, jax.random.key(0)).compile()
+        compiled = jax.jit(scores).lower(genome, jax.random.key_data(jax.random.key(0))).compile()
         return compiled.cost_analysis()["flops"]
 
     assert flops(8) < 1.2 * flops(1) / 8

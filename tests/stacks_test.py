@@ -18,8 +18,6 @@ from egd_optax._cycle.members import Members, noise_std
 from egd_optax._cycle.parent import Genome
 from egd_optax._cycle.stacks import LARGEST, stacks_of
 
-pytestmark = pytest.mark.exact
-
 KINDS = {
     "gaussian": noise.gaussian(),
     "low rank": noise.low_rank(),
@@ -100,6 +98,7 @@ def test_each_leaf_has_the_noise_that_it_draws_by_itself(kind, dtype):
         np.testing.assert_allclose(found, noise_of_one(kind, leaf, at), rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_the_noise_of_a_leaf_does_not_depend_on_what_it_stands_beside(kind):
     leaves = leaves_of([(17, 31)] * 9 + [(5,)] * 20 + [(16, 4)] * 64)
@@ -175,6 +174,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("kwargs", SETTINGS.values(), ids=SETTINGS)
 def test_the_generator_is_not_written_out_for_each_leaf(kwargs):
     """An exclusive or is a thing of the generator alone."""
@@ -189,6 +189,7 @@ def different_pieces(text, of):
     return len({body for body in without_names if f" {of}(" in body})
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("kwargs", [{}, SETTINGS["batches"]], ids=["host", "batches"])
 def test_equal_layers_are_equal_pieces_of_program(kwargs):
     """Also those that use small leaves, which stand in stacks, at different places."""
@@ -209,6 +210,7 @@ def test_equal_layers_are_equal_pieces_of_program(kwargs):
     assert 0 < pieces(12) <= pieces(5)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("kwargs", SETTINGS.values(), ids=SETTINGS)
 def test_the_program_holds_value_fn_once(kwargs):
     """Parent, members and child are evaluated in one place; under `vmap` there is one more."""
@@ -217,6 +219,7 @@ def test_the_program_holds_value_fn_once(kwargs):
     assert cosines == 1 + batches
 
 
+@pytest.mark.exact
 def test_a_guard_is_another_function():
     tx = evolve(optax.sgd(0.1), recombine=recombine.mean())
     params = [jnp.ones((4, 4))]
