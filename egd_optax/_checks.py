@@ -15,7 +15,7 @@ import optax
 
 # What shapes the program, or is a function that is not a schedule of the step: an argument of
 # `optax.inject_hyperparams(egd, static_args=STATIC_ARGS)`, which would trace or call it.
-STATIC_ARGS = ("population_size", "generations", "mutable")
+STATIC_ARGS = ("population_size", "generations", "mutable", "reset_base")
 
 
 def check_base(base: Any) -> optax.GradientTransformationExtraArgs:
@@ -228,7 +228,13 @@ def make_key_data(key: Any) -> jax.Array:
 
 
 def check_update(
-    params: Any, value_fn: Any, accept_value_fn: Any, evolve: Any, *, accept: str
+    params: Any,
+    value_fn: Any,
+    accept_value_fn: Any,
+    base_value_fn: Any,
+    evolve: Any,
+    *,
+    accept: str,
 ) -> bool | None:
     """Checks what `update` was called with; returns `evolve` as None or a Python bool."""
     if evolve is not None and not isinstance(evolve, (bool, np.bool_)):
@@ -247,7 +253,11 @@ def check_update(
             "params, value_fn=lambda params: loss(params, batch))`. If you did, a wrapper "
             "around this optimizer dropped it."
         )
-    for name, fn in (("value_fn", value_fn), ("accept_value_fn", accept_value_fn)):
+    for name, fn in (
+        ("value_fn", value_fn),
+        ("accept_value_fn", accept_value_fn),
+        ("base_value_fn", base_value_fn),
+    ):
         if fn is not None and not callable(fn):
             raise TypeError(
                 f"`{name}` must be a function of the parameters, got {fn!r}: pass "

@@ -6,6 +6,7 @@ import jax
 import optax
 
 from egd_optax import noise, recombine
+from egd_optax._cycle import Reset
 from egd_optax._evolve import ScalarOrSchedule, evolve
 from egd_optax.execution import Execution
 from egd_optax.noise import Noise
@@ -28,7 +29,7 @@ def egd(
     recombine: Recombine = recombine.mean(),
     step_size: jax.typing.ArrayLike = 1.0,
     accept: str = "best",
-    reset_base: bool = False,
+    reset_base: bool | Reset = False,
     mutable: Any = None,
     execution: Execution = Execution(),
     key: Any = 0,
@@ -57,7 +58,8 @@ def egd(
         recombine: what each member weighs in the child.
         step_size: how far the child goes, 1 for all the way to the weighted sum.
         accept: "always", "improved" or "best".
-        reset_base: whether the momentum is reset after a jump.
+        reset_base: whether the momentum starts anew after a jump, or a function that decides
+            what does.
         mutable: which leaves mutate.
         execution: where elites live, how many members at a time, over which devices.
         key: int seed, or a threefry key.

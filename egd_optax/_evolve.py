@@ -79,7 +79,7 @@ def evolve(
     recombine: Recombine = recombine.mean(),
     step_size: jax.typing.ArrayLike = 1.0,
     accept: str = "best",
-    reset_base: bool = False,
+    reset_base: bool | _cycle.Reset = False,
     mutable: Any = None,
     execution: Execution = Execution(),
     key: Any = 0,
@@ -93,20 +93,24 @@ def evolve(
     child, to the best elite or to the parent.
 
     `update` takes `value_fn` as an extra argument: `update(grads, state, params,
-    value_fn=fn, accept_value_fn=None, evolve=None, **extra)`.
+    value_fn=fn, accept_value_fn=None, base_value_fn=None, evolve=None, **extra)`.
 
     * `value_fn(params, **kw)` returns a real scalar, at least float32, lower is better.
       It is never differentiated and traced once; outside of `jax.jit` once a cycle, to find the
-      program that an earlier cycle compiled. It gets those of `extra` that its
-      signature names, and where it names `generation` the index of the generation, int32
-      `[]`: to score each generation, all its members alike, on a minibatch of its own. A
-      NaN or infinite value counts as worst.
+      program that an earlier cycle compiled. It gets all of `extra` if it has `**kw`, else
+      those that its signature names. Where that names `generation` it gets the index of the
+      generation, int32 `[]`, to score each generation, all its members alike, on a minibatch
+      of its own; where it names `base_state` the state of `base` after the step, for bases
+      whose parameters are not those to evaluate. A NaN or infinite value counts as worst.
     * `accept_value_fn`, the same kind of function, on data that `value_fn` does not see: it
       takes the place of `value_fn` where `accept` compares, so that what was selected for
       the luck of its batch is not taken.
+    * `base_value_fn`, the objective of a `base` that evaluates one itself, such as a line
+      search; None for `value_fn`. It must be what the gradients are of: along the gradient of
+      a loss, a line search on the loss after rounding climbs.
     * `evolve` is None to let the step counter decide in the compiled program, or True or
       False to decide when the step is traced. With False `value_fn` may be left out.
-    * all of it is also passed to `base`.
+    * `extra` is also passed to `base`, as far as that takes it.
 
     Args:
         base: the optimizer that steps.
@@ -130,11 +134,17 @@ def evolve(
         accept: what a cycle ends with. "always": the child. "improved": the child if it
             is better than the parent. "best": the best of child, elites and parent. A
             child without finite fitness is never taken, and ties go to the parent.
-        reset_base: whether the state of `base` returns to `base.init` after a cycle that
-            left the parent. Schedules and injected hyperparameters stay as they are.
+        reset_base: whether the moments of `base` start anew after a cycle that left the
+            parent, with the counts that correct their bias: what is shaped like the parameters
+            and starts the same everywhere. All else goes on: schedules, other counters, keys,
+            learned scales, hyperparameters, cycles of an `evolve` inside. Or a function of the
+            state and of a fresh one, `base.init` of the new parameters, that returns the state to
+            go on with. The value and gradient that a line search keeps for its next step are
+            forgotten in any case.
         mutable: which leaves mutate: a pytree of bools that is a prefix of the
-            parameters, or a callable of the parameters that returns one; None for all.
-            Integer leaves never do.
+            parameters, or a callable of the parameters that returns one; None for all but those
+            that `base` freezes: whose update, as traced, cannot depend on any gradient. Integer
+            leaves never do.
         execution: how a cycle runs, never what it finds: where elites live, how many members
             are evaluated at a time, over which devices; see `Execution`.
         key: int seed of 32 bits, or a threefry key. Noise depends on the key, the cycle, the
@@ -142,18 +152,20 @@ def evolve(
 
     Returns:
         An `optax.GradientTransformationExtraArgs` with state `EvolveState`. On a step
-        without a cycle the updates have the values of those of `base`. The updates of
-        parameters below float32 come in float32, where `evolve` is not False: only then
-        does `optax.apply_updates` land on the chosen parameters exactly.
+        without a cycle the updates are those of `base`, and on all steps they have the dtypes of
+        these. Where such a dtype is below float32, members and children are evaluated at the
+        parameters that an update of it leads to, so that `optax.apply_updates` lands exactly on
+        what was evaluated.
 
     Raises:
         TypeError: an argument is of the wrong type; at `update`, `value_fn` is missing or
             not callable, or returns something other than a real scalar of at least
-            float32, or `evolve` is traced.
+            float32, `evolve` is traced, or an extra argument is misspelt.
         ValueError: an argument is out of range; at `update`, `params` is missing, or
             `mutable` does not fit them; an axis of `execution` is not mapped, is no axis of the
-            mesh, or has more devices than there are members; `noise` or `recombine` return what
-            is none.
+            mesh, or has more devices than there are members; an axis that is mapped is not named,
+            where JAX does not notice that replicas drift apart; `noise`, `recombine` or
+            `reset_base` return what is none.
 
     Cost:
         A step without a cycle costs a step of `base`. A generation costs `population_size
@@ -203,7 +215,9 @@ def evolve(
     base = _checks.check_base(base)
     always_due = _checks.check_interval(evolve_every) == 1
     _checks.check_key(key)
-    _checks.check_flag("reset_base", reset_base)
+    _checks.check_static("reset_base", reset_base, "bool or function")
+    if not callable(reset_base):
+        _checks.check_flag("reset_base", reset_base)
     for name, operator, kind, fix in (
         ("noise", noise, Noise, "write `noise.gaussian()`, or subclass `noise.Noise`"),
         ("recombine", recombine, Recombine, "write `recombine.mean()` or another of that module"),
@@ -225,6 +239,7 @@ def evolve(
     )
     spec: _cycle.CycleSpec = _checks.check_spec(unchecked)
     programs = _cycle.Programs()
+    frozen = _cycle.Frozen()
 
     def init_fn(params: optax.Params) -> EvolveState:
         _cycle.mutating_leaves(params, spec.mutable)
@@ -243,15 +258,22 @@ def evolve(
         *,
         value_fn: Callable[..., Any] | None = None,
         accept_value_fn: Callable[..., Any] | None = None,
+        base_value_fn: Callable[..., Any] | None = None,
         evolve: bool | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, EvolveState]:
-        evolve = _checks.check_update(params, value_fn, accept_value_fn, evolve, accept=spec.accept)
+        evolve = _checks.check_update(
+            params, value_fn, accept_value_fn, base_value_fn, evolve, accept=spec.accept
+        )
         if evolve is None:
             warn_inside_multi_steps()
-        base_args = dict(extra_args, value_fn=value_fn, evolve=evolve)
-        if accept_value_fn is not None:
-            base_args["accept_value_fn"] = accept_value_fn
+        functions = {
+            "value_fn": value_fn,
+            "accept_value_fn": accept_value_fn,
+            "base_value_fn": base_value_fn,
+        }
+        _cycle.check_spelling(extra_args, filter(None, functions.values()))
+        base_args = _base_args(base, state.base_state, functions, evolve, extra_args)
         base_updates, base_state = base.update(updates, state.base_state, params, **base_args)
         count = optax.safe_increment(state.count)
         if evolve is False:
@@ -262,7 +284,11 @@ def evolve(
         certain = evolve or always_due
         due = ~_cycle.impossible(count) if certain else is_due(count, evolve_every)
         assert value_fn is not None  # narrows the type: checked above
-        objectives = _cycle.Objectives(value_fn, accept_value_fn, extra_args)
+        objectives = _cycle.Objectives(value_fn, accept_value_fn, extra_args, base_state)
+        mutating = _cycle.mutating_leaves(params, spec.mutable, base_updates)
+        if spec.mutable is None:
+            moving = frozen.moving(base, updates, state.base_state, params, base_args)
+            mutating = tuple(at for at in mutating if at in moving)
         step = {
             "params": params,
             "base_updates": base_updates,
@@ -271,11 +297,14 @@ def evolve(
             "cycle": state.cycle,
         }
         if _is_traced((due, step, extra_args)) or not due:
-            updates, jumped, info = _cycle.run_cycle_if(due, spec, objectives, **step)
+            updates, jumped, info = _cycle.run_cycle_if(due, spec, mutating, objectives, **step)
         else:
-            updates, jumped, info = programs.run_cycle(spec, objectives, **step)
+            updates, jumped, info = programs.run_cycle(spec, mutating, objectives, **step)
+        base_state = _cycle.forget_the_point(base_state, jumped)
         if reset_base:
-            base_state = _cycle.reset_after_jump(base, base_state, params, updates, jumped)
+            base_state = _cycle.reset_after_jump(
+                reset_base, base, base_state, params, updates, jumped
+            )
         return updates, EvolveState(
             count=count,
             cycle=state.cycle + due.astype(jnp.int32),
@@ -285,6 +314,33 @@ def evolve(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _base_args(
+    base: optax.GradientTransformationExtraArgs,
+    base_state: optax.OptState,
+    functions: dict[str, Callable[..., Any] | None],
+    evolve: bool | None,
+    extra_args: dict[str, Any],
+) -> dict[str, Any]:
+    """What the base gets of the arguments of `update`.
+
+    What is meant for an `evolve` only where there is one inside: line searches refuse it.
+    """
+    args: dict[str, Any] = {}
+    objective = functions["base_value_fn"] or functions["value_fn"]
+    if _holds_evolve(base_state):
+        args = {name: fn for name, fn in functions.items() if fn is not None}
+        args["evolve"] = evolve
+    elif objective is not None:
+        added = {"generation": jnp.int32(0), "base_state": base_state}
+        args["value_fn"] = _cycle.for_line_search(objective, extra_args, added)
+    return _cycle.taken_by(base.update, extra_args | args, behind=3)
+
+
+def _holds_evolve(state: optax.OptState) -> bool:
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, EvolveState))
+    return any(isinstance(node, EvolveState) for node in nodes)
 
 
 def _is_traced(tree: Any) -> bool:

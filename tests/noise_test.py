@@ -26,7 +26,7 @@ KINDS = pytest.mark.parametrize(
 def members_of(key, std, leaf, kind):
     """A parent of one leaf, and a member."""
     return Members(
-        genome=Genome((leaf,)),
+        genome=Genome((leaf,), None, (None,)),
         stacks=stacks_of([leaf], [leaf], lambda leaf: leaf.shape),
         mutating=(0,),
         key=key,

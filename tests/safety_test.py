@@ -173,11 +173,3 @@ def test_reset_base_renews_the_momentum_only_after_a_jump_and_keeps_schedules():
     assert bool(injected.info.accepted)
     np.testing.assert_allclose(injected.base_state.hyperparams["learning_rate"], rate(1))
     chex.assert_trees_all_equal(injected.base_state.inner_state[0].mu, jnp.zeros(3))
-
-
-def test_reset_base_starts_a_base_that_remembers_parameters_at_the_new_ones():
-    params = jnp.ones(3)
-    tx = evolve(optax.contrib.schedule_free_sgd(0.1), evolve_every=1, reset_base=True, sigma=0.5)
-    updates, state = tx.update(params, tx.init(params), params, value_fn=jnp.sum)
-    assert bool(state.info.accepted)
-    chex.assert_trees_all_equal(state.base_state.z, optax.apply_updates(params, updates))

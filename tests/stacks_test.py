@@ -69,7 +69,8 @@ def noise_of_all(kind, leaves, first=0, member=3, sigma=0.3, compiler_options=No
         stds = stacks.one_by_one(lambda leaf: noise_std(leaf, jnp.float32(sigma), kind), genome)
         positions = tuple(range(first, first + len(leaves)))
         key_data = jax.random.key_data(KEY)
-        members = Members(Genome(genome), stacks, positions, key_data, 0, stds, 8, False, kind)
+        parent = Genome(genome, None, (None,) * len(genome))
+        members = Members(parent, stacks, positions, key_data, 0, stds, 8, False, kind)
         return unstacked(stacks, members.deviation(members.drawn(jnp.int32(member))))
 
     return stacks, noises(leaves)

@@ -138,7 +138,7 @@ def test_what_the_package_exports():
         "presets", "recombine", "with_frozen",
     ]  # fmt: skip
     assert all(hasattr(egd_optax, name) for name in egd_optax.__all__)
-    assert STATIC_ARGS == ("population_size", "generations", "mutable")
+    assert STATIC_ARGS == ("population_size", "generations", "mutable", "reset_base")
     assert set(STATIC_ARGS) < set(KEYWORDS)
 
 

@@ -18,6 +18,9 @@ numbers     the normal numbers of many leaves, in one draw
 parts       the noise of one leaf: rounded, checked, formed, summed
 fitness     value_fn -> a number that can be compared
 reset       the base optimizer after a jump
+frozen      which leaves the base never moves
+arguments   who takes which of the arguments of `update`
+dependence  what the base can depend on
 parent      the parameters after the base step, and which leaves mutate
 stacks      small leaves side by side
 threefry    the random numbers
@@ -25,21 +28,29 @@ xla         what the compiler would do otherwise
 spec        plain data
 """
 
+from egd_optax._cycle.arguments import check_spelling, for_line_search, taken_by
 from egd_optax._cycle.cycle import CycleInfo, no_cycle_yet, run_cycle_if
+from egd_optax._cycle.frozen import Frozen
 from egd_optax._cycle.parent import mutating_leaves
 from egd_optax._cycle.programs import Programs
-from egd_optax._cycle.reset import reset_after_jump
+from egd_optax._cycle.reset import Reset, forget_the_point, reset_after_jump
 from egd_optax._cycle.spec import CycleSpec, Objectives
 from egd_optax._cycle.xla import impossible
 
 __all__ = [
     "CycleInfo",
     "CycleSpec",
+    "Frozen",
     "Objectives",
     "Programs",
+    "Reset",
+    "check_spelling",
+    "for_line_search",
+    "forget_the_point",
     "impossible",
     "mutating_leaves",
     "no_cycle_yet",
     "reset_after_jump",
     "run_cycle_if",
+    "taken_by",
 ]

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 PARENT, ELITE, CHILD = range(3)
 
 
-def accept(rule: str, parent: jax.Array, elite: jax.Array, child: jax.Array) -> jax.Array:
+def accept(
+    rule: str, parent: jax.Array, elite: jax.Array, child: jax.Array, moved: jax.Array
+) -> jax.Array:
     """Decides what a generation ends with: PARENT, ELITE or CHILD, int32 `[]`.
 
     Ties go to the parent, then to the elite. A child without finite fitness is never
@@ -18,9 +20,10 @@ def accept(rule: str, parent: jax.Array, elite: jax.Array, child: jax.Array) -> 
         parent: fitness of the parent, `[]`, +inf where not finite; likewise:
         elite: of the best member.
         child: of the child.
+        moved: bool `[]`, whether the child is any other than the parent.
     """
     if rule == "always":
-        return jnp.where(jnp.isfinite(child), CHILD, PARENT)
+        return jnp.where(jnp.isfinite(child) & moved, CHILD, PARENT)
     if rule == "improved":
         return jnp.where(child < parent, CHILD, PARENT)
     return jnp.argmin(jnp.stack([parent, elite, child])).astype(jnp.int32)

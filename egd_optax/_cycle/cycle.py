@@ -16,7 +16,6 @@ from egd_optax._cycle.parent import (
     Genome,
     Parent,
     idle_updates,
-    mutating_leaves,
     replaced,
     resume,
     snapshot,
@@ -92,6 +91,7 @@ class _Step(NamedTuple):
 def run_cycle_if(
     due: jax.Array,
     spec: CycleSpec,
+    mutating: tuple[int, ...],
     objectives: Objectives,
     *,
     params: optax.Params,
@@ -105,6 +105,7 @@ def run_cycle_if(
     Args:
         due: bool `[]`.
         spec: what to do.
+        mutating: positions of the leaves that mutate, see `mutating_leaves`.
         objectives: what to select on.
         params: the parameters before the step.
         base_updates: the updates of the base optimizer.
@@ -115,7 +116,6 @@ def run_cycle_if(
     Returns:
         The updates, whether they leave the base step, bool `[]`, and what the latest cycle did.
     """
-    mutating = mutating_leaves(params, spec.mutable)
     step = _Step(
         jumped=jnp.zeros([], jnp.bool_),
         leaves=idle_updates(base_updates, params, mutating),
@@ -124,7 +124,7 @@ def run_cycle_if(
 
     def with_cycle(idle: _Step, cycle: jax.Array) -> _Step:
         # Not the base updates themselves: the step holds those of the mutating leaves.
-        updates = replaced(base_updates, mutating, idle.leaves)
+        updates = replaced(base_updates, params, mutating, idle.leaves)
         parent = snapshot(params, updates, mutating, spec.noise, cycle)
         return _evolved_or_idle(spec, objectives, parent, idle, key_data, cycle)
 
@@ -175,7 +175,7 @@ def _generations(
         return run_generation(spec, objectives, around, key, sigma, index)
 
     def next_generation(leaves: Leaves, index: jax.Array) -> tuple[Leaves, Outcome]:
-        chosen, outcome = generation(Genome(leaves), index)
+        chosen, outcome = generation(parent.genome.of(leaves), index)
         return optax.tree.where(outcome.jumped, chosen, leaves), outcome
 
     if spec.generations > 1:

@@ -1,7 +1,6 @@
 """Evaluate: the fitness of a member, forward only; lower is better."""
 
 from collections.abc import Callable, Mapping
-import inspect
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 
 from egd_optax._cycle.parent import Parent
 from egd_optax._cycle.spec import Leaves
+from egd_optax.execution import Execution
 
 Fitness = Callable[[Leaves], jax.Array]
 
@@ -19,8 +19,8 @@ def fitness_of(
     value_fn: Callable[..., Any],
     parent: Parent,
     *,
-    extra_args: Mapping[str, Any],
-    axis_names: tuple[str, ...],
+    kwargs: Mapping[str, Any],
+    execution: Execution,
 ) -> Fitness:
     """Prepares the fitness function of a generation; nothing is evaluated yet.
 
@@ -28,9 +28,8 @@ def fitness_of(
         value_fn: maps parameters to a real scalar of at least float32; never
             differentiated.
         parent: what the members are made around, for the leaves that do not mutate.
-        extra_args: extra arguments of `update`; `value_fn` gets those that its
-            signature names.
-        axis_names: mapped axes that the fitness is averaged over.
+        kwargs: what `value_fn` takes beside parameters.
+        execution: names the mapped axes that the fitness is averaged over.
 
     Returns:
         A function from the mutating leaves of a member to its fitness, `[]` of
@@ -38,16 +37,10 @@ def fitness_of(
         the child share one trace of `value_fn`.
 
     Raises:
-        ValueError: one of the axes is not mapped.
+        ValueError: one of the axes is not mapped, or a mapped axis is not named.
     """
-    kwargs = named_by(value_fn, extra_args)
-    for name in axis_names:
-        if bound_axis_size(name) is None:
-            raise ValueError(
-                f"`axis_name` must name a mapped axis, got {name!r} outside of any `jax.shard_map` "
-                "or `jax.pmap` over it. Leave it out in a plain `jax.jit`: there a sharded batch "
-                "is averaged as a whole."
-            )
+    _check_axes(execution)
+    axis_names = execution.axis_names
 
     def fitness(genome: Leaves) -> jax.Array:
         value = as_fitness(value_fn(parent.with_genome(genome), **kwargs))
@@ -58,6 +51,31 @@ def fitness_of(
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
     return jax.jit(fitness)
+
+
+def _check_axes(execution: Execution) -> None:
+    """The axes that fitness is averaged over are mapped, and no other axis is forgotten."""
+    for name in execution.axis_names:
+        if bound_axis_size(name) is None:
+            raise ValueError(
+                f"`axis_name` must name a mapped axis, got {name!r} outside of any `jax.shard_map` "
+                "or `jax.pmap` over it. Leave it out in a plain `jax.jit`: there a sharded batch "
+                "is averaged as a whole."
+            )
+    if execution.axis_name is not None:
+        return
+    for name in jax.sharding.get_abstract_mesh().manual_axes:
+        # Where JAX keeps track of what varies over an axis, it refuses replicas that drift apart.
+        tracked = jax.typeof(lax.axis_index(name)) != jax.typeof(jnp.int32(0))
+        # Along an axis that `jax.pmap` made up nothing can be averaged, gradients neither.
+        nameless = name.startswith("_")
+        if name != execution.population_axis and not tracked and not nameless:
+            raise ValueError(
+                f"`axis_name` must name the mapped axes, got None inside of `jax.shard_map` or "
+                f"`jax.pmap` over {name!r}: replicas whose fitness differs would drift apart. "
+                f'Pass `Execution(axis_name="{name}")` to average it, or `axis_name=()` if each '
+                "device has a model of its own, or the same fitness in any case."
+            )
 
 
 def bound_axis_size(name: str) -> int | None:
@@ -71,15 +89,6 @@ def bound_axis_size(name: str) -> int | None:
 def fitness_dtype() -> jnp.dtype:
     """Dtype of fitness and weights: float32, or float64 where x64 is enabled."""
     return jnp.result_type(float)
-
-
-def named_by(value_fn: Callable[..., Any], extra_args: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Those of the arguments that the signature of a function names, behind the parameters."""
-    try:
-        _, *names = inspect.signature(value_fn).parameters  # the first takes the parameters
-    except (TypeError, ValueError):  # no signature, or one without parameters
-        return {}
-    return {name: value for name, value in extra_args.items() if name in names}
 
 
 def as_fitness(value: Any) -> jax.Array:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from egd_optax._cycle.accept import ELITE, PARENT, accept
+from egd_optax._cycle.arguments import taken_by
 from egd_optax._cycle.elites import Elites, elites_of
 from egd_optax._cycle.fitness import Fitness, fitness_of
 from egd_optax._cycle.members import Members, noise_std
@@ -60,22 +61,27 @@ def run_generation(
     Returns:
         The mutating leaves that it chose, any where it did not jump, and what came of it.
     """
-    args = {"generation": generation, **objectives.extra_args}
-    prepare = functools.partial(
-        fitness_of, parent=parent, extra_args=args, axis_names=spec.execution.axis_names
-    )
+    added = {"generation": generation, "base_state": objectives.base_state}
+
+    def prepare(objective: Callable[..., Any]) -> Fitness:
+        kwargs = taken_by(objective, objectives.extra_args, added)
+        return fitness_of(objective, parent, kwargs=kwargs, execution=spec.execution)
+
     fitness = prepare(objectives.value_fn)
     members = _members_of(spec, parent, key, sigma, generation)
     place = place_of(spec.execution, members, objectives.extra_args)
     storage = storage_of(spec.memory, spec.elite_count)
 
+    def weights_of(scores: jax.Array) -> jax.Array:
+        weights = member_weights(spec.recombine, scores, spec.elite_count)
+        return jnp.asarray(spec.step_size) * weights
+
     def child_from(
         members: Members, kept: Elites | None, scores: jax.Array, buffer: Leaves | None
     ) -> Leaves:
-        weights = member_weights(spec.recombine, scores, spec.elite_count)
         return child_of(
             members,
-            jnp.asarray(spec.step_size) * weights,
+            weights_of(scores),
             scores,
             place,
             elites=_elites(spec, kept, scores),
@@ -99,7 +105,9 @@ def run_generation(
     if objectives.accept_value_fn is not None:
         judge = prepare(objectives.accept_value_fn)
         judged = _judged_by(judge, spec.accept, members, best, read_best, child, of_child)
-    choice = accept(spec.accept, *judged)
+    # Not read off the leaves, of which a device inside of `jax.shard_map` may have a part only.
+    moved = jnp.any(weights_of(scores)[1:] != 0) & (sigma != 0)
+    choice = accept(spec.accept, *judged, moved)
     # The best member comes over the child, of which there is no more need.
     chosen = read_best(choice == ELITE, child) if spec.accept == "best" else child
     return chosen, outcome._replace(jumped=choice != PARENT)

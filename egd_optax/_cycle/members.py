@@ -146,12 +146,12 @@ class Members(NamedTuple):
             # its place among the others it would draw in one.
             on = first > 0 if alone else ~xla.impossible(self.stds[0])
             leaves = xla.drawn_into(before, jnp.int32(0), on, lambda at: first_of_pair(first + at))
-            return leaves, (leaves, mirror(leaves, self.genome.leaves()))[: self.pair]
+            return leaves, (leaves, mirrored(leaves, self.genome))[: self.pair]
 
         if self.noise.redraw:
             drawn = jax.vmap(drawn_of)(firsts)
-            mirrored = jax.vmap(lambda one: self._draws.scale(one, -1))(drawn)
-            sides: tuple[Drawn | Leaves, ...] = (drawn, mirrored)[: self.pair]
+            turned = jax.vmap(lambda one: self._draws.scale(one, -1))(drawn)
+            sides: tuple[Drawn | Leaves, ...] = (drawn, turned)[: self.pair]
         else:  # one after another, in the memory of the members and of one draw
             _, sides = lax.scan(next_pair, self.genome.leaves(), firsts)
         carried: Drawn | Leaves = jax.tree.map(
@@ -163,7 +163,7 @@ class Members(NamedTuple):
         """The mutating leaves of a member, or of the child, that is carried."""
         if not isinstance(carrier, Held):
             return carrier
-        return self.around(Genome(carrier.centre)).formed(carrier.drawn)
+        return self.around(self.genome.of(carrier.centre)).formed(carrier.drawn)
 
     def formed(self, carried: Drawn | Leaves) -> Leaves:
         """The mutating leaves of one of `carry_many`."""
@@ -178,7 +178,7 @@ class Members(NamedTuple):
         leaves = inside._placed(inside.drawn(member - second))
         if not self.antithetic:
             return leaves
-        chosen: Leaves = optax.tree.where(second, mirror(leaves, inside.genome.leaves()), leaves)
+        chosen: Leaves = optax.tree.where(second, mirrored(leaves, inside.genome), leaves)
         return chosen
 
     def redrawn(self, member: jax.Array, on: jax.Array, buffer: Leaves) -> Leaves:
@@ -257,14 +257,12 @@ class Members(NamedTuple):
         return inside._placed(inside.drawn(member))
 
     def _placed(self, drawn: Drawn) -> Leaves:
-        return displaced(self.genome.leaves(), self.deviation(drawn))
+        return self.genome.reached(displaced(self.genome.leaves(), self.deviation(drawn)))
 
     def _mirror_if(self, second: jax.Array, leaves: Leaves) -> Leaves:
         if not self.antithetic:
             return leaves
-        return xla.at_most_once(
-            second, lambda first, genome: mirror(first, genome.leaves()), leaves, self.genome
-        )
+        return xla.at_most_once(second, mirrored, leaves, self.genome)
 
 
 # Sets the noise apart from what a training loop derives from the same key.
@@ -310,7 +308,7 @@ def displaced(genome: Leaves, deviation: Leaves) -> Leaves:
     return tuple(map(plus, genome, deviation))
 
 
-def mirror(member: Leaves, genome: Leaves) -> Leaves:
+def mirrored(member: Leaves, genome: Genome) -> Leaves:
     """The member on the other side of the parent, made in place: no noise is kept."""
 
     def other_side(leaf: jax.Array, parent: jax.Array) -> jax.Array:
@@ -318,4 +316,4 @@ def mirror(member: Leaves, genome: Leaves) -> Leaves:
         centre = parent.astype(wide)
         return (centre - (leaf.astype(wide) - centre)).astype(leaf.dtype)
 
-    return tuple(map(other_side, member, genome))
+    return genome.reached(tuple(map(other_side, member, genome.leaves())))

@@ -1,6 +1,9 @@
 """The parent: where a cycle starts from and comes back to, and which of its leaves mutate."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import numbers
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -17,6 +20,28 @@ from egd_optax.noise import Noise
 T = TypeVar("T")
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where an update of few digits starts from, which does not lead everywhere.
+
+    Attributes:
+        leaf: an entry before the step.
+        step: the dtype of its updates.
+    """
+
+    leaf: jax.Array
+    step: jnp.dtype = dataclasses.field(metadata={"static": True})
+
+    def reached(self, target: jax.Array) -> jax.Array:
+        """The leaf next to a target that an update leads to, see `resume`."""
+        # What one update leads to is in rare cases, one of thousands, nearer to another update,
+        # that leads elsewhere. What the second leads to is not.
+        for _ in range(2):
+            target = plus(self.leaf, step_to(target, self.leaf, self.step))
+        return target
+
+
 class Genome(NamedTuple):
     """The mutating leaves of a parent, all that a member has of its own.
 
@@ -27,10 +52,13 @@ class Genome(NamedTuple):
     Attributes:
         params: the entries; those of large leaves before the step.
         updates: what is to be added to these, the base updates; None where nothing is.
+        sources: where updates start from that lead to few leaves; None where they have digits
+            enough to lead to all.
     """
 
     params: Leaves
-    updates: tuple[jax.Array | None, ...] | None = None
+    updates: tuple[jax.Array | None, ...] | None
+    sources: tuple[Source | None, ...]
 
     def leaves(self) -> Leaves:
         """The genome; in the body of a loop only of what `kept_inside` returns."""
@@ -38,6 +66,25 @@ class Genome(NamedTuple):
             return self.params
         pairs = zip(self.params, self.updates, strict=True)
         return tuple(leaf if by is None else plus(leaf, by) for leaf, by in pairs)
+
+    def of(self, leaves: Leaves) -> "Genome":
+        """Others, which the updates of the same step are to lead to."""
+        return self._replace(params=leaves, updates=None)
+
+    def reached(self, targets: Leaves) -> Leaves:
+        """The leaves next to some targets that updates lead to, in the dtypes of the base's."""
+        pairs = zip(self.sources, targets, strict=True)
+        return tuple(leaf if start is None else start.reached(leaf) for start, leaf in pairs)
+
+    def in_form(self, form: Callable[[Leaves], Leaves]) -> "Genome":
+        """The same in the form in which devices share it."""
+        pairs = zip(self.sources, self.params, strict=True)
+        starts = form(tuple(leaf if start is None else start.leaf for start, leaf in pairs))
+        sources = tuple(
+            start if start is None else dataclasses.replace(start, leaf=leaf)
+            for start, leaf in zip(self.sources, starts, strict=True)
+        )
+        return Genome(form(self.leaves()), None, sources)
 
     def kept_inside(self, varying: T) -> tuple["Genome", T]:
         """The same for the body of a loop, with a value that differs from trip to trip."""
@@ -96,8 +143,12 @@ def snapshot(
     Returns:
         The parent.
     """
-    leaves, treedef = flatten(optax.apply_updates(params, base_updates))
-    sources, steps = flatten(params)[0], flatten(base_updates)[0]
+    sources, treedef = flatten(params)
+    steps = aligned(base_updates, params)
+    leaves = [
+        leaf if by is None or is_masked(leaf) else optax.apply_updates(leaf, by)
+        for leaf, by in zip(sources, steps, strict=True)
+    ]
     mutable = tuple(jnp.asarray(sources[at]) for at in mutating)
     updates = tuple(jnp.asarray(steps[at]) for at in mutating)
     stacks = stacks_of(mutable, updates, noise._view)
@@ -109,15 +160,35 @@ def snapshot(
         # Added up already in a stack, which is a copy anyhow.
         return stacks.stack([plus(mutable[leaf], updates[leaf]) for leaf in group], at), None
 
+    def source(at: int) -> Source | None:
+        group = stacks.groups[at]
+        step = updates[group[0]].dtype
+        if step == wide_dtype(step):
+            return None
+        before = [mutable[leaf] for leaf in group]
+        stacked = len(group) > 1
+        return Source(stacks.stack(before, at) if stacked else stacks.viewed(before[0], at), step)
+
     entries = tuple(map(entry, range(len(stacks.groups))))
-    genome = Genome(tuple(leaf for leaf, _ in entries), tuple(by for _, by in entries))
+    genome = Genome(
+        params=tuple(leaf for leaf, _ in entries),
+        updates=tuple(by for _, by in entries),
+        sources=tuple(map(source, range(len(stacks.groups)))),
+    )
     return Parent(tuple(leaves), treedef, mutating, stacks, genome, mutable, cycle)
 
 
 def plus(leaf: jax.Array, by: jax.Array) -> jax.Array:
     """A leaf with something added, in the dtype of the leaf; the same to the bit everywhere."""
-    wide = jnp.promote_types(wide_dtype(leaf.dtype), by.dtype)
+    wide = _wide_enough(leaf.dtype, by.dtype)
     return xla.rounded_to(leaf.astype(wide) + by.astype(wide), leaf.dtype).astype(leaf.dtype)
+
+
+def step_to(target: jax.Array, source: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The update of a dtype that leads from a leaf to another one, or as near as it leads."""
+    wide = _wide_enough(target.dtype, dtype)
+    by = target.astype(wide) - source.astype(wide)
+    return xla.rounded_to(by, dtype).astype(dtype)
 
 
 def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
@@ -125,28 +196,33 @@ def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
 
 
+def _wide_enough(*dtypes: jnp.dtype) -> jnp.dtype:
+    """A dtype that leaves of all of these are computed in; holds them exactly."""
+    return functools.reduce(jnp.promote_types, map(wide_dtype, dtypes))
+
+
 def idle_updates(
     base_updates: optax.Updates, params: optax.Params, mutating: tuple[int, ...]
 ) -> Leaves:
     """The base updates of the leaves that mutate, in dtypes that hold these as well; exact."""
-    updates, _ = flatten(base_updates)
-    leaves, _ = flatten(params)
+    updates, leaves = aligned(base_updates, params), flatten(params)[0]
 
     def wide_enough(update: jax.Array, leaf: jax.Array) -> jax.Array:
-        dtype = jnp.promote_types(jnp.result_type(update), jnp.result_type(leaf))
-        return lax.convert_element_type(update, dtype)
+        dtypes = jnp.result_type(update), jnp.result_type(leaf)
+        same = dtypes[0] == dtypes[1]
+        return lax.convert_element_type(update, dtypes[0] if same else _wide_enough(*dtypes))
 
     return tuple(wide_enough(updates[at], leaves[at]) for at in mutating)
 
 
 def replaced(
-    base_updates: optax.Updates, mutating: tuple[int, ...], leaves: Leaves
+    base_updates: optax.Updates, params: optax.Params, mutating: tuple[int, ...], leaves: Leaves
 ) -> optax.Updates:
     """The base updates, with others for the leaves that mutate."""
-    updates, treedef = flatten(base_updates)
+    updates = aligned(base_updates, params)
     for at, leaf in zip(mutating, leaves, strict=True):
         updates[at] = leaf
-    return jax.tree.unflatten(treedef, updates)
+    return jax.tree.unflatten(flatten(params)[1], updates)
 
 
 def resume(
@@ -158,9 +234,9 @@ def resume(
 ) -> optax.Updates:
     """The update that leads from `params` to what the cycle chose.
 
-    A bfloat16 difference of bfloat16 parameters misses its target, where a float32 one
-    lands on it: `optax.apply_updates` adds in the wider dtype and casts the sum. The
-    steps without a cycle return the same dtypes as those with one.
+    In the dtypes of the base updates, also on a step with a cycle, so that whatever chooses
+    between the two can. A bfloat16 difference of bfloat16 parameters misses most targets: members
+    are evaluated, and children too, at what such a difference leads to.
 
     Args:
         jumped: bool `[]`, whether the cycle left the parent.
@@ -170,20 +246,19 @@ def resume(
         mutating: positions of the leaves that mutate.
 
     Returns:
-        Updates like the base updates, those of mutating leaves in float32 or wider; the base
-        updates where the parent stands, and in leaves that do not mutate.
+        Updates like the base updates: these where the parent stands, and in leaves that do not
+        mutate.
     """
-    sources, _ = flatten(params)
+    sources, steps = flatten(params)[0], aligned(base_updates, params)
 
-    def update(leaf: jax.Array, source: jax.Array) -> jax.Array:
-        wide = jnp.promote_types(leaf.dtype, wide_dtype(source.dtype))
-        leaf = leaf.astype(wide)
-        return jnp.where(jumped, leaf - source.astype(wide), leaf)
+    def update(leaf: jax.Array, source: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        return jnp.where(jumped, step_to(leaf, source, dtype), leaf.astype(dtype))
 
     updates = (
-        update(leaf, jnp.asarray(sources[at])) for at, leaf in zip(mutating, leaves, strict=True)
+        update(leaf, jnp.asarray(sources[at]), jnp.result_type(steps[at]))
+        for at, leaf in zip(mutating, leaves, strict=True)
     )
-    return replaced(base_updates, mutating, tuple(updates))
+    return replaced(base_updates, params, mutating, tuple(updates))
 
 
 def flatten(tree: optax.Params) -> tuple[list[Any], jax.tree_util.PyTreeDef]:
@@ -191,13 +266,23 @@ def flatten(tree: optax.Params) -> tuple[list[Any], jax.tree_util.PyTreeDef]:
     return jax.tree.flatten(tree, is_leaf=is_masked)
 
 
-def mutating_leaves(params: optax.Params, mutable: object) -> tuple[int, ...]:
+def aligned(updates: optax.Updates, params: optax.Params) -> list[Any]:
+    """The updates of each leaf of the parameters; None where there is none, of a function say."""
+    found: list[Any] = flatten(params)[1].flatten_up_to(updates)
+    return found
+
+
+def mutating_leaves(
+    params: optax.Params, mutable: object, updates: optax.Updates | None = None
+) -> tuple[int, ...]:
     """The leaves that mutate: floating or complex ones that `mutable` does not exclude.
 
     Args:
         params: pytree of arrays or `jax.ShapeDtypeStruct`.
         mutable: None, a pytree of bools that is a prefix of `params`, or a callable
-            of `params` that returns one.
+            of `params` that returns one. A pytree may be callable too, as modules are: it is one
+            if all of its leaves are bools.
+        updates: the base updates, once there are some: a leaf without one stays as it is.
 
     Returns:
         Their positions in the flattened `params`.
@@ -207,10 +292,16 @@ def mutating_leaves(params: optax.Params, mutable: object) -> tuple[int, ...]:
         ValueError: `mutable` is no prefix of `params`, or excludes every leaf.
     """
     leaves, _ = flatten(params)
-    inexact = [at for at, leaf in enumerate(leaves) if _is_inexact(leaf)]
+    steps = leaves if updates is None else aligned(updates, params)
+    inexact = [
+        at
+        for at, (leaf, step) in enumerate(zip(leaves, steps, strict=True))
+        if _is_inexact(leaf) and step is not None
+    ]
     if mutable is None or not leaves:  # none in the placeholder of optax.tree.map_params
         return tuple(inexact)
-    allowed = _broadcast(mutable(params) if callable(mutable) else mutable, params)
+    chosen = mutable(params) if callable(mutable) and not _is_mask(mutable) else mutable
+    allowed = _broadcast(chosen, params)
     mutating = tuple(at for at in inexact if allowed[at])
     if inexact and not mutating:
         raise ValueError(
@@ -218,6 +309,11 @@ def mutating_leaves(params: optax.Params, mutable: object) -> tuple[int, ...]:
             "select at least one leaf, or pass None to mutate all of them."
         )
     return mutating
+
+
+def _is_mask(tree: object) -> bool:
+    leaves = jax.tree.leaves(tree)
+    return bool(leaves) and all(isinstance(leaf, (bool, np.bool_)) for leaf in leaves)
 
 
 def _broadcast(mask: object, params: optax.Params) -> Sequence[bool]:
@@ -239,7 +335,9 @@ def _broadcast(mask: object, params: optax.Params) -> Sequence[bool]:
 
 
 def _is_inexact(leaf: Any) -> bool:
-    return not is_masked(leaf) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    if is_masked(leaf) or not (hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number)):
+        return False
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
 
 
 def is_masked(leaf: object) -> bool:

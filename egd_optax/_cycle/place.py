@@ -217,8 +217,8 @@ class Lanes(NamedTuple):
     def land(self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array) -> Leaves:
         del fitness
         whole = genome.leaves()
-        shared = self.share(whole)
-        child = displaced(shared, sum_of(Genome(shared), zeros))
+        shared = genome.in_form(self.share)
+        child = displaced(shared.params, sum_of(shared, zeros))
         return tuple(map(self._whole, child, whole, self._sides(whole)))
 
     @property
@@ -319,7 +319,7 @@ class Mapped(NamedTuple):
     def land(self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array) -> Leaves:
         del fitness
         whole = genome.leaves()
-        total = sum_of(Genome(self.share(whole)), zeros)
+        total = sum_of(genome.in_form(self.share), zeros)
         return displaced(whole, lax.psum(total, self.axis))
 
 

@@ -20,8 +20,9 @@ import optax
 
 from egd_optax._advice import advice_on_value_fn
 from egd_optax._cycle import xla
+from egd_optax._cycle.arguments import NUMBERS, arrays_of, taken_by
 from egd_optax._cycle.cycle import CycleInfo, run_cycle_if
-from egd_optax._cycle.fitness import as_fitness, named_by
+from egd_optax._cycle.fitness import as_fitness
 from egd_optax._cycle.spec import CycleSpec, Objectives
 
 # Programs that are kept, the latest ones; and so many compiled in a row are worth a warning.
@@ -45,28 +46,41 @@ class Programs:
         self.anew = 0
 
     def run_cycle(
-        self, spec: CycleSpec, objectives: Objectives, params: optax.Params, **step: Any
+        self,
+        spec: CycleSpec,
+        mutating: tuple[int, ...],
+        objectives: Objectives,
+        params: optax.Params,
+        **step: Any,
     ) -> tuple[optax.Updates, jax.Array, CycleInfo]:
         """Runs a cycle, as `run_cycle_if` does where one is due, in a program that may be known.
 
         Args:
             spec: what to do.
+            mutating: positions of the leaves that mutate.
             objectives: what to select on.
             params: the parameters before the step.
             **step: the other arguments of `run_cycle_if`, arrays.
         """
         known = {
-            name: _known(fn, params, objectives.extra_args)
+            name: _known(fn, params, objectives)
             for name, fn in (
                 ("value_fn", objectives.value_fn),
                 ("accept_value_fn", objectives.accept_value_fn),
             )
             if fn is not None
         }
-        key = tuple((name, fn.identity) for name, fn in known.items())
+        own, with_own = arrays_of(params, NUMBERS)
+        key = (
+            mutating,
+            jax.tree.structure(params),
+            *((name, fn.identity) for name, fn in known.items()),
+        )
         program = self.compiled.pop(key, None)
         if program is None:
-            program = _program(spec, {name: fn.jaxpr for name, fn in known.items()})
+            program = _program(
+                spec, mutating, {name: fn.jaxpr for name, fn in known.items()}, with_own
+            )
             self._warn_of(objectives.value_fn)
         else:
             self.anew = 0
@@ -74,10 +88,10 @@ class Programs:
         while len(self.compiled) > _KEPT:
             del self.compiled[next(iter(self.compiled))]
         arrays = {name: fn.arrays for name, fn in known.items()}
-        all_extra = [leaf for leaf in jax.tree.leaves(objectives.extra_args) if _is_array(leaf)]
+        all_extra, _ = arrays_of(objectives.extra_args)
         with advice_on_value_fn():
             result: tuple[optax.Updates, jax.Array, CycleInfo] = program(
-                arrays, all_extra, params, **step
+                arrays, all_extra, own, **step
             )
         return result
 
@@ -111,28 +125,27 @@ class _Known(NamedTuple):
     arrays: tuple[list[Any], list[Any]]
 
 
-def _known(fn: Callable[..., Any], params: optax.Params, extra_args: Mapping[str, Any]) -> _Known:
+def _known(fn: Callable[..., Any], params: optax.Params, objectives: Objectives) -> _Known:
     """Traces a function, with numbers and strings among its arguments as they are."""
-    named = named_by(fn, extra_args)
-    leaves, treedef = jax.tree.flatten(named)
-    are_arrays = list(map(_is_array, leaves))
+    taken = taken_by(fn, objectives.extra_args, {"base_state": objectives.base_state})
+    arguments, with_arguments = arrays_of(taken)
+    own, with_own = arrays_of(params, NUMBERS)
 
-    def value(arrays: list[Any], generation: jax.Array, params: optax.Params) -> jax.Array:
-        waiting = iter(arrays)
-        filled = (
-            next(waiting) if is_array else leaf
-            for is_array, leaf in zip(are_arrays, leaves, strict=True)
-        )
-        kwargs = {"generation": generation, **jax.tree.unflatten(treedef, filled)}
-        return as_fitness(fn(params, **named_by(fn, kwargs)))
+    def value(arguments: list[Any], generation: jax.Array, own: list[Any]) -> jax.Array:
+        kwargs = taken_by(fn, with_arguments(arguments), {"generation": generation})
+        return as_fitness(fn(with_own(own), **kwargs))
 
-    arguments = [leaf for is_array, leaf in zip(are_arrays, leaves, strict=True) if is_array]
     with advice_on_value_fn():
-        closed = jax.make_jaxpr(value)(arguments, jnp.int32(0), params)
+        closed = jax.make_jaxpr(value)(arguments, jnp.int32(0), own)
     return _Known(_identity(closed.jaxpr), closed.jaxpr, (closed.consts, arguments))
 
 
-def _program(spec: CycleSpec, jaxprs: Mapping[str, Any]) -> Callable[..., Any]:
+def _program(
+    spec: CycleSpec,
+    mutating: tuple[int, ...],
+    jaxprs: Mapping[str, Any],
+    with_own: Callable[[list[Any]], optax.Params],
+) -> Callable[..., Any]:
     """A compiled cycle, of arrays and the arguments of `run_cycle_if`."""
 
     def objective(name: str, closed_over: list[Any], arguments: list[Any]) -> Callable[..., Any]:
@@ -140,7 +153,8 @@ def _program(spec: CycleSpec, jaxprs: Mapping[str, Any]) -> Callable[..., Any]:
 
         def value_fn(params: optax.Params, generation: jax.Array) -> jax.Array:
             value: jax.Array
-            (value,) = does(*jax.tree.leaves((arguments, generation, params)))
+            own, _ = arrays_of(params, NUMBERS)
+            (value,) = does(*arguments, generation, *own)
             return value
 
         return value_fn
@@ -148,7 +162,7 @@ def _program(spec: CycleSpec, jaxprs: Mapping[str, Any]) -> Callable[..., Any]:
     def run(
         arrays: Mapping[str, tuple[list[Any], list[Any]]],
         all_extra: list[Any],
-        params: optax.Params,
+        own: list[Any],
         **step: Any,
     ) -> tuple[optax.Updates, jax.Array, CycleInfo]:
         functions = {name: objective(name, *of_function) for name, of_function in arrays.items()}
@@ -156,13 +170,9 @@ def _program(spec: CycleSpec, jaxprs: Mapping[str, Any]) -> Callable[..., Any]:
         extra_args = {"": all_extra}
         objectives = Objectives(functions["value_fn"], functions.get("accept_value_fn"), extra_args)
         due = ~xla.impossible(step["cycle"])
-        return run_cycle_if(due, spec, objectives, params=params, **step)
+        return run_cycle_if(due, spec, mutating, objectives, params=with_own(own), **step)
 
     return jax.jit(run)
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray)
 
 
 def _identity(jaxpr: Any) -> Hashable:

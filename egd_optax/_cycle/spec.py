@@ -58,8 +58,10 @@ class Objectives(NamedTuple):
         value_fn: the fitness of parameters.
         accept_value_fn: the fitness that the outcome is judged by, or None for `value_fn`.
         extra_args: extra arguments of `update`, for those of their names that they take.
+        base_state: the state of the base after the step, for the name `base_state`.
     """
 
     value_fn: Callable[..., Any]
     accept_value_fn: Callable[..., Any] | None
     extra_args: Mapping[str, Any]
+    base_state: Any = None

@@ -55,7 +55,7 @@ def child_of(
 
     genome = members.genome.leaves()
     zeros = _zeros(place.share(genome), fitness, None if buffer is None else place.share(buffer))
-    return place.land(sum_of, zeros, members.genome, fitness)
+    return members.genome.reached(place.land(sum_of, zeros, members.genome, fitness))
 
 
 def _zeros(genome: Leaves, fitness: jax.Array, buffer: Leaves | None) -> Leaves:

@@ -18,7 +18,8 @@ def member_weights(rule: Recombine, fitness: jax.Array, elite_count: int | None)
 
     Returns:
         `[n]` of `fitness_dtype()`; zero for a member that is not finite or not among the best,
-        and for a weight that is not finite.
+        for a weight that is not finite, and for all members where they tie: there is nothing to
+        select, and what came first would move the parameters at random.
 
     Raises:
         TypeError: the rule returns weights that are not real.
@@ -27,7 +28,8 @@ def member_weights(rule: Recombine, fitness: jax.Array, elite_count: int | None)
     count = fitness.size if elite_count is None else elite_count
     _check_on_an_example(rule, fitness, count)
     weights = checked_weights(rule, rule.weights(fitness, count), fitness.size)
-    usable = jnp.isfinite(fitness) & jnp.isfinite(weights)
+    tied = jnp.all(fitness == fitness[0])
+    usable = jnp.isfinite(fitness) & jnp.isfinite(weights) & ~tied
     if elite_count is not None and not rule._none_but_the_best:
         # Others are not held in every memory mode, so that none may weigh in any.
         _, best = lax.top_k(-fitness, count)  # stable: ties go to the smaller index
