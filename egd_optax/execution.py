@@ -29,7 +29,9 @@ class Execution:
             and their activations. Members are the same to the bit, fitness within the rounding
             of a batched program.
         axis_name: mapped axes, of `jax.shard_map` or `jax.pmap`, to average fitness over: a name,
-            a tuple of names, or None.
+            a tuple of names, or None. Inside of these None is an error where JAX does not notice
+            that replicas drift apart, as with `check_vma=False`; there `()` says that no axis is
+            to be averaged over, for each device has a model of its own.
         population_axis: an axis to divide the members over, each device evaluating its share.
             In a plain `jax.jit` an axis of the mesh, with parameters that are not sharded over
             it; inside of `jax.shard_map` and `jax.pmap` the name of a mapped axis. Elites are

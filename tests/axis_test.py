@@ -120,3 +120,76 @@ def test_value_fn_gets_only_the_extra_arguments_that_it_names():
     np.testing.assert_allclose(state.info.parent_fitness, loss(2 * PARAMS, DATA), rtol=1e-6)
     assert seen.keys() == {"batch", "value", "unrelated", "value_fn"}
     np.testing.assert_allclose(seen["value_fn"](PARAMS, **extra), loss(PARAMS, DATA), rtol=1e-6)
+
+
+MESH = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def shards(tx, mapping):
+    """The parameters of four replicas after four steps, each on its own part of the batch."""
+    batches = DATA.reshape(4, 4, 5)
+    state = tx.init(PARAMS)
+    step = replica_step(tx, "data")
+
+    def run(batch):
+        params, own = PARAMS, state
+        for _ in range(4):
+            params, own = step(params, own, batch)
+        return params
+
+    if mapping == "pmap":
+        return jax.pmap(run, axis_name="data")(batches)
+    spec = jax.sharding.PartitionSpec("data")
+    sharded = jax.shard_map(
+        lambda batch: run(batch[0])[None],
+        mesh=MESH,
+        in_specs=spec,
+        out_specs=spec,
+        check_vma=mapping == "tracked",
+    )
+    return jax.jit(sharded)(batches)
+
+
+@pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
+def test_a_mapped_axis_that_is_not_named_is_an_error_where_replicas_would_drift(mapping):
+    with pytest.raises(ValueError, match="`axis_name` must name the mapped axes, got None.*'data'"):
+        shards(egd(0.1, evolve_every=2, sigma=0.3), mapping)
+    named = shards(optimizer("host", axis_name="data"), mapping)
+    assert (named == named[0]).all()
+
+
+@pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
+def test_no_axis_can_be_named_where_each_device_has_a_model_of_its_own(mapping):
+    own = shards(optimizer("host", axis_name=()), mapping)
+    assert not (own == own[0]).all()
+
+
+@pytest.mark.parametrize("axis_name", [None, ()])
+def test_where_jax_keeps_track_of_replicas_the_error_names_the_axis(axis_name):
+    with pytest.raises(ValueError, match="`axis_name` must name the mapped axes, got .*'data', al"):
+        shards(optimizer("host", axis_name), "tracked")
+
+
+def test_along_an_axis_without_a_name_nothing_can_be_averaged():
+    tx = optimizer("host")
+    step = lambda batch: tx.update(PARAMS, tx.init(PARAMS), PARAMS, value_fn=loss, batch=batch)[0]  # noqa: E731
+    assert jax.pmap(step)(DATA.reshape(4, 4, 5)).shape == (4, 5)
+
+
+def test_an_axis_beside_that_of_the_population_is_not_forgotten():
+    mesh = jax.make_mesh((2, 2), ("pop", "data"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+    def step(batch, **axes):
+        tx = egd(0.1, evolve_every=1, execution=Execution(population_axis="pop", **axes))
+        return tx.update(PARAMS, tx.init(PARAMS), PARAMS, value_fn=loss, batch=batch)[0]
+
+    def sharded(**axes):
+        spec = jax.sharding.PartitionSpec
+        return jax.shard_map(
+            lambda batch: step(batch, **axes), mesh=mesh, in_specs=spec("data"),
+            out_specs=spec(), check_vma=False,
+        )  # fmt: skip
+
+    with pytest.raises(ValueError, match="`axis_name` must name the mapped axes, got None.*'data'"):
+        jax.eval_shape(sharded(), DATA)
+    assert jax.eval_shape(sharded(axis_name="data"), DATA).shape == (5,)

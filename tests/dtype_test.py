@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import Execution, evolve, noise, recombine
+from egd_optax import Execution, evolve, noise, presets, recombine
+from egd_optax._cycle.parent import Source, plus, step_to
 
 
 def one_cycle(params, grads=None, **kwargs):
@@ -37,6 +38,101 @@ def second_best(fitness):
 
 def normal(shape, dtype):
     return jax.random.normal(jax.random.key(4), shape, jnp.float32).astype(dtype)
+
+
+LOW = [jnp.bfloat16, jnp.float16, jnp.float8_e5m2, jnp.float8_e4m3fn]
+
+
+def any_numbers(dtype, count=200_000):
+    """Finite numbers of a dtype, of all magnitudes."""
+    wide = np.random.default_rng(0).normal(size=count)
+    if jnp.finfo(dtype).bits == 32:
+        return (wide * np.exp(4 * wide[::-1])).astype(dtype)
+    kind = np.uint8 if jnp.finfo(dtype).bits == 8 else np.uint16
+    numbers = np.random.default_rng(1).integers(0, np.iinfo(kind).max + 1, count).astype(kind)
+    numbers = numbers.view(dtype)
+    return np.where(np.isfinite(numbers.astype(np.float32)), numbers, np.zeros_like(numbers))
+
+
+@pytest.mark.parametrize("near", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "step"),
+    [
+        *((low, low) for low in LOW),
+        (jnp.float32, jnp.bfloat16),
+        (jnp.bfloat16, jnp.float16),
+        (jnp.float16, jnp.bfloat16),
+    ],
+)
+def test_what_an_update_reaches_is_reached_exactly(dtype, step, near):
+    """The update to it leads to it, wherever the parameters are and wherever it is meant to go."""
+    source = any_numbers(dtype)
+    wide = source.astype(np.float32)
+    with np.errstate(over="ignore"):
+        by = 1 + 0.3 * np.random.default_rng(2).normal(size=wide.shape).astype(np.float32)
+        target = jnp.asarray(wide * by if near else wide[::-1]).astype(dtype)
+    source = jnp.asarray(source)
+    reached = Source(source, jnp.dtype(step)).reached(target)
+    update = step_to(reached, source, step)
+    assert update.dtype == step
+    landed = optax.apply_updates(source, update)
+    finite = np.isfinite(reached.astype(np.float32))  # an update can overflow
+    assert finite.mean() > 0.25
+    chex.assert_trees_all_equal(landed[finite], reached[finite])
+    # A step of the base is one that is reached as it is.
+    base = plus(source, step_to(target, source, step))
+    off = np.abs(reached.astype(np.float32) - base.astype(np.float32))[finite]
+    assert (off > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [*LOW, jnp.float32])
+@pytest.mark.parametrize("accept", ["always", "best"])
+def test_updates_have_the_dtypes_of_those_of_the_base(dtype, accept):
+    params = {"w": normal((6, 5), dtype), "scale": jnp.ones(4, jnp.float32)}
+    base = optax.adam(1e-2)
+    tx = evolve(base, evolve_every=2, accept=accept)
+    grads = jax.tree.map(jnp.ones_like, params)
+    state, base_state = tx.init(params), base.init(params)
+
+    def value_fn(params):
+        return jnp.sum(params["w"].astype(jnp.float32) ** 2) + jnp.sum(params["scale"])
+
+    for _ in range(2):
+        updates, state = tx.update(grads, state, params, value_fn=value_fn)
+        expected, base_state = base.update(grads, base_state, params)
+        chex.assert_trees_all_equal_dtypes(updates, expected)
+    assert int(state.cycle) == 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("kwargs", [{}, presets.metric()], ids=["default", "metric"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tx: optax.apply_if_finite(tx, 3),
+        lambda tx: optax.conditionally_transform(tx, lambda step: step < 9),
+        lambda tx: optax.conditionally_mask(tx, lambda step: step < 9),
+    ],
+    ids=["apply_if_finite", "conditionally_transform", "conditionally_mask"],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_wrappers_that_branch_on_the_updates_work_in_low_precision(dtype, kwargs, wrap, inside):
+    options = {**kwargs, "evolve_every": 2}
+    base = optax.adam(1e-2)
+    tx = evolve(wrap(base), **options) if inside else wrap(evolve(base, **options))
+    params = jnp.linspace(0.5, 1.0, 8).astype(dtype)
+
+    def value_fn(params):
+        return jnp.sum(params.astype(jnp.float32) ** 2)
+
+    step = jax.jit(lambda p, s: tx.update(jax.grad(value_fn)(p), s, p, value_fn=value_fn))
+    state, before = tx.init(params), value_fn(params)
+    for _ in range(4):
+        updates, state = step(params, state)
+        assert updates.dtype == dtype
+        params = optax.apply_updates(params, updates)
+    assert value_fn(params) < before
+    assert int(optax.tree.get(state, "evaluations")) > 0
 
 
 @pytest.mark.exact

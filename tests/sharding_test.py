@@ -117,7 +117,7 @@ def test_each_device_computes_its_share_of_a_population():
 
         def scores(genome, key):
             members = Members(
-                Genome(genome, None, (None,)), stacks_of(genome, genome, jnp.shape),
+                Genome(genome, None, (None,) * 2), stacks_of(genome, genome, jnp.shape),
                 mutating=(0, 1), key=key, first=0,
                 stds=(jnp.float32(0.1),) * 2, size=size, antithetic=False,
                 noise=noise.gaussian(),

@@ -46,13 +46,13 @@ def depends_on(fn: Callable[..., Any], of: Any, *others: Any) -> Any:
     asked = len(jax.tree.leaves(of))
     rest = len(closed.jaxpr.invars) - asked
     facts = [_Fact(True, False)] * asked + [_Fact(False, False)] * rest
-    found = _of_closed(closed, facts)
+    found = _of_program(closed, facts)
     return jax.tree.unflatten(jax.tree.structure(shape), [fact.depends for fact in found])
 
 
-def _of_closed(closed: Any, arguments: Sequence[_Fact]) -> list[_Fact]:
+def _of_program(program: Any, arguments: Sequence[_Fact]) -> list[_Fact]:
     """The facts of what a program returns, from those of its arguments."""
-    jaxpr = closed.jaxpr
+    jaxpr = program.jaxpr if isinstance(program, jax.extend.core.ClosedJaxpr) else program
     known = dict(zip(jaxpr.invars, arguments, strict=True))
     known.update((const, _Fact(False, False)) for const in jaxpr.constvars)
 
@@ -73,12 +73,12 @@ def _of_equation(equation: Any, operands: list[_Fact]) -> list[_Fact]:
     name = equation.primitive.name
     if name == "cond":
         chosen_by, *rest = operands
-        branches = [_of_closed(branch, rest) for branch in equation.params["branches"]]
+        branches = [_of_program(branch, rest) for branch in equation.params["branches"]]
         return [_of_either(chosen_by, outcomes) for outcomes in zip(*branches, strict=True)]
     if name not in ("while", "scan"):  # these carry something from trip to trip
         for inner in map(equation.params.get, ("jaxpr", "call_jaxpr")):
-            if isinstance(inner, jax.extend.core.ClosedJaxpr):
-                return _of_closed(inner, operands)
+            if inner is not None:
+                return _of_program(inner, operands)
     any_depends = any(operand.depends for operand in operands)
     if name == "select_n":
         any_zero = all(operand.zero for operand in operands[1:])

@@ -46,6 +46,7 @@ def fitness_of(
         value = as_fitness(value_fn(parent.with_genome(genome), **kwargs))
         if axis_names:
             value = lax.pmean(value, axis_names)
+        _check_replicas(value, execution)
         # `lax.top_k` ranks a negative zero before the zero that it is equal to everywhere else.
         value = jnp.where(value == 0, jnp.zeros_like(value), value)
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
@@ -62,20 +63,46 @@ def _check_axes(execution: Execution) -> None:
                 "or `jax.pmap` over it. Leave it out in a plain `jax.jit`: there a sharded batch "
                 "is averaged as a whole."
             )
-    if execution.axis_name is not None:
-        return
-    for name in jax.sharding.get_abstract_mesh().manual_axes:
-        # Where JAX keeps track of what varies over an axis, it refuses replicas that drift apart.
-        tracked = jax.typeof(lax.axis_index(name)) != jax.typeof(jnp.int32(0))
+    for name in _others(execution):
         # Along an axis that `jax.pmap` made up nothing can be averaged, gradients neither.
-        nameless = name.startswith("_")
-        if name != execution.population_axis and not tracked and not nameless:
+        if execution.axis_name is None and not _is_tracked(name) and not name.startswith("_"):
             raise ValueError(
-                f"`axis_name` must name the mapped axes, got None inside of `jax.shard_map` or "
+                "`axis_name` must name the mapped axes, got None inside of `jax.shard_map` or "
                 f"`jax.pmap` over {name!r}: replicas whose fitness differs would drift apart. "
                 f'Pass `Execution(axis_name="{name}")` to average it, or `axis_name=()` if each '
                 "device has a model of its own, or the same fitness in any case."
             )
+
+
+def _check_replicas(value: jax.Array, execution: Execution) -> None:
+    """Where JAX keeps track of what varies over an axis, replicas have the same fitness."""
+    for name in _others(execution):
+        if _is_tracked(name) and _varies(value, name):
+            raise ValueError(
+                f"`axis_name` must name the mapped axes, got {execution.axis_name!r} inside of "
+                f"`jax.shard_map` over {name!r}, along which fitness varies: replicas would drift "
+                f'apart. Pass `Execution(axis_name="{name}")` to average it, or, if each device '
+                "has a model of its own, `axis_name=()` and `jax.shard_map(..., check_vma=False)`."
+            )
+
+
+def _others(execution: Execution) -> list[str]:
+    """The axes of `jax.shard_map` and `jax.pmap` that an execution does not name."""
+    named = {*execution.axis_names, execution.population_axis}
+    return [name for name in jax.sharding.get_abstract_mesh().manual_axes if name not in named]
+
+
+def _is_tracked(name: str) -> bool:
+    """Whether JAX keeps track of what varies over an axis: `check_vma` of `jax.shard_map`."""
+    return bool(jax.typeof(lax.axis_index(name)) != jax.typeof(jnp.int32(0)))
+
+
+def _varies(value: jax.Array, name: str) -> bool:
+    try:
+        lax.pcast(value, name, to="varying")
+    except ValueError:  # it does already
+        return True
+    return False
 
 
 def bound_axis_size(name: str) -> int | None:

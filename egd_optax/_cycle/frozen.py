@@ -44,19 +44,20 @@ class Frozen:
             positions where no update can: such a base freezes none of them, it leaves the
             parameters to the cycles.
         """
-        asked, with_asked = arrays_of((grads, state, args), NUMBERS)
-        given, with_given = arrays_of(params, NUMBERS)
+        own, with_own = arrays_of(params, NUMBERS)
+        learned, with_learned = arrays_of((grads, state), NUMBERS)
+        extra, with_extra = arrays_of(args)
 
-        def updates_of(asked: list[Any], given: list[Any]) -> optax.Updates:
-            grads, state, args = with_asked(asked)
-            return base.update(grads, state, with_given(given), **args)[0]
+        def updates_of(asked: list[list[Any]], own: list[Any]) -> optax.Updates:
+            learned, extra = asked
+            return base.update(*with_learned(learned), with_own(own), **with_extra(extra))[0]
 
         kind = (
             jax.tree.structure((grads, state, params, args)),
-            tuple(map(jax.typeof, (*asked, *given))),
+            tuple(map(jax.typeof, (*learned, *extra, *own))),
         )
         if kind not in self.known:
-            moves = aligned(depends_on(updates_of, asked, given), params)
+            moves = aligned(depends_on(updates_of, [learned, extra], own), params)
             moving = frozenset(at for at, one in enumerate(moves) if one)
             self.known[kind] = moving or frozenset(range(len(moves)))
         return self.known[kind]
