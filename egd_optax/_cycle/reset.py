@@ -158,4 +158,8 @@ def _structure(tree: Any) -> Any:
 
 
 def _is_cache(node: Any) -> bool:
-    return {"value", "grad"} <= set(getattr(node, "_fields", ()))
+    """Whether a state holds a value, a number, and a gradient of the same point."""
+    if not {"value", "grad"} <= set(getattr(node, "_fields", ())):
+        return False
+    value = node.value
+    return jnp.shape(value) == () and bool(jnp.issubdtype(jnp.result_type(value), jnp.floating))
