@@ -38,10 +38,17 @@ def assert_same_steps(tx, reference, steps=4, **update_args):
     assert int(state.cycle) == 0
 
 
-@pytest.mark.parametrize("decide", [None, False])
-@pytest.mark.parametrize("weight_decay", [0.0, 1e-2])
+SGD = [(None, False), (0.0, False), (0.9, False), (0.9, True)]
+
+
 @pytest.mark.parametrize(
-    ("momentum", "nesterov"), [(None, False), (0.0, False), (0.9, False), (0.9, True)]
+    ("momentum", "nesterov", "weight_decay", "decide"),
+    [
+        *((*settings, decay, False) for settings in SGD for decay in (0.0, 1e-2)),
+        # With the cycle in the program, whose idle steps pass on what these make.
+        (None, False, 0.0, None),
+        (0.9, True, 1e-2, None),
+    ],
 )
 def test_egd_is_the_sgd_chain(momentum, nesterov, weight_decay, decide):
     reference = optax.chain(
