@@ -2,17 +2,24 @@
 
 from collections.abc import Callable, Mapping
 import inspect
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from egd_optax._advice import advice_on_tracers, warn_of_constant
+from egd_optax._cycle.counted import counted
 from egd_optax._cycle.parent import Parent
 from egd_optax._cycle.spec import Leaves
 
-Fitness = Callable[[Leaves], jax.Array]
+
+class Fitness(Protocol):
+    """Maps the mutating leaves of a member to its fitness."""
+
+    def __call__(self, genome: Leaves, counts: jax.Array | None = None) -> jax.Array:
+        """The fitness, `[]`; `counts`, bool `[]`, says whether it is used, None that it is."""
 
 
 def fitness_of(
@@ -49,15 +56,23 @@ def fitness_of(
                 "is averaged as a whole."
             )
 
-    def fitness(genome: Leaves) -> jax.Array:
-        value = as_fitness(value_fn(parent.with_genome(genome), **kwargs))
+    def fitness(genome: Leaves, counts: jax.Array) -> jax.Array:
+        with advice_on_tracers(), counted(counts):
+            value = as_fitness(value_fn(parent.with_genome(genome), **kwargs))
         if axis_names:
             value = lax.pmean(value, axis_names)
         # `lax.top_k` ranks a negative zero before the zero that it is equal to everywhere else.
         value = jnp.where(value == 0, jnp.zeros_like(value), value)
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
-    return jax.jit(fitness)
+    jitted = jax.jit(fitness)
+
+    def evaluate(genome: Leaves, counts: jax.Array | None = None) -> jax.Array:
+        args = genome, jnp.ones([], jnp.bool_) if counts is None else counts
+        warn_of_constant(jitted.trace(*args).jaxpr, len(genome))  # what follows is traced no more
+        return jitted(*args)
+
+    return evaluate
 
 
 def bound_axis_size(name: str) -> int | None:

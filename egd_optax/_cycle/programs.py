@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from egd_optax._advice import advice_on_value_fn
+from egd_optax._advice import advice_on_tracers, advice_on_value_fn
 from egd_optax._cycle import xla
+from egd_optax._cycle.counted import counted, counts
 from egd_optax._cycle.cycle import CycleInfo, run_cycle_if
 from egd_optax._cycle.fitness import as_fitness, named_by
 from egd_optax._cycle.spec import CycleSpec, Objectives
@@ -102,7 +103,8 @@ class _Known(NamedTuple):
 
     Attributes:
         identity: the same of two functions that do the same to their arrays.
-        jaxpr: its operations, on arrays, the index of the generation and parameters.
+        jaxpr: its operations, on arrays, the index of the generation, whether the result counts,
+            and parameters.
         arrays: those that it closes over, and those among its arguments.
     """
 
@@ -117,18 +119,21 @@ def _known(fn: Callable[..., Any], params: optax.Params, extra_args: Mapping[str
     leaves, treedef = jax.tree.flatten(named)
     are_arrays = list(map(_is_array, leaves))
 
-    def value(arrays: list[Any], generation: jax.Array, params: optax.Params) -> jax.Array:
+    def value(
+        arrays: list[Any], generation: jax.Array, counts: jax.Array, params: optax.Params
+    ) -> jax.Array:
         waiting = iter(arrays)
         filled = (
             next(waiting) if is_array else leaf
             for is_array, leaf in zip(are_arrays, leaves, strict=True)
         )
         kwargs = {"generation": generation, **jax.tree.unflatten(treedef, filled)}
-        return as_fitness(fn(params, **named_by(fn, kwargs)))
+        with advice_on_tracers(), counted(counts):
+            return as_fitness(fn(params, **named_by(fn, kwargs)))
 
     arguments = [leaf for is_array, leaf in zip(are_arrays, leaves, strict=True) if is_array]
     with advice_on_value_fn():
-        closed = jax.make_jaxpr(value)(arguments, jnp.int32(0), params)
+        closed = jax.make_jaxpr(value)(arguments, jnp.int32(0), jnp.bool_(True), params)
     return _Known(_identity(closed.jaxpr), closed.jaxpr, (closed.consts, arguments))
 
 
@@ -140,7 +145,7 @@ def _program(spec: CycleSpec, jaxprs: Mapping[str, Any]) -> Callable[..., Any]:
 
         def value_fn(params: optax.Params, generation: jax.Array) -> jax.Array:
             value: jax.Array
-            (value,) = does(*jax.tree.leaves((arguments, generation, params)))
+            (value,) = does(*jax.tree.leaves((arguments, generation, counts(), params)))
             return value
 
         return value_fn
@@ -186,7 +191,8 @@ def _held_inside(jaxpr: Any) -> Iterator[Any]:
             elif isinstance(param, jax.extend.core.Jaxpr):
                 yield from _held_inside(param)
             elif callable(param) and not derives:
-                yield getattr(param, "callback_func", param)  # JAX wraps it anew on every call
+                # JAX wraps what is called back, and a rule for `jax.vmap`, anew on every call.
+                yield getattr(param, "callback_func", getattr(param, "rule", param))
 
 
 def _is_jaxpr(param: Any) -> bool:
