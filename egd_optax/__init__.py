@@ -8,7 +8,7 @@ parent + weighted sum -> child
 child, elite or parent --> update    never worse, unless accept="always"
 """
 
-from egd_optax import noise, presets, recombine
+from egd_optax import host, noise, presets, recombine
 from egd_optax._checks import STATIC_ARGS
 from egd_optax._cycle import CycleInfo
 from egd_optax._egd import egd
@@ -23,6 +23,7 @@ __all__ = [
     "Execution",
     "egd",
     "evolve",
+    "host",
     "is_due",
     "noise",
     "presets",

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 import contextlib
 import inspect
 import sys
+from typing import Any
 import warnings
 
 import jax
+import jax.extend.core
 import optax
 
 
@@ -32,7 +34,56 @@ def advice_on_value_fn() -> Iterator[None]:
                 "`value_fn` changes an NNX module that it captured: pass "
                 "`value_fn=egd_optax.flax.nnx_value_fn(model, loss)`, which scores a copy."
             )
+        elif isinstance(error, NotImplementedError) and "vmap_method" in str(error):
+            error.add_note(
+                "`value_fn` calls back to Python, and members are evaluated together: give "
+                '`jax.pure_callback` the argument `vmap_method=`, "sequential" for example, or '
+                "pass `value_fn=egd_optax.host.host_value_fn(fn)` with the Python function."
+            )
         raise
+
+
+@contextlib.contextmanager
+def advice_on_tracers() -> Iterator[None]:
+    """Adds a note to the errors of a `value_fn` that looks at numbers while it is traced."""
+    try:
+        yield
+    except (
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerIntegerConversionError,
+        jax.errors.ConcretizationTypeError,
+    ) as error:
+        error.add_note(
+            "`value_fn` is traced by JAX, but needs numbers, as NumPy and plain Python do: pass "
+            "`value_fn=egd_optax.host.host_value_fn(fn)`, which calls `fn` with NumPy arrays."
+        )
+        raise
+
+
+def warn_of_constant(closed: jax.extend.core.ClosedJaxpr, count: int) -> None:
+    """Warns if none of `count` inputs of a program, the mutating leaves, reaches its output.
+
+    They come last but one: behind the arrays that it closes over, before a flag.
+
+    An operation counts as depending on all that it is given, so that nothing is said of a
+    `value_fn` that looks at a member and makes nothing of it.
+    """
+    jaxpr = closed.jaxpr
+    reached = set(jaxpr.invars[-1 - count : -1])
+
+    def is_reached(var: Any) -> bool:
+        return not isinstance(var, jax.extend.core.Literal) and var in reached
+
+    for equation in jaxpr.eqns:
+        if any(map(is_reached, equation.invars)):
+            reached.update(equation.outvars)
+    if count and not any(map(is_reached, jaxpr.outvars)):
+        warnings.warn(
+            "`value_fn` returns the same for all members, for no parameter that mutates is used. "
+            "It may print them: while JAX traces it they are no numbers. Pass "
+            "`value_fn=egd_optax.host.host_value_fn(fn)`, which calls `fn` with NumPy arrays.",
+            stacklevel=2,
+        )
 
 
 def warn_inside_multi_steps() -> None:

@@ -28,6 +28,8 @@ FILES = (
     "numbers",
     "parts",
     "fitness",
+    "counted",
+    "axes",
     "reset",
     "frozen",
     "arguments",

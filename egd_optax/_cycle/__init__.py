@@ -17,6 +17,8 @@ draws       what the noise of all leaves of a member is made of
 numbers     the normal numbers of many leaves, in one draw
 parts       the noise of one leaf: rounded, checked, formed, summed
 fitness     value_fn -> a number that can be compared
+counted     which evaluations count
+axes        mapped axes, named or forgotten
 reset       the base optimizer after a jump
 frozen      which leaves the base never moves
 arguments   who takes which of the arguments of `update`

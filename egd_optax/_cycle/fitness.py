@@ -1,18 +1,26 @@
 """Evaluate: the fitness of a member, forward only; lower is better."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from egd_optax._advice import advice_on_tracers, warn_of_constant
+from egd_optax._cycle.axes import check_axes, check_replicas
+from egd_optax._cycle.counted import counted
 from egd_optax._cycle.parent import Parent
 from egd_optax._cycle.spec import Leaves
 from egd_optax.execution import Execution
 
-Fitness = Callable[[Leaves], jax.Array]
+
+class Fitness(Protocol):
+    """Maps the mutating leaves of a member to its fitness."""
+
+    def __call__(self, genome: Leaves, counts: jax.Array | None = None) -> jax.Array:
+        """The fitness, `[]`; `counts`, bool `[]`, says whether it is used, None that it is."""
 
 
 def fitness_of(
@@ -39,78 +47,27 @@ def fitness_of(
     Raises:
         ValueError: one of the axes is not mapped, or a mapped axis is not named.
     """
-    _check_axes(execution)
+    check_axes(execution)
     axis_names = execution.axis_names
 
-    def fitness(genome: Leaves) -> jax.Array:
-        value = as_fitness(value_fn(parent.with_genome(genome), **kwargs))
+    def fitness(genome: Leaves, counts: jax.Array) -> jax.Array:
+        with advice_on_tracers(), counted(counts):
+            value = as_fitness(value_fn(parent.with_genome(genome), **kwargs))
         if axis_names:
             value = lax.pmean(value, axis_names)
-        _check_replicas(value, execution)
+        check_replicas(value, execution)
         # `lax.top_k` ranks a negative zero before the zero that it is equal to everywhere else.
         value = jnp.where(value == 0, jnp.zeros_like(value), value)
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
-    return jax.jit(fitness)
+    jitted = jax.jit(fitness)
 
+    def evaluate(genome: Leaves, counts: jax.Array | None = None) -> jax.Array:
+        args = genome, jnp.ones([], jnp.bool_) if counts is None else counts
+        warn_of_constant(jitted.trace(*args).jaxpr, len(genome))  # what follows is traced no more
+        return jitted(*args)
 
-def _check_axes(execution: Execution) -> None:
-    """The axes that fitness is averaged over are mapped, and no other axis is forgotten."""
-    for name in execution.axis_names:
-        if bound_axis_size(name) is None:
-            raise ValueError(
-                f"`axis_name` must name a mapped axis, got {name!r} outside of any `jax.shard_map` "
-                "or `jax.pmap` over it. Leave it out in a plain `jax.jit`: there a sharded batch "
-                "is averaged as a whole."
-            )
-    for name in _others(execution):
-        # Along an axis that `jax.pmap` made up nothing can be averaged, gradients neither.
-        if execution.axis_name is None and not _is_tracked(name) and not name.startswith("_"):
-            raise ValueError(
-                "`axis_name` must name the mapped axes, got None inside of `jax.shard_map` or "
-                f"`jax.pmap` over {name!r}: replicas whose fitness differs would drift apart. "
-                f'Pass `Execution(axis_name="{name}")` to average it, or `axis_name=()` if each '
-                "device has a model of its own, or the same fitness in any case."
-            )
-
-
-def _check_replicas(value: jax.Array, execution: Execution) -> None:
-    """Where JAX keeps track of what varies over an axis, replicas have the same fitness."""
-    for name in _others(execution):
-        if _is_tracked(name) and _varies(value, name):
-            raise ValueError(
-                f"`axis_name` must name the mapped axes, got {execution.axis_name!r} inside of "
-                f"`jax.shard_map` over {name!r}, along which fitness varies: replicas would drift "
-                f'apart. Pass `Execution(axis_name="{name}")` to average it, or, if each device '
-                "has a model of its own, `axis_name=()` and `jax.shard_map(..., check_vma=False)`."
-            )
-
-
-def _others(execution: Execution) -> list[str]:
-    """The axes of `jax.shard_map` and `jax.pmap` that an execution does not name."""
-    named = {*execution.axis_names, execution.population_axis}
-    return [name for name in jax.sharding.get_abstract_mesh().manual_axes if name not in named]
-
-
-def _is_tracked(name: str) -> bool:
-    """Whether JAX keeps track of what varies over an axis: `check_vma` of `jax.shard_map`."""
-    return bool(jax.typeof(lax.axis_index(name)) != jax.typeof(jnp.int32(0)))
-
-
-def _varies(value: jax.Array, name: str) -> bool:
-    try:
-        lax.pcast(value, name, to="varying")
-    except ValueError:  # it does already
-        return True
-    return False
-
-
-def bound_axis_size(name: str) -> int | None:
-    """The size of a mapped axis, None outside of any `shard_map`, `pmap` or `vmap` over it."""
-    try:
-        return lax.axis_size(name)
-    except NameError:
-        return None
+    return evaluate
 
 
 def fitness_dtype() -> jnp.dtype:

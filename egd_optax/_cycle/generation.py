@@ -103,7 +103,7 @@ def run_generation(
     judged = scores[0], scores[best], of_child
     outcome = Outcome(jnp.bool_(False), scores[0], scores[best], _mean(scores), of_child)
     if objectives.accept_value_fn is not None:
-        judge = prepare(objectives.accept_value_fn)
+        judge = place.agreed(prepare(objectives.accept_value_fn))
         judged = _judged_by(judge, spec.accept, members, best, read_best, child, of_child)
     # Not read off the leaves, of which a device inside of `jax.shard_map` may have a part only.
     moved = jnp.any(weights_of(scores)[1:] != 0) & (sigma != 0)

@@ -21,7 +21,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 
 from egd_optax._cycle import xla
-from egd_optax._cycle.fitness import bound_axis_size
+from egd_optax._cycle.axes import bound_axis_size
+from egd_optax._cycle.fitness import Fitness
 from egd_optax._cycle.members import Members, displaced
 from egd_optax._cycle.parent import Genome
 from egd_optax._cycle.spec import Leaves
@@ -46,11 +47,14 @@ class Place(Protocol):
             What a lane has kept, nothing if there are several, and the results of all lanes.
         """
 
-    def on_each(self, fn: Callable[[Leaves], jax.Array]) -> Callable[[Leaves], jax.Array]:
+    def on_each(self, fn: Fitness) -> Callable[[Leaves], jax.Array]:
         """The same function of leaves that all devices have, in the form that a lane has of it.
 
-        Equal pieces of program are compiled once, and give the same bits.
+        Equal pieces of program are compiled once, and give the same bits. The first lane counts.
         """
+
+    def agreed(self, fn: Fitness) -> Fitness:
+        """The same function of leaves that all devices have, with one result for all of them."""
 
     def mine(self, count: int) -> jax.Array | np.ndarray:
         """Which of so many terms of a sum this device adds, bool `[count]`."""
@@ -143,7 +147,10 @@ class Alone(NamedTuple):
     def each(self, fn: Callable[[jax.Array], tuple[T, jax.Array]]) -> tuple[T, jax.Array]:
         return fn(jnp.int32(0))
 
-    def on_each(self, fn: Callable[[Leaves], jax.Array]) -> Callable[[Leaves], jax.Array]:
+    def on_each(self, fn: Fitness) -> Callable[[Leaves], jax.Array]:
+        return fn
+
+    def agreed(self, fn: Fitness) -> Fitness:
         return fn
 
     def mine(self, count: int) -> np.ndarray:
@@ -195,14 +202,18 @@ class Lanes(NamedTuple):
         nothing, results = jax.vmap(fn, spmd_axis_name=self._spmd_axis_name)(lanes)
         return nothing, self._pinned(results, 0, None).reshape(-1)
 
-    def on_each(self, fn: Callable[[Leaves], jax.Array]) -> Callable[[Leaves], jax.Array]:
+    def on_each(self, fn: Fitness) -> Callable[[Leaves], jax.Array]:
         def on_lanes(leaves: Leaves) -> jax.Array:
             copies = tuple(jnp.broadcast_to(leaf, (self.devices, *leaf.shape)) for leaf in leaves)
             lanes = tuple(self._pinned(copy, 0, self.axis) for copy in copies)
-            results = jax.vmap(fn, spmd_axis_name=self._spmd_axis_name)(lanes)
+            counts = self._pinned(jnp.arange(self.devices) == 0, 0, self.axis)
+            results = jax.vmap(fn, spmd_axis_name=self._spmd_axis_name)(lanes, counts)
             return self._pinned(results, 0, None)[0]
 
         return on_lanes
+
+    def agreed(self, fn: Fitness) -> Fitness:
+        return fn
 
     def mine(self, count: int) -> np.ndarray:
         return np.ones(count, np.bool_)
@@ -302,8 +313,17 @@ class Mapped(NamedTuple):
         results: jax.Array = lax.psum(zeros.at[index].set(own), self.axis)
         return nothing, results.reshape(-1)
 
-    def on_each(self, fn: Callable[[Leaves], jax.Array]) -> Callable[[Leaves], jax.Array]:
-        return fn
+    def on_each(self, fn: Fitness) -> Callable[[Leaves], jax.Array]:
+        return self.agreed(fn)
+
+    def agreed(self, fn: Fitness) -> Fitness:
+        def of_first(leaves: Leaves, counts: jax.Array | None = None) -> jax.Array:
+            first = lax.axis_index(self.axis) == 0
+            value = fn(leaves, first if counts is None else first & counts)
+            agreed: jax.Array = lax.psum(jnp.where(first, value, 0), self.axis)
+            return agreed
+
+        return of_first
 
     def mine(self, count: int) -> jax.Array:
         return jnp.arange(count) % self.devices == lax.axis_index(self.axis)

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from egd_optax._advice import advice_on_value_fn
+from egd_optax._advice import advice_on_tracers, advice_on_value_fn
 from egd_optax._cycle import xla
 from egd_optax._cycle.arguments import NUMBERS, arrays_of, taken_by
+from egd_optax._cycle.counted import counted, counts
 from egd_optax._cycle.cycle import CycleInfo, run_cycle_if
 from egd_optax._cycle.fitness import as_fitness
 from egd_optax._cycle.spec import CycleSpec, Objectives
@@ -116,7 +117,8 @@ class _Known(NamedTuple):
 
     Attributes:
         identity: the same of two functions that do the same to their arrays.
-        jaxpr: its operations, on arrays, the index of the generation and parameters.
+        jaxpr: its operations, on arrays, the index of the generation, whether the result counts,
+            and parameters.
         arrays: those that it closes over, and those among its arguments.
     """
 
@@ -131,12 +133,15 @@ def _known(fn: Callable[..., Any], params: optax.Params, objectives: Objectives)
     arguments, with_arguments = arrays_of(taken)
     own, with_own = arrays_of(params, NUMBERS)
 
-    def value(arguments: list[Any], generation: jax.Array, own: list[Any]) -> jax.Array:
+    def value(
+        arguments: list[Any], generation: jax.Array, counts: jax.Array, own: list[Any]
+    ) -> jax.Array:
         kwargs = taken_by(fn, with_arguments(arguments), {"generation": generation})
-        return as_fitness(fn(with_own(own), **kwargs))
+        with advice_on_tracers(), counted(counts):
+            return as_fitness(fn(with_own(own), **kwargs))
 
     with advice_on_value_fn():
-        closed = jax.make_jaxpr(value)(arguments, jnp.int32(0), own)
+        closed = jax.make_jaxpr(value)(arguments, jnp.int32(0), jnp.bool_(True), own)
     return _Known(_identity(closed.jaxpr), closed.jaxpr, (closed.consts, arguments))
 
 
@@ -154,7 +159,7 @@ def _program(
         def value_fn(params: optax.Params, generation: jax.Array) -> jax.Array:
             value: jax.Array
             own, _ = arrays_of(params, NUMBERS)
-            (value,) = does(*arguments, generation, *own)
+            (value,) = does(*arguments, generation, counts(), *own)
             return value
 
         return value_fn
@@ -196,7 +201,8 @@ def _held_inside(jaxpr: Any) -> Iterator[Any]:
             elif isinstance(param, jax.extend.core.Jaxpr):
                 yield from _held_inside(param)
             elif callable(param) and not derives:
-                yield getattr(param, "callback_func", param)  # JAX wraps it anew on every call
+                # JAX wraps what is called back, and a rule for `jax.vmap`, anew on every call.
+                yield getattr(param, "callback_func", getattr(param, "rule", param))
 
 
 def _is_jaxpr(param: Any) -> bool:

@@ -1,7 +1,6 @@
 """Mutate and evaluate: every member is drawn, scored and forgotten, and then their child."""
 
 from collections.abc import Callable
-import functools
 import math
 from typing import NamedTuple, TypeVar
 
@@ -158,19 +157,23 @@ def _batches(
 ) -> tuple[Elites | None, jax.Array]:
     """Scores the members, but for a parent that stands beside pairs.
 
-    Where devices do not divide the members, the last ones repeat some for nothing.
+    Where devices do not divide the members, the last ones repeat one for nothing: no repeated
+    evaluation counts.
     """
     pair = members.pair
     first = int(members.antithetic)  # the parent stands beside pairs, else it is one of them
     draws = (members.size - first) // pair
     share = math.ceil(draws / place.devices)
-    evaluate = jax.vmap if batch_size > 1 else lambda fn: functools.partial(lax.map, fn)
+    evaluate = jax.vmap if batch_size > 1 else _mapped
+    last = first + pair * (draws - 1)
 
     def batch(kept: Elites | None, firsts: jax.Array) -> tuple[Elites | None, jax.Array]:
-        inside, firsts = members.kept_inside(firsts)
+        counts = jnp.broadcast_to((firsts <= last)[:, None], (firsts.size, pair)).reshape(-1)
+        inside, firsts = members.kept_inside(jnp.minimum(firsts, last))
         numbers = (firsts[:, None] + jnp.arange(pair, dtype=jnp.int32)).reshape(-1)
         carriers = inside.carry_many(firsts, alone=isinstance(place, Alone))
-        scores = evaluate(lambda carrier: fitness(inside.formed(carrier)))(carriers)
+        one = lambda carrier, counts: fitness(inside.formed(carrier), counts)  # noqa: E731
+        scores = evaluate(one)(carriers, counts)
         if kept is None:
             return kept, scores
 
@@ -181,11 +184,16 @@ def _batches(
         return lax.fori_loop(0, numbers.size, insert, kept), scores
 
     def lane(index: jax.Array) -> tuple[Elites | None, jax.Array]:
-        own = jnp.minimum(index * share + jnp.arange(share, dtype=jnp.int32), draws - 1)
+        own = index * share + jnp.arange(share, dtype=jnp.int32)
         return _scan_in_batches(batch, kept, first + pair * own, max(1, batch_size // pair))
 
     kept, scores = place.each(lane)
     return kept, scores[: draws * pair]
+
+
+def _mapped(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`jax.vmap`, one after another."""
+    return lambda *args: lax.map(lambda each: fn(*each), args)
 
 
 def _scan_in_batches(

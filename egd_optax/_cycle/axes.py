@@ -1,0 +1,66 @@
+"""The axes of `jax.shard_map` and `jax.pmap`: those that are named, and those that are forgotten."""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from egd_optax.execution import Execution
+
+
+def check_axes(execution: Execution) -> None:
+    """The axes that fitness is averaged over are mapped, and no other axis is forgotten."""
+    for name in execution.axis_names:
+        if bound_axis_size(name) is None:
+            raise ValueError(
+                f"`axis_name` must name a mapped axis, got {name!r} outside of any `jax.shard_map` "
+                "or `jax.pmap` over it. Leave it out in a plain `jax.jit`: there a sharded batch "
+                "is averaged as a whole."
+            )
+    for name in _others(execution):
+        # Along an axis that `jax.pmap` made up nothing can be averaged, gradients neither.
+        if execution.axis_name is None and not _is_tracked(name) and not name.startswith("_"):
+            raise ValueError(
+                "`axis_name` must name the mapped axes, got None inside of `jax.shard_map` or "
+                f"`jax.pmap` over {name!r}: replicas whose fitness differs would drift apart. "
+                f'Pass `Execution(axis_name="{name}")` to average it, or `axis_name=()` if each '
+                "device has a model of its own, or the same fitness in any case."
+            )
+
+
+def check_replicas(value: jax.Array, execution: Execution) -> None:
+    """Where JAX keeps track of what varies over an axis, replicas have the same fitness."""
+    for name in _others(execution):
+        if _is_tracked(name) and _varies(value, name):
+            raise ValueError(
+                f"`axis_name` must name the mapped axes, got {execution.axis_name!r} inside of "
+                f"`jax.shard_map` over {name!r}, along which fitness varies: replicas would drift "
+                f'apart. Pass `Execution(axis_name="{name}")` to average it, or, if each device '
+                "has a model of its own, `axis_name=()` and `jax.shard_map(..., check_vma=False)`."
+            )
+
+
+def _others(execution: Execution) -> list[str]:
+    """The axes of `jax.shard_map` and `jax.pmap` that an execution does not name."""
+    named = {*execution.axis_names, execution.population_axis}
+    return [name for name in jax.sharding.get_abstract_mesh().manual_axes if name not in named]
+
+
+def _is_tracked(name: str) -> bool:
+    """Whether JAX keeps track of what varies over an axis: `check_vma` of `jax.shard_map`."""
+    return bool(jax.typeof(lax.axis_index(name)) != jax.typeof(jnp.int32(0)))
+
+
+def _varies(value: jax.Array, name: str) -> bool:
+    try:
+        lax.pcast(value, name, to="varying")
+    except ValueError:  # it does already
+        return True
+    return False
+
+
+def bound_axis_size(name: str) -> int | None:
+    """The size of a mapped axis, None outside of any `shard_map`, `pmap` or `vmap` over it."""
+    try:
+        return lax.axis_size(name)
+    except NameError:
+        return None

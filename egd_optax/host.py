@@ -1,0 +1,171 @@
+"""Plain Python as fitness: a metric of scikit-learn, a simulator, another process.
+
+JAX traces `value_fn`: it is called once, with stand-ins for the parameters, to find out what to
+compute. What looks at numbers, as NumPy does, fails there; what prints them prints the stand-ins.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+import functools
+import logging
+import threading
+from typing import Any
+
+import jax
+import numpy as np
+
+from egd_optax._checks import check_choice, check_flag, check_function, check_size
+from egd_optax._cycle.fitness import fitness_dtype
+from egd_optax._to_host import Form, to_host
+
+logger = logging.getLogger(__name__)
+
+
+def host_value_fn(
+    fn: Callable[..., Any],
+    *,
+    batched: bool = False,
+    workers: int | None = None,
+    on_error: str = "worst",
+) -> Callable[..., jax.Array]:
+    """Makes a `value_fn`, or an `accept_value_fn`, of a plain Python function.
+
+    It runs wherever a `value_fn` does: in `jax.jit` and `lax.scan` and outside of them, in
+    batches, over a mesh, in `jax.shard_map`, with sharded parameters, in several processes. Make it
+    once, outside of the training loop: outside of `jax.jit` a cycle is compiled for each one.
+
+    `fn` is called once for each of the `state.info.evaluations` of a cycle, wherever it is
+    evaluated and on however many devices: what differs from call to call, as a noisy simulator,
+    is the same number on all of them. `accept_value_fn` is called two or three times more. In
+    `jax.jit` over a mesh the first device calls, in its process, with the whole of all arrays. In
+    `jax.shard_map` each device calls for the members and samples of its own, and the first one
+    for what is the same on all; with `check_vma=False` and in `jax.pmap`, where that is not known,
+    this is so along `population_axis`, and along other axes each device calls for itself.
+
+    Args:
+        fn: maps parameters, and those arguments of `update` that its signature names, to a real
+            scalar, lower is better; +inf or NaN counts as worst. Arrays, `generation` among
+            them, are NumPy's, of the dtypes that they have (those of ml_dtypes below float32),
+            in the structure that the parameters have, not to be written to; what else `update`
+            was passed is passed on as it is, and of a typed key its data. It must not call JAX:
+            that can wait forever for a thread that waits for `fn`.
+        batched: whether `fn` evaluates all members that come together in one call: every leaf of
+            the parameters then has a leading axis `[members]`, and it returns a vector of as
+            many. Arguments have it only where they were mapped, by a `jax.vmap` of the optimizer.
+        workers: how many members that come together are evaluated at the same time, in threads,
+            as by a `concurrent.futures.ThreadPoolExecutor(workers)`; None for one after another.
+            Worth it where `fn` waits, for a process or a device, or leaves the interpreter, as
+            NumPy does.
+        on_error: what to do where `fn` raises an `Exception`. "worst": the member, or all of the
+            batch, is the worst, and the error with its traceback is a warning of the logger
+            "egd_optax.host". "raise": the step raises it; from within a program JAX makes a
+            `jax.errors.JaxRuntimeError` of it that holds the traceback.
+
+    Returns:
+        A function of parameters and keyword arguments, with the signature of `fn`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: an argument is out of range, or has no effect beside another. Whatever
+            `on_error` is, the step raises, as "raise" does, where `fn` returns no real number.
+
+    Cost:
+        A member moves to the host for every call: over the link of an accelerator, and on CPU in
+        copies of 96 KiB, about 10 ms for 10 MB. Members come together with
+        `Execution(candidate_batch_size=...)`, and with `population_axis` in `jax.jit`, as many as
+        there are devices times that; otherwise one by one, and `workers` have nothing to share.
+
+    Example:
+        >>> import jax.numpy as jnp, numpy as np, optax
+        >>> from egd_optax import Execution, evolve, host
+        >>> def spread(params, target):
+        ...   return float(np.ptp(np.sort(params["w"]) - target))
+        >>> tx = evolve(optax.sgd(0.1), evolve_every=1, sigma=0.3,
+        ...             execution=Execution(candidate_batch_size=4))
+        >>> value_fn = host.host_value_fn(spread, workers=4)
+        >>> params = {"w": jnp.linspace(1.0, 2.0, 8)}
+        >>> no_gradient, target = {"w": jnp.zeros(8)}, np.linspace(0.0, 3.0, 8)
+        >>> updates, state = tx.update(
+        ...   no_gradient, tx.init(params), params, value_fn=value_fn, target=target)
+        >>> bool(state.info.best_fitness < state.info.parent_fitness)
+        True
+    """
+    check_function("fn", fn, "of the parameters")
+    check_flag("batched", batched)
+    check_choice("on_error", on_error, ("worst", "raise"))
+    if workers is not None:
+        workers = check_size("workers", workers)
+        if batched:
+            raise ValueError(
+                f"`workers` must be left out with `batched=True`, got {workers}: there is one "
+                "call for all members. Let `fn` divide them."
+            )
+    free = threading.Semaphore(workers or 1)  # for devices that call at the same time, too
+
+    def tried(count: int, *args: Any, **kwargs: Any) -> np.ndarray:
+        """What `fn` makes of `count` members."""
+        try:
+            with free:
+                result = fn(*args, **kwargs)
+        except Exception:
+            if on_error == "raise":
+                raise
+            logger.warning("`fn` of `host_value_fn` failed: counts as worst.", exc_info=True)
+            return np.full(count, np.inf)
+        return _checked(result, (count,) if batched else ()).reshape(count)
+
+    def answer(counted: np.ndarray, arrays: dict[int, np.ndarray], form: Form) -> np.ndarray:
+        values = np.full(counted.shape, np.inf, fitness_dtype())
+        members = np.flatnonzero(counted)
+        if members.size:
+            found = together(members, arrays, form) if batched else each(members, arrays, form)
+            with np.errstate(over="ignore"):  # what is too large for float32 is infinite
+                values[members] = found
+        return values
+
+    def together(members: np.ndarray, arrays: dict[int, np.ndarray], form: Form) -> np.ndarray:
+        of_params = form.structure.children()[0].num_leaves
+
+        def of_members(at: int, leaf: np.ndarray) -> np.ndarray:
+            if at in form.own:
+                return leaf[members]
+            # A leaf that does not mutate is the same in all members.
+            return np.broadcast_to(leaf, (members.size, *leaf.shape)) if at < of_params else leaf
+
+        params, kwargs = form.filled({at: of_members(at, leaf) for at, leaf in arrays.items()})
+        return tried(members.size, params, **kwargs)
+
+    def each(members: np.ndarray, arrays: dict[int, np.ndarray], form: Form) -> np.ndarray:
+        def one(member: int) -> np.ndarray:
+            own = {at: x[member, ...] if at in form.own else x for at, x in arrays.items()}
+            params, kwargs = form.filled(own)
+            return tried(1, params, **kwargs)
+
+        if workers is None or members.size == 1:
+            return np.concatenate([one(member) for member in members])
+        with ThreadPoolExecutor(workers) as pool:
+            return np.concatenate(list(pool.map(one, members)))
+
+    call = to_host(answer)
+
+    @functools.wraps(fn)
+    def value_fn(params: Any, **kwargs: Any) -> jax.Array:
+        return call((params, kwargs))
+
+    return value_fn
+
+
+def _checked(result: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """What `fn` returned, real numbers of this shape; raises where it is something else."""
+    values = np.asarray(result)
+    what = "a vector of one real number a member" if shape else "one real number"
+    if values.dtype.kind not in "biuf" or (values.dtype.kind == "f" and values.itemsize < 4):
+        raise TypeError(
+            f"`fn` must return {what} of at least float32, got {result!r}: return the metric alone."
+        )
+    if values.shape != shape:
+        raise ValueError(
+            f"`fn` must return {what}, shape {shape}, got shape {values.shape}: reduce it, for "
+            "example with `np.mean`, to what is to be small."
+        )
+    return values
