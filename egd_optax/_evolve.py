@@ -155,7 +155,8 @@ def evolve(
         without a cycle the updates are those of `base`, and on all steps they have the dtypes of
         these. Where such a dtype is below float32, members and children are evaluated at the
         parameters that an update of it leads to, so that `optax.apply_updates` lands exactly on
-        what was evaluated.
+        what was evaluated. Derivatives, of a learning rate for example, pass through a step as
+        through one of `base`; where a cycle left the parent, what it chose is a constant.
 
     Raises:
         TypeError: an argument is of the wrong type; at `update`, `value_fn` is missing or

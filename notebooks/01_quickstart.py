@@ -123,7 +123,7 @@ sgd_path, _ = run(sgd_tx)
 egd_path, infos = run(egd_tx)
 for info in infos:
     print(
-        f"cycle {info.cycle}:  parent {info.parent_fitness:5.2f}  best {info.best_fitness:5.2f}"
+        f"cycle {info.cycle_index}:  parent {info.parent_fitness:5.2f}  best {info.best_fitness:5.2f}"
         f"  child {info.child_fitness:5.2f}  {'jumped' if info.accepted else 'parent kept'}"
     )
 
@@ -238,7 +238,7 @@ surface = jax.jit(jax.vmap(landscape))
 loss_axes.plot(surface(sgd_path), "--", color=ORANGE, label="SGD")
 loss_axes.plot(surface(egd_path), color=BLUE, label="EGD")
 for info in infos:
-    count = (info.cycle + 1) * EVERY
+    count = (info.cycle_index + 1) * EVERY
     jumped = bool(info.accepted)
     loss_axes.plot(count, 0.5, "^" if jumped else "x", color=BLUE if jumped else GREY)
 loss_axes.plot([], [], "^", color=BLUE, label="cycle, jumped")

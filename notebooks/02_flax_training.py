@@ -179,7 +179,7 @@ def step(state, key, evolve=None):
 # %%
 def scalars(info, prefix="egd/"):
     """What the latest cycle did, as Python floats; nothing before the first."""
-    if float(info.cycle) < 0:
+    if float(info.cycle_index) < 0:
         return {}
     return {prefix + name: float(value) for name, value in info._asdict().items()}
 

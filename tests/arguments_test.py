@@ -63,7 +63,9 @@ CALLABLES = {
     "any": takes_any,
     "named": takes_scale,
     "partial": functools.partial(takes_scale, batch=jnp.ones(2)),
-    "partial by position": functools.partial(lambda a, params, scale: a * scale * jnp.sum(params), 1.0),
+    "partial by position": functools.partial(
+        lambda a, params, scale: a * scale * jnp.sum(params), 1.0
+    ),
     "bound method": Model().method,
     "static method": Model.static_method,
     "module": Module(jnp.ones([])),

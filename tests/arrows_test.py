@@ -32,6 +32,7 @@ FILES = (
     "axes",
     "reset",
     "frozen",
+    "constant",
     "arguments",
     "dependence",
     "parent",

@@ -8,7 +8,7 @@ import optax
 from optax import contrib
 import pytest
 
-from egd_optax import STATIC_ARGS, Execution, egd, evolve, noise, recombine
+from egd_optax import STATIC_ARGS, CycleInfo, EvolveState, Execution, egd, evolve, noise, recombine
 
 MEMORY = ("host", "device", "replay")
 BASES = {
@@ -243,3 +243,11 @@ def test_converges_on_the_test_problems_of_optax(base, problem):
         params = contrib.schedule_free_eval_params(state.base_state, params)
     chex.assert_trees_all_close(params, target, rtol=3e-2, atol=3e-2)
     assert int(state.cycle) == 60
+
+
+@pytest.mark.parametrize("name", [*EvolveState._fields, *CycleInfo._fields])
+def test_a_name_in_the_state_is_that_of_one_value(name):
+    tx = optax.chain(optax.clip(1.0), evolve(optax.sgd(0.1)))
+    state = tx.init(PARAMS)
+    own = state[1] if name in EvolveState._fields else state[1].info
+    chex.assert_trees_all_equal(optax.tree.get(state, name), getattr(own, name))

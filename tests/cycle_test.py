@@ -126,7 +126,7 @@ def test_info_reports_the_cycle(memory, k):
     np.testing.assert_allclose(info.child_fitness, fitness_of(rest[0]), rtol=1e-5)
     np.testing.assert_allclose(info.sigma, 0.02)
     assert int(info.evaluations) == POPULATION + 1 == len(members) + len(rest)
-    assert int(info.cycle) == 0
+    assert int(info.cycle_index) == 0
 
 
 @pytest.mark.parametrize("memory", MEMORY)

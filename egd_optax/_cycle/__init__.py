@@ -21,6 +21,7 @@ counted     which evaluations count
 axes        mapped axes, named or forgotten
 reset       the base optimizer after a jump
 frozen      which leaves the base never moves
+constant    derivatives of a step
 arguments   who takes which of the arguments of `update`
 dependence  what the base can depend on
 parent      the parameters after the base step, and which leaves mutate

@@ -9,6 +9,7 @@ import optax
 
 from egd_optax._advice import advice_on_value_fn
 from egd_optax._cycle import xla
+from egd_optax._cycle.constant import constant, following
 from egd_optax._cycle.fitness import fitness_dtype
 from egd_optax._cycle.generation import Outcome, run_generation
 from egd_optax._cycle.members import cycle_key
@@ -27,10 +28,11 @@ class CycleInfo(NamedTuple):
     """What the latest cycle did; every field is a scalar array that can be logged.
 
     Fitness is float32, or float64 where x64 is enabled, and +inf stands for a fitness
-    that was not finite. Before the first cycle `cycle` is -1 and every fitness +inf.
+    that was not finite. Before the first cycle `cycle_index` is -1 and every fitness +inf.
+    No name is one of `EvolveState` too, so that `optax.tree.get(state, name)` finds one value.
 
     Attributes:
-        cycle: int32, index of the cycle, from 0.
+        cycle_index: int32, from 0.
         parent_fitness: fitness of the base step's parameters, member 0; in the first
             generation, where there are several. All below are of the last one.
         best_fitness: fitness of the best member, the parent included.
@@ -42,7 +44,7 @@ class CycleInfo(NamedTuple):
             the population, the parent of antithetic pairs, and the child.
     """
 
-    cycle: jax.Array
+    cycle_index: jax.Array
     parent_fitness: jax.Array
     best_fitness: jax.Array
     mean_fitness: jax.Array
@@ -59,7 +61,7 @@ def no_cycle_yet() -> CycleInfo:
         return jnp.full([], jnp.inf, fitness_dtype())
 
     return CycleInfo(
-        cycle=jnp.full([], -1, jnp.int32),
+        cycle_index=jnp.full([], -1, jnp.int32),
         parent_fitness=unknown(),
         best_fitness=unknown(),
         mean_fitness=unknown(),
@@ -116,23 +118,22 @@ def run_cycle_if(
     Returns:
         The updates, whether they leave the base step, bool `[]`, and what the latest cycle did.
     """
-    step = _Step(
-        jumped=jnp.zeros([], jnp.bool_),
-        leaves=idle_updates(base_updates, params, mutating),
-        info=info,
-    )
+    idle_leaves = idle_updates(base_updates, params, mutating)
+    step = _Step(jumped=jnp.zeros([], jnp.bool_), leaves=constant(idle_leaves), info=info)
+    fixed, fixed_updates = constant((params, base_updates))
 
     def with_cycle(idle: _Step, cycle: jax.Array) -> _Step:
         # Not the base updates themselves: the step holds those of the mutating leaves.
-        updates = replaced(base_updates, params, mutating, idle.leaves)
-        parent = snapshot(params, updates, mutating, spec.noise, cycle)
+        updates = replaced(fixed_updates, fixed, mutating, idle.leaves)
+        parent = snapshot(fixed, updates, mutating, spec.noise, cycle)
         return _evolved_or_idle(spec, objectives, parent, idle, key_data, cycle)
 
     # Outside of jit, where none is due, there is nothing to compile.
     if isinstance(due, jax.core.Tracer) or due:
         with advice_on_value_fn():
             step = xla.at_most_once(due, with_cycle, step, cycle)
-    updates = resume(step.jumped, step.leaves, params, base_updates, mutating)
+    leaves = following(step.leaves, idle_leaves, step.jumped)
+    updates = resume(step.jumped, leaves, params, base_updates, mutating)
     return updates, step.jumped, step.info
 
 
@@ -168,7 +169,7 @@ def _generations(
 ) -> tuple[Leaves, jax.Array, CycleInfo]:
     """The mutating leaves that all generations lead to, and whether these left the parent."""
     sigma = spec.sigma(cycle) if callable(spec.sigma) else spec.sigma
-    sigma = jnp.asarray(sigma, fitness_dtype())
+    sigma = lax.stop_gradient(jnp.asarray(sigma, fitness_dtype()))
 
     def generation(genome: Genome, index: jax.Array) -> tuple[Leaves, Outcome]:
         around = parent._replace(genome=genome)
@@ -186,7 +187,7 @@ def _generations(
         outcomes = jax.tree.map(lambda scalar: scalar[None], outcome)
     jumped = jnp.any(outcomes.jumped)
     info = CycleInfo(
-        cycle=cycle,
+        cycle_index=cycle,
         parent_fitness=outcomes.parent[0],
         best_fitness=outcomes.best[-1],
         mean_fitness=outcomes.mean[-1],

@@ -53,6 +53,7 @@ def fitness_of(
     def fitness(genome: Leaves, counts: jax.Array) -> jax.Array:
         with advice_on_tracers(), counted(counts):
             value = as_fitness(value_fn(parent.with_genome(genome), **kwargs))
+        value = lax.stop_gradient(value)  # of what `value_fn` closes over
         if axis_names:
             value = lax.pmean(value, axis_names)
         check_replicas(value, execution)

@@ -5,6 +5,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from egd_optax._cycle.accept import ELITE, PARENT, accept
@@ -74,7 +75,7 @@ def run_generation(
 
     def weights_of(scores: jax.Array) -> jax.Array:
         weights = member_weights(spec.recombine, scores, spec.elite_count)
-        return jnp.asarray(spec.step_size) * weights
+        return lax.stop_gradient(jnp.asarray(spec.step_size)) * weights
 
     def child_from(
         members: Members, kept: Elites | None, scores: jax.Array, buffer: Leaves | None

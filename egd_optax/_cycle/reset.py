@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax._cycle import xla
+from egd_optax._cycle.constant import constant, following
 from egd_optax._cycle.dependence import depends_on
 from egd_optax._cycle.parent import aligned, flatten, is_masked
 
@@ -88,7 +89,8 @@ def reset_after_jump(
 
     if not isinstance(jumped, jax.core.Tracer):  # a loop would be compiled anew on every call
         return renewed(state, params, updates) if jumped else state
-    return xla.at_most_once(jumped, renewed, state, params, updates)
+    new = xla.at_most_once(jumped, renewed, constant(state), *constant((params, updates)))
+    return following(new, state, jumped)
 
 
 def with_fresh_moments(

@@ -214,7 +214,7 @@ def unwritten(leaf: jax.Array) -> jax.Array:
         explicit: jax.Array = lax.empty(like.shape, like.dtype, out_sharding=like.sharding)
         return explicit
     buffer: jax.Array = lax.platform_dependent(
-        leaf, cuda=_divided, rocm=_divided, default=_empty_like
+        leaf, cuda=_divided, rocm=_divided, default=_undivided
     )
     return buffer
 
@@ -224,6 +224,18 @@ def _empty_like(leaf: jax.Array) -> jax.Array:
     return buffer
 
 
+# Under `jax.vmap` JAX gives what `lax.empty` returns the mapped axis, and with it all that is put
+# there, also where the leaf has none; and it knows no rule for a partitioning of one's own.
+@jax.custom_batching.custom_vmap
+def _undivided(leaf: jax.Array) -> jax.Array:
+    return _empty_like(leaf)
+
+
+@_undivided.def_vmap
+def _undivided_batched(_: int, batched: list[bool], leaf: jax.Array) -> tuple[jax.Array, bool]:
+    return _undivided(leaf), batched[0]
+
+
 @jax.custom_batching.custom_vmap
 def _divided(leaf: jax.Array) -> jax.Array:
     buffer: jax.Array = _empty_of_shard(leaf)
@@ -231,7 +243,7 @@ def _divided(leaf: jax.Array) -> jax.Array:
 
 
 @_divided.def_vmap
-def _batched(_: int, batched: list[bool], leaf: jax.Array) -> tuple[jax.Array, bool]:
+def _divided_batched(_: int, batched: list[bool], leaf: jax.Array) -> tuple[jax.Array, bool]:
     return _divided(leaf), batched[0]
 
 

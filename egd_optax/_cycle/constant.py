@@ -1,0 +1,61 @@
+"""Derivatives: a cycle is a constant to them, and a step without one is what its base makes of it.
+
+A loop whose number of trips is not known when it is traced has no derivative in reverse mode. All
+that enters the loop of a cycle is a constant, so that it needs none; where no cycle ran, what comes
+out follows what went in.
+"""
+
+from typing import Any, TypeVar
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from egd_optax._cycle.arguments import NUMBERS, arrays_of
+
+T = TypeVar("T")
+
+
+def constant(tree: T) -> T:
+    """The same arrays, without derivatives; adds nothing to a program."""
+    arrays, with_arrays = arrays_of(tree, NUMBERS)
+    result: T = with_arrays(list(map(lax.stop_gradient, arrays)))
+    return result
+
+
+def following(outcome: T, before: T, left: jax.Array) -> T:
+    """The outcome, with the derivatives of what was before but where that was left.
+
+    Adds nothing to a program that is not differentiated.
+
+    Args:
+        outcome: pytree of arrays without derivatives.
+        before: a pytree like it.
+        left: bool `[]`.
+    """
+    leaves, treedef = jax.tree.flatten(outcome)
+    sources = treedef.flatten_up_to(before)
+    inexact = [at for at, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    own = _following([leaves[at] for at in inexact], [sources[at] for at in inexact], left)
+    for at, leaf in zip(inexact, own, strict=True):
+        leaves[at] = leaf
+    result: T = jax.tree.unflatten(treedef, leaves)
+    return result
+
+
+@jax.custom_jvp
+def _following(
+    outcome: list[jax.Array], before: list[jax.Array], left: jax.Array
+) -> list[jax.Array]:
+    del before, left
+    return outcome
+
+
+@_following.defjvp
+def _followed(primals: Any, tangents: Any) -> tuple[list[jax.Array], list[jax.Array]]:
+    _, _, left = primals
+    _, changes, _ = tangents
+    # As the function itself, which has derivatives again.
+    return _following(*primals), [
+        jnp.where(left, jnp.zeros_like(change), change) for change in changes
+    ]
