@@ -1,7 +1,7 @@
 """From a program to a Python function and back: called once for every evaluation that counts.
 
-The call has effects for JAX, so that XLA neither drops it, nor repeats it, nor takes one for two. In
-a program for a whole mesh the first device makes it, with all of the arrays, and the others are
+The call has effects for JAX, so that XLA neither drops it, nor repeats it, nor takes two for one.
+In a program for a whole mesh the first device makes it, with all of the arrays, and the others are
 told; in the program of one device among those of a mapped axis, the first of those that would all
 make the same call.
 """

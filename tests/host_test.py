@@ -26,6 +26,7 @@ SMALL = {"w": jnp.linspace(1.0, 2.0, 15).reshape(3, 5), "b": jnp.linspace(-1.0, 
 # One leaf is handed over in pieces, the last of them smaller.
 LARGE = {"w": jnp.linspace(0.0, 1.0, 80 * 700).reshape(80, 700), "b": jnp.linspace(-1.0, 1.0, 4)}
 STEPS = 2
+PLAIN, WHOLE = Execution(), PartitionSpec()
 
 
 def loss(params, xp=np):
@@ -45,7 +46,7 @@ class Counted:
         return self.fn(params, **kwargs)
 
 
-def optimizer(execution=Execution(), **kwargs):
+def optimizer(execution=PLAIN, **kwargs):
     settings = {"evolve_every": 1, "population_size": 8, "sigma": 0.3, **kwargs}
     return evolve(optax.sgd(0.1), execution=execution, **settings)
 
@@ -131,7 +132,7 @@ ON_EIGHT = {
 }  # fmt: skip
 
 
-def on_eight(value_fn, spec=PartitionSpec(), kind=AxisType.Auto, **kwargs):
+def on_eight(value_fn, spec=WHOLE, kind=AxisType.Auto, **kwargs):
     mesh = mesh_of(kind)
     tx, wrap = (
         optimizer(**{k: v for k, v in kwargs.items() if k != "wrap"}),
@@ -415,10 +416,10 @@ def test_what_is_not_finite_counts_as_worst(worst):
     ("returned", "batched", "message"),
     [
         (None, False, "TypeError: `fn` must return one real number of at least float32, got None"),
-        ((0.0, 1), False, r"ValueError: `fn` must return one real number, shape \(\), got shape \(2,\): reduce it"),
+        ((0.0, 1), False, r"ValueError: `fn` must return one real .*got shape \(2,\): reduce"),
         (1j, False, "TypeError: `fn` must return one real number of at least float32, got 1j"),
         (np.float16(1), False, "TypeError: `fn` must return one real number of at least float32"),
-        (0.0, True, r"ValueError: `fn` must return a vector of one real number a member, shape \(3,\), got shape \(\)"),
+        (0.0, True, r"ValueError: `fn` must return a vector .* \(3,\), got shape \(\)"),
     ],
     ids=repr,
 )  # fmt: skip
@@ -435,8 +436,8 @@ def test_what_fn_returns(returned, batched, message):
         ([loss], {"batched": 1}, TypeError, "`batched` must be True or False, got 1"),
         ([loss], {"workers": 0}, ValueError, "`workers` must be at least 1, got 0"),
         ([loss], {"workers": 2.0}, TypeError, "`workers` must be a Python int, got 2.0"),
-        ([loss], {"workers": 2, "batched": True}, ValueError, "`workers` must be left out with `batched=True`, got 2"),
-        ([loss], {"on_error": "ignore"}, ValueError, '`on_error` must be "worst" or "raise", got \'ignore\''),
+        ([loss], {"workers": 2, "batched": True}, ValueError, "`workers` must be left out.*2"),
+        ([loss], {"on_error": "ignore"}, ValueError, '`on_error` must be "worst" or "raise", got' ),
     ],
 )  # fmt: skip
 def test_settings(args, kwargs, error, message):
