@@ -31,10 +31,9 @@ def host_value_fn(
     """Makes a `value_fn`, or an `accept_value_fn`, of a plain Python function.
 
     It runs wherever a `value_fn` does: in `jax.jit` and `lax.scan` and outside of them, in
-    batches, over a mesh, in `jax.shard_map` over all of its axes, with sharded parameters, in several
-    processes; but not in a `jax.vmap` of the whole optimizer, whose members `jax.lax.map` can take
-    in turns. Make it once, outside of the training loop: outside of `jax.jit` a cycle is compiled
-    for each one.
+    batches, over a mesh, in `jax.shard_map` over all of its axes, with sharded parameters, in
+    several processes; but not in a `jax.vmap` of the whole optimizer: `jax.lax.map` takes turns.
+    Make it once, outside of the training loop: outside of `jax.jit` a cycle is compiled for each.
 
     `fn` is called once for each of the `state.info.evaluations` of a cycle, wherever it is
     evaluated and on however many devices: what differs from call to call, as a noisy simulator,
