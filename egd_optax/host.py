@@ -60,9 +60,9 @@ def host_value_fn(
         on_error: what to do where `fn` raises an `Exception`. "worst": the member, or all of the
             batch, is the worst, and the error with its traceback is a warning of the logger
             "egd_optax.host". "raise": the step raises it; JAX makes a
-            `jax.errors.JaxRuntimeError` of it that holds the traceback. In a program of several
-            devices the others wait for the one that failed: XLA:CPU logs the error and, after a
-            minute, ends the process.
+            `jax.errors.JaxRuntimeError` of it that holds the traceback. In `jax.shard_map` and
+            `jax.pmap` over several devices, and on accelerators, those that did not fail wait for
+            those that did: XLA:CPU logs the error and, after a minute, ends the process.
 
     Returns:
         A function of parameters and keyword arguments, with the signature of `fn`.

@@ -404,6 +404,18 @@ def test_an_error_is_raised_where_that_is_asked_for(wrap):
     assert loss(params) < loss(SMALL)
 
 
+@pytest.mark.parametrize(
+    "settings", [ON_EIGHT["sharded"], ON_EIGHT["members"]], ids=["sharded", "members"]
+)
+def test_all_devices_raise_what_one_of_them_met(settings):
+    def fn(params):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="ZeroDivisionError: mine"):
+        on_eight(host_value_fn(fn, on_error="raise"), **settings)
+    on_eight(host_value_fn(loss), **settings)  # no device waits for another
+
+
 @pytest.mark.parametrize("worst", [np.nan, np.inf, -np.inf, 1e300], ids=str)
 def test_what_is_not_finite_counts_as_worst(worst):
     fn = lambda p: worst if p["w"][0, 0] > 1 else float(loss(p))  # noqa: E731
