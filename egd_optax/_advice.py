@@ -40,6 +40,12 @@ def advice_on_value_fn() -> Iterator[None]:
                 '`jax.pure_callback` the argument `vmap_method=`, "sequential" for example, or '
                 "pass `value_fn=egd_optax.host.host_value_fn(fn)` with the Python function."
             )
+        elif isinstance(error, NotImplementedError) and "not supported in vmap-of" in str(error):
+            error.add_note(
+                "`value_fn` calls Python, which is done once for each evaluation, and that cannot "
+                "be under a `jax.vmap` of the whole optimizer: take its steps in turns, with "
+                "`jax.lax.map`."
+            )
         raise
 
 

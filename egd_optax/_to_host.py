@@ -1,7 +1,7 @@
 """From a program to a Python function and back: called once for every evaluation that counts.
 
-The call has effects for JAX, so that XLA neither drops it, nor repeats it, nor takes one for two. In
-a program for a whole mesh the first device makes it, with all of the arrays, and the others are
+The call has effects for JAX, so that XLA neither drops it, nor repeats it, nor takes two for one.
+In a program for a whole mesh the first device makes it, with all of the arrays, and the others are
 told; in the program of one device among those of a mapped axis, the first of those that would all
 make the same call.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from jax import lax
 from jax.experimental import io_callback
+from jax.experimental.buffer_callback import buffer_callback
 import jax.numpy as jnp
 import numpy as np
 
@@ -130,14 +131,22 @@ def _calls(answer: Answer) -> Callable[..., jax.Array]:
     def at_once(counted: Any, arrays: dict[int, Any], form: Form) -> np.ndarray:
         return answer(np.asarray(counted), {at: np.asarray(x) for at, x in arrays.items()}, form)
 
+    def kept_at_once(
+        counted: Any, arrays: dict[int, Any], form: Form
+    ) -> tuple[np.ndarray, np.int32]:
+        try:
+            return at_once(counted, arrays, form), np.int32(0)
+        except Exception as error:
+            return np.full(counted.shape, np.inf, fitness_dtype()), _failed(error)
+
     def at_last(
         ticket: Any, counted: Any, arrays: dict[int, Any], shapes: dict[int, Any], form: Form
-    ) -> np.ndarray:
+    ) -> tuple[np.ndarray, np.int32]:
         pieces = _taken(int(ticket))
         large = {at: np.concatenate(pieces[at]).reshape(shapes[at]) for at in shapes}
         for leaf in large.values():
             leaf.setflags(write=False)  # as are those that come at once
-        return at_once(counted, {**arrays, **large}, form)
+        return kept_at_once(counted, {**arrays, **large}, form)
 
     def call(counted: jax.Array, arrays: dict[int, jax.Array], form: Form) -> jax.Array:
         result = jax.ShapeDtypeStruct(counted.shape, fitness_dtype())
@@ -152,14 +161,16 @@ def _calls(answer: Answer) -> Callable[..., jax.Array]:
                 ticket = _sent(ticket, at, arrays[at])
             small = {at: leaf for at, leaf in arrays.items() if at not in large}
             shapes = {at: np.array(arrays[at].shape, np.int32) for at in large}
-            return io_callback(at_last, result, ticket, counted, small, shapes, form)
+            return io_callback(at_last, (result, _TICKET), ticket, counted, small, shapes, form)
 
-        values: jax.Array
-        if large:
-            values = lax.platform_dependent(counted, arrays, cpu=in_pieces, default=whole)
-        else:
-            values = whole(counted, arrays)
-        return _on_mesh(values)
+        def on_cpu(counted: jax.Array, arrays: dict[int, jax.Array]) -> Any:
+            if large:
+                values, failed = in_pieces(counted, arrays)
+            else:
+                values, failed = io_callback(kept_at_once, (result, _TICKET), counted, arrays, form)
+            return lax.cond(failed > 0, _raised, lambda values, _: values, values, failed)
+
+        return _on_mesh(lax.platform_dependent(counted, arrays, cpu=on_cpu, default=whole))
 
     return call
 
@@ -207,6 +218,33 @@ def _sent(ticket: jax.Array, at: int, leaf: jax.Array) -> jax.Array:
         ticket,
     )
     return send(ticket, flat[whole * size :]) if whole * size < flat.size else ticket
+
+
+# Errors on CPU. Where one device raises, the others wait for it until XLA ends the process: all
+# that are told what it found raise together.
+
+_ERRORS: dict[int, BaseException] = {}
+
+
+def _failed(error: BaseException) -> np.int32:
+    """The number of an error, from 1; the latest one is kept."""
+    with _LOCK:
+        number = next(_TICKETS) % 2**31 + 1
+        _ERRORS.clear()
+        _ERRORS[number] = error
+    return np.int32(number)
+
+
+def _raise(context: Any, out: Any, failed: Any) -> None:
+    del context, out
+    raise _ERRORS.get(int(np.asarray(failed)), RuntimeError("`fn` failed in another process."))
+
+
+def _raised(values: jax.Array, failed: jax.Array) -> jax.Array:
+    """Raises on every device that comes here."""
+    nothing = jax.ShapeDtypeStruct((), values.dtype)
+    zero: jax.Array = buffer_callback(_raise, nothing)(failed)
+    return values + zero
 
 
 def _axes_of(arrays: dict[int, jax.Array]) -> tuple[tuple[str, ...], tuple[str, ...]]:

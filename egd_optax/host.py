@@ -31,8 +31,9 @@ def host_value_fn(
     """Makes a `value_fn`, or an `accept_value_fn`, of a plain Python function.
 
     It runs wherever a `value_fn` does: in `jax.jit` and `lax.scan` and outside of them, in
-    batches, over a mesh, in `jax.shard_map`, with sharded parameters, in several processes. Make it
-    once, outside of the training loop: outside of `jax.jit` a cycle is compiled for each one.
+    batches, over a mesh, in `jax.shard_map` over all of its axes, with sharded parameters, in
+    several processes; but not in a `jax.vmap` of the whole optimizer: `jax.lax.map` takes turns.
+    Make it once, outside of the training loop: outside of `jax.jit` a cycle is compiled for each.
 
     `fn` is called once for each of the `state.info.evaluations` of a cycle, wherever it is
     evaluated and on however many devices: what differs from call to call, as a noisy simulator,
@@ -51,15 +52,17 @@ def host_value_fn(
             that can wait forever for a thread that waits for `fn`.
         batched: whether `fn` evaluates all members that come together in one call: every leaf of
             the parameters then has a leading axis `[members]`, and it returns a vector of as
-            many. Arguments have it only where they were mapped, by a `jax.vmap` of the optimizer.
+            many. Arguments have it only where `value_fn` was mapped over them, by a `jax.vmap`.
         workers: how many members that come together are evaluated at the same time, in threads,
             as by a `concurrent.futures.ThreadPoolExecutor(workers)`; None for one after another.
             Worth it where `fn` waits, for a process or a device, or leaves the interpreter, as
             NumPy does.
         on_error: what to do where `fn` raises an `Exception`. "worst": the member, or all of the
             batch, is the worst, and the error with its traceback is a warning of the logger
-            "egd_optax.host". "raise": the step raises it; from within a program JAX makes a
-            `jax.errors.JaxRuntimeError` of it that holds the traceback.
+            "egd_optax.host". "raise": the step raises it; JAX makes a
+            `jax.errors.JaxRuntimeError` of it that holds the traceback. In `jax.shard_map` and
+            `jax.pmap` over several devices, and on accelerators, those that did not fail wait for
+            those that did: XLA:CPU logs the error and, after a minute, ends the process.
 
     Returns:
         A function of parameters and keyword arguments, with the signature of `fn`.
@@ -128,7 +131,8 @@ def host_value_fn(
 
         def of_members(at: int, leaf: np.ndarray) -> np.ndarray:
             if at in form.own:
-                return leaf[members]
+                own: np.ndarray = leaf[members]
+                return own
             # A leaf that does not mutate is the same in all members.
             return np.broadcast_to(leaf, (members.size, *leaf.shape)) if at < of_params else leaf
 

@@ -367,6 +367,7 @@ def test_what_value_fn_returns(value_fn, error, message, jit):
         (jax.jit(step) if jit else step)(tx.init(PARAMS))
 
 
+@pytest.mark.filterwarnings("ignore:`value_fn` returns the same for all members")
 @pytest.mark.parametrize(
     "value_fn", [lambda p, leaked: jnp.sum(p["w"] * leaked), lambda p, leaked: leaked.sum()]
 )

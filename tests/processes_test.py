@@ -86,3 +86,12 @@ def test_processes_agree_with_each_other_and_with_one_process(folder, layout, ex
 def test_a_killed_run_resumes_from_its_checkpoint(folder):
     uninterrupted, resumed = reports(folder, "uninterrupted"), reports(folder, "resumed")
     assert len({report["hash"] for report in uninterrupted + resumed}) == 1
+
+
+@pytest.mark.parametrize("layout", ["data", "pop", "pop-fsdp"])
+def test_a_simulator_is_called_once_and_all_processes_are_told(folder, layout):
+    one, other = reports(folder, f"noisy-{layout}")
+    assert one["calls"] + other["calls"] == one["due"] == other["due"] > 0
+    assert one["shapes"] == [[16, 8]]  # all of the batch, wherever it was
+    assert one["fitness"] == other["fitness"]
+    assert one["hash"] == other["hash"]

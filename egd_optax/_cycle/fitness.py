@@ -66,7 +66,8 @@ def fitness_of(
     def evaluate(genome: Leaves, counts: jax.Array | None = None) -> jax.Array:
         args = genome, jnp.ones([], jnp.bool_) if counts is None else counts
         warn_of_constant(jitted.trace(*args).jaxpr, len(genome))  # what follows is traced no more
-        return jitted(*args)
+        value: jax.Array = jitted(*args)
+        return value
 
     return evaluate
 

@@ -317,9 +317,9 @@ class Mapped(NamedTuple):
         return self.agreed(fn)
 
     def agreed(self, fn: Fitness) -> Fitness:
-        def of_first(leaves: Leaves, counts: jax.Array | None = None) -> jax.Array:
+        def of_first(genome: Leaves, counts: jax.Array | None = None) -> jax.Array:
             first = lax.axis_index(self.axis) == 0
-            value = fn(leaves, first if counts is None else first & counts)
+            value = fn(genome, first if counts is None else first & counts)
             agreed: jax.Array = lax.psum(jnp.where(first, value, 0), self.axis)
             return agreed
 

@@ -8,6 +8,7 @@ arrays, the program is the same. Nothing is assumed of functions that look alike
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
+import inspect
 import re
 from typing import Any, NamedTuple
 import warnings
@@ -98,7 +99,7 @@ class Programs:
 
     def _warn_of(self, value_fn: Callable[..., Any]) -> None:
         """Warns if every cycle compiles what is written once."""
-        code = getattr(value_fn, "__code__", value_fn)
+        code = getattr(inspect.unwrap(value_fn), "__code__", value_fn)
         self.anew = self.anew + 1 if code == self.code else 1
         self.code = code
         if self.anew == _PATIENCE:

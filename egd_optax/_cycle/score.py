@@ -9,6 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from egd_optax._cycle import xla
+from egd_optax._cycle.draws import Drawn
 from egd_optax._cycle.elites import Elites
 from egd_optax._cycle.fitness import Fitness, fitness_dtype
 from egd_optax._cycle.members import Carrier, Members
@@ -172,8 +173,11 @@ def _batches(
         inside, firsts = members.kept_inside(jnp.minimum(firsts, last))
         numbers = (firsts[:, None] + jnp.arange(pair, dtype=jnp.int32)).reshape(-1)
         carriers = inside.carry_many(firsts, alone=isinstance(place, Alone))
-        one = lambda carrier, counts: fitness(inside.formed(carrier), counts)  # noqa: E731
-        scores = evaluate(one)(carriers, counts)
+
+        def one(carrier: Drawn | Leaves, counts: jax.Array) -> jax.Array:
+            return fitness(inside.formed(carrier), counts)
+
+        scores: jax.Array = evaluate(one)(carriers, counts)
         if kept is None:
             return kept, scores
 
