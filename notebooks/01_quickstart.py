@@ -123,7 +123,8 @@ sgd_path, _ = run(sgd_tx)
 egd_path, infos = run(egd_tx)
 for info in infos:
     print(
-        f"cycle {info.cycle_index}:  parent {info.parent_fitness:5.2f}  best {info.best_fitness:5.2f}"
+        f"cycle {info.cycle_index}:  parent {info.parent_fitness:5.2f}"
+        f"  best {info.best_fitness:5.2f}"
         f"  child {info.child_fitness:5.2f}  {'jumped' if info.accepted else 'parent kept'}"
     )
 

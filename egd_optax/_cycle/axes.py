@@ -1,4 +1,4 @@
-"""The axes of `jax.shard_map` and `jax.pmap`: those that are named, and those that are forgotten."""
+"""The axes of `jax.shard_map` and `jax.pmap`: those that are named, those that are forgotten."""
 
 import jax
 from jax import lax

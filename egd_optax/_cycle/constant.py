@@ -34,7 +34,7 @@ def following(outcome: T, before: T, left: jax.Array) -> T:
         left: bool `[]`.
     """
     leaves, treedef = jax.tree.flatten(outcome)
-    sources = treedef.flatten_up_to(before)
+    sources = jax.tree.leaves(before)
     inexact = [at for at, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     own = _following([leaves[at] for at in inexact], [sources[at] for at in inexact], left)
     for at, leaf in zip(inexact, own, strict=True):
