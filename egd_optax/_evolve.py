@@ -137,8 +137,11 @@ def evolve(
             Integer leaves never do.
         execution: how a cycle runs, never what it finds: where elites live, how many members
             are evaluated at a time, over which devices; see `Execution`.
-        key: int seed of 32 bits, or a threefry key. Noise depends on the key, the cycle, the
-            member and the position of the leaf alone.
+        key: int seed of 32 bits, or a threefry key, which may be traced. Noise depends on the
+            key, the cycle, the member and the position of the leaf alone. `init` puts it into
+            the state, and `update` reads it there: for an ensemble under `jax.vmap`, whose models
+            would all get the same noise, make the states with a key for each,
+            `jax.vmap(lambda key, params: evolve(base, key=key).init(params))(keys, models)`.
 
     Returns:
         An `optax.GradientTransformationExtraArgs` with state `EvolveState`. On a step
