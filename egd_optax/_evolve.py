@@ -269,9 +269,10 @@ def evolve(
         step = {
             "params": params,
             "base_updates": base_updates,
-            "info": state.info,
+            # In the dtypes of a cycle, for a state that was cast or made under another x64.
+            "info": _cycle.in_dtypes_of(_cycle.no_cycle_yet(), state.info),
             "key_data": state.key_data,
-            "cycle": state.cycle,
+            "cycle": state.cycle.astype(jnp.int32),
         }
         if _is_traced((due, step, extra_args)) or not due:
             updates, jumped, info = _cycle.run_cycle_if(due, spec, objectives, **step)
@@ -281,10 +282,10 @@ def evolve(
             base_state = _cycle.reset_after_jump(base, base_state, params, updates, jumped)
         return updates, EvolveState(
             count=count,
-            cycle=state.cycle + due.astype(jnp.int32),
+            cycle=state.cycle + due.astype(state.cycle.dtype),
             key_data=state.key_data,
             base_state=base_state,
-            info=info,
+            info=_cycle.in_dtypes_of(state.info, info),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

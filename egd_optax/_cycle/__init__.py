@@ -25,7 +25,7 @@ xla         what the compiler would do otherwise
 spec        plain data
 """
 
-from egd_optax._cycle.cycle import CycleInfo, no_cycle_yet, run_cycle_if
+from egd_optax._cycle.cycle import CycleInfo, in_dtypes_of, no_cycle_yet, run_cycle_if
 from egd_optax._cycle.parent import mutating_leaves
 from egd_optax._cycle.programs import Programs
 from egd_optax._cycle.reset import reset_after_jump
@@ -38,6 +38,7 @@ __all__ = [
     "Objectives",
     "Programs",
     "impossible",
+    "in_dtypes_of",
     "mutating_leaves",
     "no_cycle_yet",
     "reset_after_jump",
