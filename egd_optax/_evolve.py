@@ -147,8 +147,11 @@ def evolve(
             leaves never do.
         execution: how a cycle runs, never what it finds: where elites live, how many members
             are evaluated at a time, over which devices; see `Execution`.
-        key: int seed of 32 bits, or a threefry key. Noise depends on the key, the cycle, the
-            member and the position of the leaf alone.
+        key: int seed of 32 bits, or a threefry key, which may be traced. Noise depends on the
+            key, the cycle, the member and the position of the leaf alone. `init` puts it into
+            the state, and `update` reads it there: for an ensemble under `jax.vmap`, whose models
+            would all get the same noise, make the states with a key for each,
+            `jax.vmap(lambda key, params: evolve(base, key=key).init(params))(keys, models)`.
 
     Returns:
         An `optax.GradientTransformationExtraArgs` with state `EvolveState`. On a step
@@ -293,9 +296,10 @@ def evolve(
         step = {
             "params": params,
             "base_updates": base_updates,
-            "info": state.info,
+            # In the dtypes of a cycle, for a state that was cast or made under another x64.
+            "info": _cycle.in_dtypes_of(_cycle.no_cycle_yet(), state.info),
             "key_data": state.key_data,
-            "cycle": state.cycle,
+            "cycle": state.cycle.astype(jnp.int32),
         }
         if _is_traced((due, step, extra_args)) or not due:
             updates, jumped, info = _cycle.run_cycle_if(due, spec, mutating, objectives, **step)
@@ -308,10 +312,10 @@ def evolve(
             )
         return updates, EvolveState(
             count=count,
-            cycle=state.cycle + due.astype(jnp.int32),
+            cycle=state.cycle + due.astype(state.cycle.dtype),
             key_data=state.key_data,
             base_state=base_state,
-            info=info,
+            info=_cycle.in_dtypes_of(state.info, info),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

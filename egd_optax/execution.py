@@ -20,10 +20,10 @@ class Execution:
             the device. "replay": nowhere, they are drawn again from their keys, as always with
             `noise.low_rank` and rules that weigh all members. The result is the same to the bit.
             On CPU "host" and "device" are the same. On an accelerator start with "host" from
-            parameters that are committed to their devices (any sharding, or
-            `jax.device_put(params, jax.devices()[0])`): JAX commits what a program with two
-            memories returns, so that a jitted step that started from uncommitted ones is
-            compiled twice.
+            parameters and a state that are both committed to their devices (any sharding, or
+            `jax.device_put((params, state), jax.devices()[0])`): JAX commits what a program
+            with two memories returns, or one with any committed argument, so that a jitted
+            step that started from anything uncommitted is compiled twice.
         candidate_batch_size: members evaluated at a time, under `jax.vmap`: more work for an
             accelerator that one small forward pass leaves idle, and memory for as many members
             and their activations. Members are the same to the bit, fitness within the rounding

@@ -72,6 +72,16 @@ def no_cycle_yet() -> CycleInfo:
     )
 
 
+def in_dtypes_of(like: CycleInfo, info: CycleInfo) -> CycleInfo:
+    """An info in the dtypes of another: a step returns the state in those that it came in."""
+
+    def cast(scalar: jax.Array, of: jax.Array) -> jax.Array:
+        # Made under x64, a state may have dtypes that are not to be had without.
+        return jnp.asarray(scalar).astype(jax.dtypes.canonicalize_dtype(of.dtype))
+
+    return CycleInfo(*map(cast, info, like))
+
+
 class _Step(NamedTuple):
     """Where a step leads.
 
