@@ -297,7 +297,7 @@ def evolve(
             "params": params,
             "base_updates": base_updates,
             # In the dtypes of a cycle, for a state that was cast or made under another x64.
-            "info": _cycle.in_dtypes_of(_cycle.no_cycle_yet(), state.info),
+            "info": _cycle.in_dtypes(state.info, _cycle.info_dtypes()),
             "key_data": state.key_data,
             "cycle": state.cycle.astype(jnp.int32),
         }
@@ -315,7 +315,7 @@ def evolve(
             cycle=state.cycle + due.astype(state.cycle.dtype),
             key_data=state.key_data,
             base_state=base_state,
-            info=_cycle.in_dtypes_of(state.info, info),
+            info=_cycle.in_dtypes(info, [scalar.dtype for scalar in state.info]),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

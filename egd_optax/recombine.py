@@ -233,8 +233,8 @@ class _Mean(_Elites):
         settle(self, elite_fraction=check_fraction("elite_fraction", self.elite_fraction))
 
     def _of_elites(self, fitness: jax.Array) -> jax.Array:
-        finite = jnp.isfinite(fitness)
-        return finite / jnp.maximum(jnp.sum(finite), 1)
+        finite = jnp.isfinite(fitness).astype(fitness.dtype)
+        return finite / jnp.maximum(jnp.sum(finite), jnp.ones([], fitness.dtype))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

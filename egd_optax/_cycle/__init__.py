@@ -32,7 +32,7 @@ spec        plain data
 """
 
 from egd_optax._cycle.arguments import check_spelling, for_line_search, taken_by
-from egd_optax._cycle.cycle import CycleInfo, in_dtypes_of, no_cycle_yet, run_cycle_if
+from egd_optax._cycle.cycle import CycleInfo, in_dtypes, info_dtypes, no_cycle_yet, run_cycle_if
 from egd_optax._cycle.frozen import Frozen
 from egd_optax._cycle.parent import mutating_leaves
 from egd_optax._cycle.programs import Programs
@@ -51,7 +51,8 @@ __all__ = [
     "for_line_search",
     "forget_the_point",
     "impossible",
-    "in_dtypes_of",
+    "in_dtypes",
+    "info_dtypes",
     "mutating_leaves",
     "no_cycle_yet",
     "reset_after_jump",

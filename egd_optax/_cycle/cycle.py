@@ -1,10 +1,13 @@
 """One evolution cycle: some generations around the parameters that the base step leads to."""
 
+from collections.abc import Sequence
+import math
 from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from egd_optax._advice import advice_on_value_fn
@@ -28,8 +31,9 @@ class CycleInfo(NamedTuple):
     """What the latest cycle did; every field is a scalar array that can be logged.
 
     Fitness is float32, or float64 where x64 is enabled, and +inf stands for a fitness
-    that was not finite. Before the first cycle `cycle_index` is -1 and every fitness +inf.
-    No name is one of `EvolveState` too, so that `optax.tree.get(state, name)` finds one value.
+    that was not finite; with `jax_debug_infs`, which refuses infinities, 3.39e38 does.
+    Before the first cycle `cycle_index` is -1 and every fitness +inf. No name is one of
+    `EvolveState` too, so that `optax.tree.get(state, name)` finds one value.
 
     Attributes:
         cycle_index: int32, from 0.
@@ -54,32 +58,38 @@ class CycleInfo(NamedTuple):
     evaluations: jax.Array
 
 
+def info_dtypes() -> tuple[jnp.dtype, ...]:
+    """The dtypes in which a cycle tells what it did, in the order of `CycleInfo`."""
+    whole, real = jnp.dtype(jnp.int32), fitness_dtype()
+    return whole, real, real, real, real, jnp.dtype(jnp.bool_), real, whole
+
+
 def no_cycle_yet() -> CycleInfo:
     """The info before the first cycle; each leaf a buffer of its own, to be donated."""
-
-    def unknown() -> jax.Array:
-        return jnp.full([], jnp.inf, fitness_dtype())
-
-    return CycleInfo(
-        cycle_index=jnp.full([], -1, jnp.int32),
-        parent_fitness=unknown(),
-        best_fitness=unknown(),
-        mean_fitness=unknown(),
-        child_fitness=unknown(),
-        accepted=jnp.zeros([], jnp.bool_),
-        sigma=jnp.zeros([], fitness_dtype()),
-        evaluations=jnp.zeros([], jnp.int32),
-    )
+    unknown = _largest() if jax.debug_infs.value else math.inf
+    values = -1, unknown, unknown, unknown, unknown, False, 0.0, 0
+    pairs = zip(values, info_dtypes(), strict=True)
+    return CycleInfo(*(jnp.asarray(np.array(value, dtype)) for value, dtype in pairs))
 
 
-def in_dtypes_of(like: CycleInfo, info: CycleInfo) -> CycleInfo:
-    """An info in the dtypes of another: a step returns the state in those that it came in."""
+def in_dtypes(info: CycleInfo, dtypes: Sequence[jnp.dtype]) -> CycleInfo:
+    """An info in some dtypes: a step returns the state in those that it came in."""
 
-    def cast(scalar: jax.Array, of: jax.Array) -> jax.Array:
+    def cast(scalar: jax.typing.ArrayLike, dtype: jnp.dtype) -> jax.Array:
+        scalar = jnp.asarray(scalar)
+        if jax.debug_infs.value and jnp.issubdtype(scalar.dtype, jnp.floating):
+            # Else JAX would refuse the state of every step before the first cycle.
+            scalar = jnp.minimum(scalar, jnp.asarray(_largest(), scalar.dtype))
         # Made under x64, a state may have dtypes that are not to be had without.
-        return jnp.asarray(scalar).astype(jax.dtypes.canonicalize_dtype(of.dtype))
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        return scalar if scalar.dtype == dtype else scalar.astype(dtype)
 
-    return CycleInfo(*map(cast, info, like))
+    return CycleInfo(*map(cast, info, dtypes))
+
+
+def _largest() -> float:
+    """What stands for infinity where JAX refuses that: a number that any float dtype of it has."""
+    return float(jnp.finfo(jnp.bfloat16).max)
 
 
 class _Step(NamedTuple):

@@ -115,7 +115,7 @@ class Draws(NamedTuple):
 
         def scaled(at: int) -> Parts:
             if self.small[at]:
-                return by * drawn[at]
+                return jnp.asarray(by, drawn[at].dtype) * drawn[at]
             return self.stacks.on_entry(
                 lambda made_of: parts.scale(self.noise, made_of, by), at, drawn[at]
             )

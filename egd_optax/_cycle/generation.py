@@ -164,5 +164,6 @@ def _members_of(
 def _mean(scores: jax.Array) -> jax.Array:
     """The mean over the finite ones, +inf if there is none."""
     finite = jnp.isfinite(scores)
-    mean = jnp.sum(scores, where=finite) / jnp.maximum(jnp.sum(finite), 1)
+    count = jnp.sum(finite.astype(scores.dtype))
+    mean = jnp.sum(scores, where=finite) / jnp.maximum(count, jnp.ones_like(count))
     return jnp.where(jnp.any(finite), mean, jnp.inf)

@@ -175,7 +175,7 @@ class Members(NamedTuple):
         """The mutating leaves of a member but the parent: XLA forms them within what uses them."""
         inside, member = self.kept_inside(member)
         second = inside.is_second(member)
-        leaves = inside._placed(inside.drawn(member - second))
+        leaves = inside._placed(inside.drawn(inside._first(member)))
         if not self.antithetic:
             return leaves
         chosen: Leaves = optax.tree.where(second, mirrored(leaves, inside.genome), leaves)
@@ -185,9 +185,9 @@ class Members(NamedTuple):
         """A member but the parent, drawn into a buffer like the genome, where `on`; else that."""
         second = self.is_second(member)
         if not self.noise.redraw:
-            drawn = xla.drawn_into(buffer, member - second, on, self._first_of_pair)
+            drawn = xla.drawn_into(buffer, self._first(member), on, self._first_of_pair)
             return self._mirror_if(on & second, drawn)
-        drawn = self._draws.scale(self.drawn(member - second), jnp.where(second, -1, 1))
+        drawn = self._draws.scale(self.drawn(self._first(member)), jnp.where(second, -1, 1))
 
         def formed(member: jax.Array) -> Leaves:
             inside, (_, own) = self.kept_inside((member, drawn))
@@ -236,6 +236,10 @@ class Members(NamedTuple):
     def is_second(self, member: jax.Array) -> jax.Array:
         """Whether a member is the second of a pair, bool `[]`."""
         return (member > 0) & (member % 2 == 0) & self.antithetic
+
+    def _first(self, member: jax.Array) -> jax.Array:
+        """The first of the pair of a member."""
+        return member - self.is_second(member).astype(member.dtype)
 
     def drawn(self, member: jax.Array) -> Drawn:
         """Draws what the noise of a member that is not the second of a pair is made of."""

@@ -41,9 +41,9 @@ def draw(noise: Noise, key: jax.Array, std: jax.Array, leaf: jax.Array) -> Parts
 def scale(noise: Noise, parts: Parts, by: jax.typing.ArrayLike) -> Parts:
     """What a number, `[]`, times the noise is made of; exact for 0, 1 and -1."""
     if not noise.linear:
-        return parts._replace(sign=by * parts.sign)
+        return parts._replace(sign=jnp.asarray(by, parts.sign.dtype) * parts.sign)
     (first, *others), treedef = jax.tree.flatten(parts)
-    return jax.tree.unflatten(treedef, (by * first, *others))
+    return jax.tree.unflatten(treedef, (jnp.asarray(by, first.dtype) * first, *others))
 
 
 def form(noise: Noise, parts: Parts, leaf: jax.Array) -> jax.Array:
