@@ -138,8 +138,8 @@ for info in infos:
 
 # %%
 shown = next(info for info in infos if info.accepted)
-end = (shown.cycle + 1) * EVERY  # the step of this cycle
-of_cycle = seen[shown.cycle * shown.evaluations :][: shown.evaluations]
+end = (shown.cycle_index + 1) * EVERY  # the step of this cycle
+of_cycle = seen[shown.cycle_index * shown.evaluations :][: shown.evaluations]
 points, values = (np.array(column) for column in zip(*of_cycle, strict=True))
 parent = points[values == shown.parent_fitness][0]
 child = points[values == shown.child_fitness][0]
@@ -455,11 +455,12 @@ for title, rounding in ROUNDINGS.items():
 
 # %%
 history = jax.tree.map(lambda *column: np.array(column), *histories["three values"][0])
+cycles = history.cycle_index
 _, (cycle_axes, error_axes) = plt.subplots(1, 2, figsize=(10, 3.8))
-cycle_axes.plot(history.cycle, history.mean_fitness, "-", color=GREY, lw=1, label="mean of members")
-cycle_axes.plot(history.cycle, history.parent_fitness, ":", color=GREY, lw=2, label="parent")
-cycle_axes.plot(history.cycle, history.best_fitness, "--", color=ORANGE, label="best member")
-cycle_axes.plot(history.cycle, history.child_fitness, "-*", color=BLUE, label="child")
+cycle_axes.plot(cycles, history.mean_fitness, "-", color=GREY, lw=1, label="mean of members")
+cycle_axes.plot(cycles, history.parent_fitness, ":", color=GREY, lw=2, label="parent")
+cycle_axes.plot(cycles, history.best_fitness, "--", color=ORANGE, label="best member")
+cycle_axes.plot(cycles, history.child_fitness, "-*", color=BLUE, label="child")
 cycle_axes.set(xlabel="cycle", ylabel="loss after rounding", yscale="log")
 cycle_axes.legend()
 
