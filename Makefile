@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 AOT := .aot
 
-.PHONY: demo test test-all test-matrix test-aot bench notebooks lint types lock clean
+.PHONY: demo test test-all test-clients test-matrix test-aot bench notebooks lint types lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -17,6 +17,13 @@ test: lint types
 # Also what takes long: notebooks, several processes, benchmarks and their records.
 test-all: test
 	$(BIN)/python -m pytest -n auto -m long
+	$(MAKE) test-clients
+
+# Programs of other libraries with this optimizer in them, see docs/works_with.md.
+test-clients: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock \
+	  --requirement tests/clients/requirements.txt
+	$(BIN)/python -m pytest tests/clients
 
 # Every supported Python on this machine, at the lowest and the newest versions admitted.
 test-matrix: $(VENV)/installed

@@ -9,6 +9,7 @@ child, elite or parent --> update    never worse, unless accept="always"
 """
 
 from egd_optax import host, noise, presets, recombine
+from egd_optax._bound import bind_value_fn
 from egd_optax._checks import STATIC_ARGS
 from egd_optax._cycle import CycleInfo
 from egd_optax._egd import egd
@@ -21,6 +22,7 @@ __all__ = [
     "CycleInfo",
     "EvolveState",
     "Execution",
+    "bind_value_fn",
     "egd",
     "evolve",
     "host",

@@ -18,7 +18,7 @@ import optax
 STATIC_ARGS = ("population_size", "generations", "mutable", "reset_base")
 
 
-def check_base(base: Any) -> optax.GradientTransformationExtraArgs:
+def check_base(base: Any, name: str = "base") -> optax.GradientTransformationExtraArgs:
     """Returns the base optimizer, made to accept extra arguments."""
     if not (callable(getattr(base, "init", None)) and callable(getattr(base, "update", None))):
         hint = (
@@ -26,7 +26,7 @@ def check_base(base: Any) -> optax.GradientTransformationExtraArgs:
             if callable(base)
             else "pass an optax optimizer, for example `optax.adam(1e-3)`"
         )
-        raise TypeError(f"`base` must be an optax.GradientTransformation, got {base!r}: {hint}.")
+        raise TypeError(f"`{name}` must be an optax.GradientTransformation, got {base!r}: {hint}.")
     return optax.with_extra_args_support(base)
 
 
@@ -250,8 +250,9 @@ def check_update(
     if value_fn is None and (evolve is None or evolve):
         raise TypeError(
             "`value_fn` must be passed to `update`, got None: call `tx.update(grads, state, "
-            "params, value_fn=lambda params: loss(params, batch))`. If you did, a wrapper "
-            "around this optimizer dropped it."
+            "params, value_fn=lambda params: loss(params, batch))`. If a wrapper around this "
+            "optimizer drops it, bind it: `egd_optax.bind_value_fn(tx, value_fn)`; in place of "
+            "Flax's TrainState take, or subclass, `egd_optax.flax.TrainState`."
         )
     for name, fn in (
         ("value_fn", value_fn),

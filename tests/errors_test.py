@@ -341,7 +341,9 @@ def test_a_value_fn_dropped_on_the_way_is_missed():
 
     tx = egd(0.1)
     outer = optax.chain(drops(PARAMS), optax.scale(1.0))
-    with pytest.raises(TypeError, match="a wrapper around this optimizer dropped it"):
+    with pytest.raises(
+        TypeError, match=r"a wrapper .* drops it, bind it: `egd_optax.bind_value_fn\("
+    ):
         outer.update(PARAMS, outer.init(PARAMS), PARAMS, value_fn=lambda p: p["w"].sum())
 
 
