@@ -156,6 +156,18 @@ def check_flag(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must be True or False, got {value!r}.")
 
 
+def check_axes(name: str, value: Any) -> tuple[int, ...]:
+    """Axes of an array, one or several, as a tuple."""
+    axes = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    for axis in axes:
+        if isinstance(axis, bool) or not isinstance(axis, numbers.Integral):
+            raise TypeError(
+                f"`{name}` must be an axis, a sequence of axes, or a function from a leaf to such, "
+                f"got {value!r}."
+            )
+    return tuple(map(int, axes))
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """One of a few strings."""
     if not isinstance(value, str) or value not in choices:

@@ -15,19 +15,23 @@ It keeps every promise of the library without knowing of it: the same bits in al
 in batches, in mirrored pairs, over a mesh and after a resume.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
+import string
 from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from egd_optax._checks import check_flag, check_size, check_static_number
+from egd_optax._checks import check_axes, check_flag, check_size, check_static_number
 from egd_optax._written import Written, settle
 
 # What the noise of one leaf is made of; a pytree of arrays.
 Parts = Any
+# Axes of a leaf, or what tells them of its shape and dtype.
+Axes = int | Sequence[int] | Callable[[jax.ShapeDtypeStruct], int | Sequence[int]]
 
 
 class Normal(NamedTuple):
@@ -170,7 +174,9 @@ def gaussian(relative: bool = True, min_scale: float = 1e-3) -> Noise:
     return _Gaussian(relative, min_scale)
 
 
-def low_rank(rank: int = 1, relative: bool = True, min_scale: float = 1e-3) -> Noise:
+def low_rank(
+    rank: int = 1, relative: bool = True, min_scale: float = 1e-3, batch_axis: Axes = ()
+) -> Noise:
     """Noise A B^T / sqrt(rank) for leaves of two axes or more, far cheaper to draw.
 
     A has a row for every index of all axes but the last (of a kernel: height, width and input
@@ -184,17 +190,26 @@ def low_rank(rank: int = 1, relative: bool = True, min_scale: float = 1e-3) -> N
         relative: whether `sigma` is a fraction of the root mean square of each leaf; False: in
             units of the parameters.
         min_scale: floor of that root mean square, in units of the parameters.
+        batch_axis: axes along which a leaf is a stack of matrices, as in `jax.nn.initializers`:
+            an axis or a sequence of axes for every leaf of two axes or more, or a function from a
+            leaf's `jax.ShapeDtypeStruct` to such. Each matrix gets factors of its own. Without it
+            the layers of a leaf `[layers, inputs, outputs]` of `jax.lax.scan` share B, so that
+            no layer moves independently of the others. What is left with fewer than two axes,
+            as biases `[layers, width]`, is drawn in full.
 
     Returns:
         The noise, an argument of `evolve` and `egd`.
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: `rank` is below 1, or `min_scale` negative or not finite.
+        ValueError: `rank` is below 1, `min_scale` negative or not finite, or, when a step is
+            traced, a leaf has no such `batch_axis`.
 
     Cost:
-        `rank * (rows + columns)` normal numbers for every matrix and member. No member is
-        stored, in any memory mode: what recombines is drawn again, into the sum.
+        `rank * (rows + columns)` normal numbers for every matrix and member, with `batch_axis`
+        for every matrix of a stack. No member is stored, in any memory mode: what recombines is
+        drawn again, into the sum. Along a `population_axis` each device sums all of a leaf that
+        has a `batch_axis`.
 
     References:
         Sarkar et al., `Evolution Strategies at the Hyperscale
@@ -203,10 +218,15 @@ def low_rank(rank: int = 1, relative: bool = True, min_scale: float = 1e-3) -> N
     Example:
         >>> from egd_optax import egd, noise
         >>> noise.low_rank(rank=2)
-        noise.low_rank(rank=2, relative=True, min_scale=0.001)
+        noise.low_rank(rank=2, relative=True, min_scale=0.001, batch_axis=())
         >>> tx = egd(0.1, noise=noise.low_rank())
+
+        A network of twelve layers under one `jax.lax.scan`, and an embedding beside it:
+
+        >>> layers = lambda leaf: 0 if leaf.shape[0] == 12 else ()
+        >>> tx = egd(0.1, noise=noise.low_rank(batch_axis=layers))
     """
-    return _LowRank(rank, relative, min_scale)
+    return _LowRank(rank, relative, min_scale, batch_axis)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -236,6 +256,13 @@ class _Gaussian(Written, Noise):
         return (leaf.size,)
 
 
+class _Sides(NamedTuple):
+    """The axes of a leaf that each of two factors has: together all, and both those of a stack."""
+
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class _LowRank(Written, Noise):
     """See `low_rank`."""
@@ -245,67 +272,106 @@ class _LowRank(Written, Noise):
     linear = True
     rounded = True  # a product of two numbers with half of the digits is exact
     finite = True
-    divisible = True
 
     rank: int
     relative: bool
     min_scale: float
+    batch_axis: Axes = ()
 
     def __post_init__(self) -> None:
         settle(self, rank=check_size("rank", self.rank))
         _check_scale(self)
+        if not callable(self.batch_axis):
+            settle(self, batch_axis=check_axes("batch_axis", self.batch_axis))
+
+    @property
+    def divisible(self) -> bool:  # type: ignore[override]
+        # A side that is split in two would be another axis than `batch_axis` names.
+        return self.batch_axis == ()
 
     def draw(self, key: jax.Array, std: jax.Array, leaf: jax.Array) -> Parts:
-        if not self._splits(leaf):
+        sides = self._sides(leaf)
+        if sides is None:
             return std * _normal(key, leaf.shape, std, leaf, out_sharding=jax.typeof(leaf).sharding)
-        rows, columns = _sides(leaf)
+        left, right = (_shape(leaf, side) for side in sides)
+        rows, columns = math.prod(left), math.prod(right)
         factors = _normal(key, (rows + columns, self.rank), std, leaf) / self.rank**0.25
-        left = (std * factors[:rows]).reshape(*leaf.shape[:-1], self.rank)
-        return left, factors[rows:]
+        return (
+            (std * factors[:rows]).reshape(*left, self.rank),
+            factors[rows:].reshape(*right, self.rank),
+        )
 
     def _normals(self, leaf: jax.ShapeDtypeStruct) -> tuple[Normal, ...] | None:
         if _is_complex(leaf):
             return None
-        if not self._splits(leaf):
+        sides = self._sides(leaf)
+        if sides is None:
             return (Normal(leaf.shape),)
-        rows, columns = _sides(leaf)
+        left, right = ((*_shape(leaf, side), self.rank) for side in sides)
         divisor = self.rank**0.25
-        left = Normal((*leaf.shape[:-1], self.rank), whole=False, divisor=divisor)
-        start = rows * self.rank
-        return left, Normal((columns, self.rank), start, whole=False, scaled=False, divisor=divisor)
+        start = math.prod(left)
+        return (
+            Normal(left, whole=False, divisor=divisor),
+            Normal(right, start, whole=False, scaled=False, divisor=divisor),
+        )
 
     def _view(self, leaf: Any) -> tuple[int, ...]:
-        return _sides(leaf) if self._splits(leaf) else (leaf.size,)
+        if self.batch_axis != ():
+            return super()._view(leaf)
+        if self._sides(leaf) is None:
+            return (leaf.size,)
+        return math.prod(leaf.shape[:-1]), leaf.shape[-1]
 
-    def _splits(self, leaf: Any) -> bool:
-        """Whether the factors have fewer entries than the leaf."""
-        rows, columns = _sides(leaf)
-        return (rows + columns) * self.rank < rows * columns
+    def _sides(self, leaf: Any) -> _Sides | None:
+        """Which axes each of the factors has; None where they have as many entries as the leaf."""
+        batch = self._batch(leaf) if len(leaf.shape) > 1 else ()
+        own = [axis for axis in range(len(leaf.shape)) if axis not in batch]
+        if len(own) < 2:
+            return None
+        left = tuple(axis for axis in range(len(leaf.shape)) if axis != own[-1])
+        sides = _Sides(left, tuple(sorted((*batch, own[-1]))))
+        numbers = sum(math.prod(_shape(leaf, side)) for side in sides)
+        return sides if numbers * self.rank < math.prod(leaf.shape) else None
+
+    def _batch(self, leaf: Any) -> tuple[int, ...]:
+        """The axes along which a leaf is a stack."""
+        axes = self.batch_axis
+        if callable(axes):
+            axes = axes(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+        count = len(leaf.shape)
+        batch = check_axes("batch_axis", axes)
+        if not all(-count <= axis < count for axis in batch):
+            raise ValueError(
+                f"`batch_axis` must be axes of the leaf, got {batch} for one of shape "
+                f"{leaf.shape}: pass a function of the leaf that returns () where there are none."
+            )
+        return tuple(axis % count for axis in batch)
 
     def form(self, parts: Parts, leaf: jax.Array) -> jax.Array:
-        if not isinstance(parts, tuple):
+        sides = self._sides(leaf)
+        if sides is None:
             return super().form(parts, leaf)
         left, right = parts
         if self.rank > 1:
-            return _product("...r,cr->...c", left, right, leaf)
+            return _product("{left}r,{right}r->{whole}", sides, left, right, leaf)
         # A product of entries, no matrix product: XLA:CPU forms it within what uses the member.
         sharding = jax.typeof(leaf).sharding
-        *rows, column = range(leaf.ndim)
         return lax.broadcast_in_dim(
-            left[..., 0], leaf.shape, rows, out_sharding=sharding
-        ) * lax.broadcast_in_dim(right[:, 0], leaf.shape, [column], out_sharding=sharding)
+            left[..., 0], leaf.shape, sides.left, out_sharding=sharding
+        ) * lax.broadcast_in_dim(right[..., 0], leaf.shape, sides.right, out_sharding=sharding)
 
     def form_sum(self, parts: Parts, weights: jax.Array, leaf: jax.Array) -> jax.Array:
-        if not isinstance(parts, tuple):
+        sides = self._sides(leaf)
+        if sides is None:
             return jnp.tensordot(weights, parts, axes=1, precision=lax.Precision.HIGHEST)
         left, right = parts
         left = jnp.expand_dims(weights, range(1, left.ndim)) * left
-        return _product("n...r,ncr->...c", left, right, leaf)  # one over all members
+        # One product over all members.
+        return _product("n{left}r,n{right}r->{whole}", sides, left, right, leaf)
 
 
-def _sides(leaf: Any) -> tuple[int, int]:
-    """How many rows and columns a leaf has as a matrix."""
-    return math.prod(leaf.shape[:-1]), math.prod(leaf.shape[-1:])
+def _shape(leaf: Any, axes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(leaf.shape[axis] for axis in axes)
 
 
 def _is_complex(leaf: Any) -> bool:
@@ -326,10 +392,19 @@ def _normal(
     return drawn.astype(jnp.promote_types(drawn.dtype, std.dtype))
 
 
-def _product(axes: str, left: jax.Array, right: jax.Array, leaf: jax.Array) -> jax.Array:
+def _product(
+    axes: str, sides: _Sides, left: jax.Array, right: jax.Array, leaf: jax.Array
+) -> jax.Array:
+    """The matrix products of two factors, for every matrix of a stack."""
+
+    def named(axes: Sequence[int]) -> str:
+        return "".join(string.ascii_uppercase[axis] for axis in axes)
+
     # Sharded like the leaf from the start: no device holds all of it.
     return jnp.einsum(
-        axes,
+        axes.format(
+            left=named(sides.left), right=named(sides.right), whole=named(range(leaf.ndim))
+        ),
         left,
         right,
         precision=lax.Precision.HIGHEST,

@@ -97,3 +97,96 @@ def test_it_descends_on_a_matrix_without_gradient(memory):
     start = jnp.zeros((12, 8))
     (end, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, length=60))((start, tx.init(start)))
     assert loss(end) < 0.7 * loss(start)
+
+
+LAYERS = lambda leaf: 0 if len(leaf.shape) == 3 else ()  # noqa: E731
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((6, 20, 15), 0), ((20, 6, 15), -2), ((20, 15, 6), 2), ((2, 3, 20, 15), (0, 1))],
+)
+def test_each_matrix_of_a_stack_has_factors_of_its_own(shape, axes, rank):
+    kind = noise.low_rank(rank, relative=False, batch_axis=axes)
+    stacked = np.atleast_1d(axes)
+    for member in drawn(shape, 3, kind):
+        matrices = np.moveaxis(member, stacked, range(stacked.size)).reshape(6, 20, 15)
+        values = np.linalg.svd(matrices, compute_uv=False)
+        assert np.all(values[:, rank - 1] > 1e-2 * values[:, 0])
+        assert np.all(values[:, rank:] < 1e-5 * values[:, :1])
+        # Were B shared, the row spaces of all layers would be one.
+        assert np.linalg.matrix_rank(matrices.reshape(-1, 15), tol=1e-3) == min(6 * rank, 15)
+        flat = matrices.reshape(6, -1)
+        flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+        assert np.abs(flat @ flat.T - np.eye(6)).max() < 0.6
+
+
+def test_without_a_batch_axis_the_layers_of_a_leaf_share_a_factor():
+    (member,) = drawn((6, 20, 15), 1, noise.low_rank(relative=False))
+    assert np.linalg.matrix_rank(member.reshape(-1, 15), tol=1e-3) == 1
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_every_entry_of_a_stack_has_the_promised_standard_deviation(rank):
+    members = drawn((3, 12, 12), 3000, noise.low_rank(rank, relative=False, batch_axis=0))
+    np.testing.assert_allclose(np.sqrt(np.mean(members**2, axis=0)), SIGMA, rtol=0.15)
+    np.testing.assert_allclose(np.sqrt(np.mean(members**2)), SIGMA, rtol=0.02)
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("shape", [(5, 12), (12, 1, 5)])
+def test_what_is_no_stack_of_matrices_is_drawn_in_full(shape):
+    kinds = noise.gaussian(relative=False), noise.low_rank(relative=False, batch_axis=0)
+    np.testing.assert_array_equal(*(drawn(shape, 4, kind) for kind in kinds))
+
+
+@pytest.mark.exact
+def test_leaves_that_a_function_leaves_out_have_the_noise_that_they_had():
+    shared, own = (record_cycle(noise=noise.low_rank(batch_axis=axes))[0] for axes in ((), LAYERS))
+    chex.assert_trees_all_equal(shared, own)
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_stacks_are_the_same_in_all_memory_modes_and_in_batches(rank, antithetic):
+    params = {"layers": jnp.ones((4, 12, 9)), "head": jnp.ones((12, 7)), "bias": jnp.ones((4, 9))}
+
+    def outcome(**execution):
+        tx = evolve(
+            optax.sgd(0.0), evolve_every=1, population_size=8, antithetic=antithetic,
+            noise=noise.low_rank(rank, batch_axis=LAYERS), accept="always",
+            execution=Execution(**execution),
+        )  # fmt: skip
+        value_fn = lambda p: sum(jnp.sum(jnp.sin(5 * leaf)) for leaf in jax.tree.leaves(p))  # noqa: E731
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return jax.jit(lambda: tx.update(zeros, tx.init(params), params, value_fn=value_fn)[0])()
+
+    plain = outcome()
+    assert np.linalg.matrix_rank(np.asarray(plain["layers"]).reshape(-1, 9), tol=1e-5) > 2
+    for execution in ({"memory": "replay"}, {"memory": "device"}, {"candidate_batch_size": 4}):
+        chex.assert_trees_all_equal(plain, outcome(**execution))
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_the_sum_over_members_is_that_of_their_noise(rank):
+    kind = noise.low_rank(rank, batch_axis=1)
+    leaf = jnp.zeros((12, 3, 10))
+    keys = jax.random.split(jax.random.key(0), 5)
+    parts = jax.vmap(lambda key: kind.draw(key, jnp.float32(0.1), leaf))(keys)
+    weights = jnp.array([1.0, -2.0, 0.0, 0.5, 3.0])
+    left, right = (np.asarray(part, np.float64) for part in parts)
+    expected = np.einsum("n,nabr,nbcr->abc", weights, left, right)
+    np.testing.assert_allclose(kind.form_sum(parts, weights, leaf), expected, atol=1e-5)
+    each = jax.vmap(lambda *made_of: kind.form(made_of, leaf))(*parts)
+    np.testing.assert_allclose(jnp.tensordot(weights, each, 1), expected, atol=1e-5)
+
+
+def test_a_batch_axis_is_checked():
+    with pytest.raises(TypeError, match="`batch_axis` must be an axis"):
+        noise.low_rank(batch_axis="layers")
+    tx = egd(0.1, evolve_every=1, noise=noise.low_rank(batch_axis=2))
+    params = jnp.ones((8, 8))
+    with pytest.raises(ValueError, match=r"`batch_axis` must be axes of the leaf, got \(2,\)"):
+        tx.update(params, tx.init(params), params, value_fn=jnp.sum)
