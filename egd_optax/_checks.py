@@ -74,6 +74,7 @@ def check_spec(spec: Any) -> Any:
     check_number("step_size", spec.step_size, zero=False)
     check_choice("accept", spec.accept, ("always", "improved", "best"))
     check_static("mutable", spec.mutable, "function or pytree of bools")
+    check_evaluate(spec.execution.evaluate, spec.noise)
     check_batch_size(spec.execution.candidate_batch_size, population_size, spec.antithetic)
     return spec._replace(population_size=population_size, generations=generations)
 
@@ -107,8 +108,21 @@ def check_support(rule: Any, population_size: int) -> None:
         )
 
 
-def check_batch_size(candidate_batch_size: int, population_size: int, antithetic: bool) -> None:
+def check_evaluate(evaluate: str, noise: Any) -> None:
+    """No factors are asked for of noise that has none."""
+    if evaluate == "factored" and not noise._low_rank:
+        raise ValueError(
+            f'`evaluate="factored"` needs noise of low rank, got {noise!r}: pass '
+            '`noise=noise.low_rank()`, or `evaluate="auto"`, which forms the members of any other.'
+        )
+
+
+def check_batch_size(
+    candidate_batch_size: int | None, population_size: int, antithetic: bool
+) -> None:
     """No more than there are members, and no pair divided."""
+    if candidate_batch_size is None:
+        return
     if candidate_batch_size > population_size:
         raise ValueError(
             f"`candidate_batch_size` must be at most `population_size` ({population_size}), got "

@@ -9,6 +9,7 @@ from egd_optax._checks import check_choice, check_size
 from egd_optax._written import settle
 
 MEMORY_MODES = ("host", "device", "replay")
+EVALUATIONS = ("formed", "factored", "auto")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,11 +25,19 @@ class Execution:
             `jax.device_put((params, state), jax.devices()[0])`): JAX commits what a program
             with two memories returns, or one with any committed argument, so that a jitted
             step that started from anything uncommitted is compiled twice.
+        evaluate: how members of `noise.low_rank` are evaluated. "formed": as parameters, like
+            any others. "factored": as W + A B^T that is never added up, x W + (x A) B^T, so that
+            members share the product with W. The fitness is the same within 1e-5 of it, in
+            bfloat16 within what rounding the formed parameters would add; parent, child and,
+            with accept="best", the best member are judged as the parameters that they would
+            become. What `value_fn` does with a leaf that has no factored form is done with the
+            formed leaf: see `egd_optax.explain`. "auto": factored where that is faster.
         candidate_batch_size: members evaluated at a time, under `jax.vmap`: more work for an
             accelerator that one small forward pass leaves idle, and memory for as many members
             and their activations. Members are the same to the bit, fitness within the rounding
-            of a batched program. jaxlib 0.10.0 to 0.11.0 can deadlock on CPU where `value_fn`
-            has several QRs, Cholesky decompositions, solves or inverses: docs/known_issues.md.
+            of a batched program. None: one, or as many as suit where they are factored. jaxlib
+            0.10.0 to 0.11.0 can deadlock on CPU where `value_fn` has several QRs, Cholesky
+            decompositions, solves or inverses: docs/known_issues.md.
         axis_name: mapped axes, of `jax.shard_map` or `jax.pmap`, to average fitness over: a name,
             a tuple of names, or None. Inside of these None is an error where JAX does not notice
             that replicas drift apart, as with `check_vma=False`; there `()` says that no axis is
@@ -54,7 +63,8 @@ class Execution:
     """
 
     memory: str = "host"
-    candidate_batch_size: int = 1
+    evaluate: str = "formed"
+    candidate_batch_size: int | None = None
     axis_name: str | tuple[str, ...] | None = None
     population_axis: str | None = None
     mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None
@@ -62,8 +72,10 @@ class Execution:
     def __post_init__(self) -> None:
         """Checks what it was made of."""
         check_choice("memory", self.memory, MEMORY_MODES)
-        size = check_size("candidate_batch_size", self.candidate_batch_size)
-        settle(self, candidate_batch_size=size)
+        check_choice("evaluate", self.evaluate, EVALUATIONS)
+        if self.candidate_batch_size is not None:
+            size = check_size("candidate_batch_size", self.candidate_batch_size)
+            settle(self, candidate_batch_size=size)
         _check_axis_names(self.axis_names)
         _check_population_axis(self.population_axis, self.axis_names, self.mesh)
 

@@ -140,6 +140,20 @@ class Noise:
         shape: tuple[int, ...] = leaf.shape
         return shape
 
+    _low_rank = False
+
+    def _has_factors(self, leaf: Any) -> bool:
+        """Whether the noise of a leaf is a sum of products, of what `_factors` returns."""
+        del leaf
+        return False
+
+    def _factors(self, parts: Parts, leaf: Any) -> tuple[jax.Array, jax.Array]:
+        """Two arrays of which the noise is the sum of products over their last axis.
+
+        With the axes of the leaf before it, each its side or one.
+        """
+        raise NotImplementedError
+
 
 def gaussian(relative: bool = True, min_scale: float = 1e-3) -> Noise:
     """An independent normal number for every parameter.
@@ -268,6 +282,7 @@ class _LowRank(Written, Noise):
     """See `low_rank`."""
 
     made_by = "noise.low_rank"
+    _low_rank = True
     redraw = True
     linear = True
     rounded = True  # a product of two numbers with half of the digits is exact
@@ -359,6 +374,21 @@ class _LowRank(Written, Noise):
         return lax.broadcast_in_dim(
             left[..., 0], leaf.shape, sides.left, out_sharding=sharding
         ) * lax.broadcast_in_dim(right[..., 0], leaf.shape, sides.right, out_sharding=sharding)
+
+    def _has_factors(self, leaf: Any) -> bool:
+        return self._sides(leaf) is not None
+
+    def _factors(self, parts: Parts, leaf: Any) -> tuple[jax.Array, jax.Array]:
+        sides = self._sides(leaf)
+        assert sides is not None  # narrows the type: asked only where there are factors
+        left, right = (
+            part.reshape(
+                *(leaf.shape[axis] if axis in own else 1 for axis in range(len(leaf.shape))),
+                self.rank,
+            )
+            for part, own in zip(parts, sides, strict=True)
+        )
+        return left, right
 
     def form_sum(self, parts: Parts, weights: jax.Array, leaf: jax.Array) -> jax.Array:
         sides = self._sides(leaf)

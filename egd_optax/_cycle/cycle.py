@@ -214,6 +214,6 @@ def _generations(
         child_fitness=outcomes.child[-1],
         accepted=jumped,
         sigma=sigma,
-        evaluations=jnp.full([], spec.generations * (spec.member_count + 1), jnp.int32),
+        evaluations=jnp.sum(outcomes.evaluations, dtype=jnp.int32),
     )
     return genome, jumped, info

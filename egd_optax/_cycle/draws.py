@@ -124,10 +124,12 @@ class Draws(NamedTuple):
 
     def form(self, drawn: Drawn, genome: Leaves) -> Leaves:
         """The noise of each entry, in float32 or wider."""
-        return tuple(
-            one if small else self._formed(at, one, entry)
-            for at, (one, small, entry) in enumerate(zip(drawn, self.small, genome, strict=True))
-        )
+        pairs = enumerate(zip(drawn, genome, strict=True))
+        return tuple(self.form_entry(at, *pair) for at, pair in pairs)
+
+    def form_entry(self, at: int, made_of: Parts, entry: jax.Array) -> jax.Array:
+        """The noise of one entry."""
+        return made_of if self.small[at] else self._formed(at, made_of, entry)
 
     def weighted_sum(self, drawn: Drawn, weights: jax.Array, genome: Leaves) -> Leaves:
         """The sum of weight * noise over members, in their order, all of which are drawn.
@@ -144,7 +146,13 @@ class Draws(NamedTuple):
                 noises = drawn[at].astype(dtype)
                 terms = jnp.expand_dims(weights.astype(dtype), range(1, noises.ndim)) * noises
                 return jnp.sum(terms, axis=0)
-            return parts.weighted_sum(self.noise, drawn[at], weights, genome[at])
+            return self.stacks.on_entry(
+                lambda made_of, leaf: parts.weighted_sum(self.noise, made_of, weights, leaf),
+                at,
+                drawn[at],
+                genome[at],
+                axes=(1, 0),
+            )
 
         return tuple(map(total, range(len(drawn))))
 
@@ -179,6 +187,7 @@ def draws_of(
     positions: tuple[int, ...],
     genome: Leaves,
     mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None,
+    factored: tuple[bool, ...],
 ) -> Draws:
     """Decides what is drawn together: the noise of small leaves, and few numbers for large ones.
 
@@ -188,15 +197,16 @@ def draws_of(
         positions: of the leaves in the parameters.
         genome: the entries, of which shapes, dtypes and divisions are read.
         mesh: the mesh that members are divided over, if they are.
+        factored: for each entry whether its factors are held, and not its noise.
     """
     runs: dict[jnp.dtype, list[Run]] = {}
     places: list[_Place | None] = []
     small = []
-    for leaf, entry, start, group in zip(
-        stacks.one_of_each(genome), genome, stacks.starts, stacks.groups, strict=True
+    for leaf, entry, start, group, has_factors in zip(
+        stacks.one_of_each(genome), genome, stacks.starts, stacks.groups, factored, strict=True
     ):
         alone = is_divided(entry)
-        small.append(leaf.size <= LARGEST and not alone)
+        small.append(leaf.size <= LARGEST and not alone and not has_factors)
         normals = noise._normals(leaf) if small[-1] or (noise.redraw and not alone) else None
         if normals is None:
             places.append(None)

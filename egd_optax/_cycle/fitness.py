@@ -15,6 +15,9 @@ from egd_optax._cycle.parent import Parent
 from egd_optax._cycle.spec import Leaves
 from egd_optax.execution import Execution
 
+# Maps the mutating leaves of a member, one by one, and whether the result counts to its fitness.
+OwnFitness = Callable[[Leaves, jax.Array], jax.Array]
+
 
 class Fitness(Protocol):
     """Maps the mutating leaves of a member to its fitness."""
@@ -23,13 +26,13 @@ class Fitness(Protocol):
         """The fitness, `[]`; `counts`, bool `[]`, says whether it is used, None that it is."""
 
 
-def fitness_of(
+def own_fitness_of(
     value_fn: Callable[..., Any],
     parent: Parent,
     *,
     kwargs: Mapping[str, Any],
     execution: Execution,
-) -> Fitness:
+) -> OwnFitness:
     """Prepares the fitness function of a generation; nothing is evaluated yet.
 
     Args:
@@ -41,8 +44,8 @@ def fitness_of(
 
     Returns:
         A function from the mutating leaves of a member to its fitness, `[]` of
-        `fitness_dtype()`, +inf where it is NaN or infinite. Jitted: the member loop and
-        the child share one trace of `value_fn`.
+        `fitness_dtype()`, +inf where it is NaN or infinite. Jitted: all that evaluate share one
+        trace of `value_fn`.
 
     Raises:
         ValueError: one of the axes is not mapped, or a mapped axis is not named.
@@ -50,9 +53,9 @@ def fitness_of(
     check_axes(execution)
     axis_names = execution.axis_names
 
-    def fitness(genome: Leaves, counts: jax.Array) -> jax.Array:
+    def fitness(own: Leaves, counts: jax.Array) -> jax.Array:
         with advice_on_tracers(), counted(counts):
-            value = as_fitness(value_fn(parent.with_genome(genome), **kwargs))
+            value = as_fitness(value_fn(parent.with_own_leaves(own), **kwargs))
         value = lax.stop_gradient(value)  # of what `value_fn` closes over
         if axis_names:
             value = lax.pmean(value, axis_names)
@@ -61,7 +64,15 @@ def fitness_of(
         value = jnp.where(value == 0, jnp.zeros_like(value), value)
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
-    jitted = jax.jit(fitness)
+    return jax.jit(fitness)
+
+
+def fitness_of(own_fitness: OwnFitness, parent: Parent) -> Fitness:
+    """The same function of the mutating leaves as they stand in a genome."""
+
+    @jax.jit
+    def jitted(genome: Leaves, counts: jax.Array) -> jax.Array:
+        return own_fitness(parent.own_leaves(genome), counts)
 
     def evaluate(genome: Leaves, counts: jax.Array | None = None) -> jax.Array:
         args = genome, jnp.ones([], jnp.bool_) if counts is None else counts

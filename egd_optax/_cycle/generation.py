@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from egd_optax._cycle.accept import ELITE, PARENT, accept
 from egd_optax._cycle.arguments import taken_by
 from egd_optax._cycle.elites import Elites, elites_of
-from egd_optax._cycle.fitness import Fitness, fitness_of
+from egd_optax._cycle.evaluation import evaluation_of
+from egd_optax._cycle.fitness import Fitness, OwnFitness, fitness_of, own_fitness_of
 from egd_optax._cycle.members import Members, noise_std
 from egd_optax._cycle.parent import Parent
 from egd_optax._cycle.parts import check_noise
@@ -32,6 +33,7 @@ class Outcome(NamedTuple):
         best: of its best member.
         mean: over its members of finite fitness, +inf if there is none.
         child: of its child.
+        evaluations: int32, how often `value_fn` was evaluated.
     """
 
     jumped: jax.Array
@@ -39,6 +41,7 @@ class Outcome(NamedTuple):
     best: jax.Array
     mean: jax.Array
     child: jax.Array
+    evaluations: jax.Array
 
 
 def run_generation(
@@ -64,12 +67,14 @@ def run_generation(
     """
     added = {"generation": generation, "base_state": objectives.base_state}
 
-    def prepare(objective: Callable[..., Any]) -> Fitness:
+    def prepare(objective: Callable[..., Any]) -> OwnFitness:
         kwargs = taken_by(objective, objectives.extra_args, added)
-        return fitness_of(objective, parent, kwargs=kwargs, execution=spec.execution)
+        return own_fitness_of(objective, parent, kwargs=kwargs, execution=spec.execution)
 
-    fitness = prepare(objectives.value_fn)
+    own_fitness = prepare(objectives.value_fn)
+    fitness = fitness_of(own_fitness, parent)
     members = _members_of(spec, parent, key, sigma, generation)
+    members, unformed, batch_size = evaluation_of(spec, members, parent, own_fitness)
     place = place_of(spec.execution, members, objectives.extra_args)
     storage = storage_of(spec.memory, spec.elite_count)
 
@@ -91,20 +96,26 @@ def run_generation(
             buffer=buffer,
         )
 
-    kept, scores, child, of_child = score(
+    judges = objectives.accept_value_fn is None and spec.accept == "best"
+    kept, scores, child, of_child, of_best = score(
         members,
         fitness,
         place,
         storage,
         child_from,
-        batch_size=spec.execution.candidate_batch_size,
+        batch_size=batch_size,
+        unformed=unformed,
+        judges_best=judges,
     )
     best = jnp.argmin(scores).astype(jnp.int32)
     read_best = functools.partial(storage.read, kept, members, best)
-    judged = scores[0], scores[best], of_child
-    outcome = Outcome(jnp.bool_(False), scores[0], scores[best], _mean(scores), of_child)
+    judged = scores[0], of_best, of_child
+    evaluations = members.size + 1 + (judges and unformed is not None)
+    outcome = Outcome(
+        jnp.bool_(False), scores[0], of_best, _mean(scores), of_child, jnp.int32(evaluations)
+    )
     if objectives.accept_value_fn is not None:
-        judge = place.agreed(prepare(objectives.accept_value_fn))
+        judge = place.agreed(fitness_of(prepare(objectives.accept_value_fn), parent))
         judged = _judged_by(judge, spec.accept, members, best, read_best, child, of_child)
     # Not read off the leaves, of which a device inside of `jax.shard_map` may have a part only.
     moved = jnp.any(weights_of(scores)[1:] != 0) & (sigma != 0)

@@ -63,6 +63,7 @@ class Members(NamedTuple):
         antithetic: whether they come in pairs.
         noise: what draws.
         mesh: the mesh that they are divided over, if they are.
+        factored: whether they are to be evaluated without being formed.
     """
 
     genome: Genome
@@ -75,6 +76,7 @@ class Members(NamedTuple):
     antithetic: bool
     noise: Noise
     mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None
+    factored: bool = False
 
     def around(self, genome: Genome) -> "Members":
         """The same members, of a genome that is held in another way."""
@@ -165,6 +167,18 @@ class Members(NamedTuple):
             return carrier
         return self.around(self.genome.of(carrier.centre)).formed(carrier.drawn)
 
+    def formed_beside_factors(self, drawn: Drawn) -> Leaves:
+        """The entries of a member that are formed; where it has factors, those of the parent."""
+        draws, genome = self._draws, self.genome.leaves()
+        return self.genome.reached(
+            tuple(
+                entry if has_factors else plus(entry, draws.form_entry(at, drawn[at], entry))
+                for at, (entry, has_factors) in enumerate(
+                    zip(genome, self.with_factors, strict=True)
+                )
+            )
+        )
+
     def formed(self, carried: Drawn | Leaves) -> Leaves:
         """The mutating leaves of one of `carry_many`."""
         return self._placed(carried) if self.noise.redraw else carried
@@ -233,6 +247,12 @@ class Members(NamedTuple):
         """For each entry whether its noise is drawn alike with a side split in two."""
         return tuple(self.noise.divisible and not stacked for stacked in self.stacks.stacked)
 
+    @property
+    def with_factors(self) -> tuple[bool, ...]:
+        """For each entry whether it is evaluated as the parent's and factors beside it."""
+        leaves = self.stacks.one_of_each(self.genome.params)
+        return tuple(self.factored and _has_factors(self.noise, leaf) for leaf in leaves)
+
     def is_second(self, member: jax.Array) -> jax.Array:
         """Whether a member is the second of a pair, bool `[]`."""
         return (member > 0) & (member % 2 == 0) & self.antithetic
@@ -254,7 +274,9 @@ class Members(NamedTuple):
     @property
     def _draws(self) -> Draws:
         genome = self.genome.leaves()
-        return draws_of(self.noise, self.stacks, self.mutating, genome, self.mesh)
+        return draws_of(
+            self.noise, self.stacks, self.mutating, genome, self.mesh, self.with_factors
+        )
 
     def _first_of_pair(self, member: jax.Array) -> Leaves:
         inside, member = self.kept_inside(member)
@@ -305,6 +327,12 @@ def noise_std(leaf: jax.Array, sigma: jax.Array, noise: Noise) -> jax.Array:
         std = std * jnp.maximum(jnp.sqrt(jnp.mean(squares)), jnp.asarray(noise.min_scale, real))
     # So many standard deviations no noise is away: it is finite, and no times it is zero.
     return jnp.where(jnp.isfinite(64 * std), std, jnp.zeros_like(std))
+
+
+def _has_factors(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
+    # Of a float of a few digits a sum of products is another number than what it rounds to.
+    real = jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.finfo(leaf.dtype).bits >= 16
+    return bool(real and noise._has_factors(leaf))
 
 
 def displaced(genome: Leaves, deviation: Leaves) -> Leaves:

@@ -114,13 +114,17 @@ class Parent(NamedTuple):
     before: Leaves
     witness: jax.Array
 
-    def with_genome(self, genome: Leaves) -> optax.Params:
-        """The whole parameters of a member, from its mutating leaves."""
-        leaves = list(self.leaves)
+    def own_leaves(self, genome: Leaves) -> Leaves:
+        """The mutating leaves of a member one by one, in their own order and shapes."""
         always = ~xla.impossible(self.witness)
         own = self.stacks.alone(genome) | self.stacks.taken_out(genome, self.before, always)
-        for at, position in enumerate(self.mutating):
-            leaves[position] = own[at]
+        return tuple(own[at] for at in range(len(own)))
+
+    def with_own_leaves(self, own: Leaves) -> optax.Params:
+        """The whole parameters of a member."""
+        leaves = list(self.leaves)
+        for position, leaf in zip(self.mutating, own, strict=True):
+            leaves[position] = leaf
         return jax.tree.unflatten(self.treedef, leaves)
 
 

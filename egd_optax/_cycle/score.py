@@ -17,6 +17,7 @@ from egd_optax._cycle.parent import Genome
 from egd_optax._cycle.place import Alone, Place
 from egd_optax._cycle.spec import Leaves
 from egd_optax._cycle.storage import Storage
+from egd_optax._cycle.unformed import Unformed
 
 T = TypeVar("T")
 # Makes the child of the members, from what is kept of them and the fitness of all, `[size]`, in the
@@ -36,12 +37,14 @@ class Scored(NamedTuple):
         members: the fitness of all members, `[size]`, the same on all devices.
         child: the child.
         of_child: its fitness, `[]`.
+        of_best: that of the best member as the parameters that it would become, `[]`.
     """
 
     kept: Elites | None
     members: jax.Array
     child: Leaves
     of_child: jax.Array
+    of_best: jax.Array
 
 
 def score(
@@ -52,6 +55,8 @@ def score(
     child_of: ChildOf,
     *,
     batch_size: int,
+    unformed: Unformed | None,
+    judges_best: bool,
 ) -> Scored:
     """Draws and evaluates every member of a generation, and the child that comes of them.
 
@@ -62,10 +67,13 @@ def score(
         storage: where elites are kept.
         child_of: makes the child.
         batch_size: members to evaluate at a time on a device, under `jax.vmap`.
+        unformed: how members are evaluated that are not formed, None where they are.
+        judges_best: whether the best of those is to be evaluated once more, formed.
 
     Returns:
-        What was found. Costs `size + 1` forward passes, and a draw for every member but the
-        parent, or for every pair of antithetic ones; and device memory for `batch_size` members.
+        What was found. Costs `size + 1` forward passes, one more where the best is judged, and a
+        draw for every member but the parent, or for every pair of antithetic ones; and device
+        memory for `batch_size` members, or the activations of as many that are not formed.
         The program holds `fitness` once, and once more under `jax.vmap` if that is asked for.
     """
     kept = storage.start(members.genome.leaves())
@@ -75,6 +83,10 @@ def score(
     ) -> Elites | None:
         return None if kept is None else storage.insert(kept, member, value, leaves)
 
+    if unformed is not None:
+        return _unformed(
+            members, fitness, place, child_of, unformed, judges_best, batch_size=batch_size
+        )
     if batch_size == 1 and isinstance(place, Alone):
         return _one_by_one(members, fitness, keep, kept, child_of)
     return _in_batches(members, fitness, place, keep, kept, child_of, batch_size=batch_size)
@@ -107,7 +119,8 @@ def _one_by_one(
     start = (kept, unknown, members.carry_parent())
     trips = jnp.int32(0), jnp.int32(members.size + 1)
     kept, scores, carrier = lax.fori_loop(*trips, one, start)
-    return Scored(kept, scores[:-1], members.carried(carrier), scores[-1])
+    child_leaves = members.carried(carrier)
+    return Scored(kept, scores[:-1], child_leaves, scores[-1], jnp.min(scores[:-1]))
 
 
 def _in_batches(
@@ -125,7 +138,7 @@ def _in_batches(
     if not members.antithetic:  # the parent is one of the members
         kept, scores = _batches(members, fitness, place, keep, kept, batch_size=batch_size)
         child = child_of(members, kept, scores, None)
-        return Scored(kept, scores, child, one_by_one(child))
+        return Scored(kept, scores, child, one_by_one(child), jnp.min(scores))
 
     def rest(carry: _Carry, genome: Genome) -> _Carry:
         inside = members.around(genome)
@@ -144,7 +157,84 @@ def _in_batches(
     unknown = jnp.full([members.size], jnp.inf, fitness_dtype())
     start = (kept, unknown, members.genome.leaves())
     (kept, scores, child), values = lax.scan(one, start, jnp.array([False, True]))
-    return Scored(kept, scores, child, values[-1])
+    return Scored(kept, scores, child, values[-1], jnp.min(scores))
+
+
+def _unformed(
+    members: Members,
+    fitness: Fitness,
+    place: Place,
+    child_of: ChildOf,
+    unformed: Unformed,
+    judges_best: bool,
+    *,
+    batch_size: int,
+) -> Scored:
+    """The parent; all others at most so many at a time; then the child, and the best one formed.
+
+    What may become the parameters is evaluated as these: parent, child and the best member have
+    one program, whose rounding is the same, and a member that bfloat16 would round is judged
+    rounded.
+    """
+    one_by_one = place.on_each(fitness)
+
+    def rest(carry: tuple[jax.Array, Leaves], genome: Genome) -> tuple[jax.Array, Leaves]:
+        inside = members.around(genome)
+        scores, _ = carry
+        found = _unformed_batches(inside, place, unformed, batch_size=batch_size)
+        scores = jnp.append(scores[0], found)
+        return scores, child_of(inside, None, scores, None)
+
+    def one(
+        carry: tuple[jax.Array, Leaves], trip: jax.Array
+    ) -> tuple[tuple[jax.Array, Leaves], jax.Array]:
+        scores, leaves = xla.at_most_once(trip == 1, rest, carry, members.genome)
+        evaluated = leaves
+        if judges_best:
+            best = jnp.argmin(scores).astype(jnp.int32)
+            evaluated = members.redrawn(best, (trip == 2) & (best > 0), leaves)
+        value = one_by_one(evaluated)
+        return (jnp.where(trip == 0, scores.at[0].set(value), scores), leaves), value
+
+    unknown = jnp.full([members.size], jnp.inf, fitness_dtype())
+    start = (unknown, members.genome.leaves())
+    trips = jnp.arange(2 + judges_best, dtype=jnp.int32)
+    (scores, child), values = lax.scan(one, start, trips)
+    of_best = (
+        jnp.where(jnp.argmin(scores) > 0, values[-1], values[0]) if judges_best else jnp.min(scores)
+    )
+    return Scored(None, scores, child, values[1], of_best)
+
+
+def _unformed_batches(
+    members: Members, place: Place, unformed: Unformed, *, batch_size: int
+) -> jax.Array:
+    """The fitness of the members but the parent, in equal batches, the last one filled up.
+
+    What fills up repeats a member, and does not count.
+    """
+    pair = members.pair
+    draws = (members.size - 1) // pair
+    share = math.ceil(draws / place.devices)
+    batches = math.ceil(share / max(1, batch_size // pair))
+    size = math.ceil(share / batches)
+    last = 1 + pair * (draws - 1)
+
+    def batch(_: None, at: jax.Array) -> tuple[None, jax.Array]:
+        firsts = 1 + pair * at
+        counts = jnp.repeat((at < draws), pair)
+        carriers = members.carry_many(jnp.minimum(firsts, last), alone=isinstance(place, Alone))
+        return None, jax.vmap(unformed.evaluate)(carriers, counts)
+
+    def lane(index: jax.Array) -> tuple[None, jax.Array]:
+        own = jnp.arange(batches * size, dtype=jnp.int32).reshape(batches, size)
+        # A device has no part in the share of the next one.
+        own = jnp.where(own < share, index * share + own, draws)
+        _, scores = lax.scan(batch, None, own)
+        return None, scores.reshape(-1)[: share * pair]
+
+    _, scores = place.each(lane)
+    return scores[: draws * pair]
 
 
 def _batches(

@@ -119,18 +119,21 @@ class Stacks(NamedTuple):
         pairs = zip(self.groups, entries, strict=True)
         return tuple(lax.map(fn, entry) if len(group) > 1 else fn(entry) for group, entry in pairs)
 
-    def on_entry(self, fn: Callable[..., T], at: int, *args: Any) -> T:
+    def on_entry(
+        self, fn: Callable[..., T], at: int, *args: Any, axes: int | tuple[int, ...] = 0
+    ) -> T:
         """Maps what belongs to one leaf, or to each of the leaves of a stack.
 
         Args:
             fn: maps pytrees of arrays to pytrees of arrays.
             at: the entry.
-            *args: its pytrees of arrays, with the leading axis of a stack.
+            *args: its pytrees of arrays, with the axis of a stack.
+            axes: which axis that is, of all of them or of each.
 
         Returns:
-            The result, with that axis too.
+            The result, with that axis first.
         """
-        result: T = (jax.vmap(fn) if len(self.groups[at]) > 1 else fn)(*args)
+        result: T = (jax.vmap(fn, axes) if len(self.groups[at]) > 1 else fn)(*args)
         return result
 
     def one_of_each(self, entries: Leaves) -> tuple[jax.ShapeDtypeStruct, ...]:

@@ -1,0 +1,22 @@
+"""Evaluates members of low-rank noise without forming them, on models nobody rewrote.
+
+`leaf` is what stands for a leaf, `interpret` runs a traced function on such leaves, and the rules
+say what an operation does with them: `structure` and `indexing` what rearranges an array,
+`products` what multiplies with it, `calls` what holds functions.
+"""
+
+from egd_optax._factored import calls, indexing, products, structure  # noqa: F401  # their rules
+from egd_optax._factored.interpret import Equation, Interpreter, Rule, Step, evaluate, rule
+from egd_optax._factored.leaf import Factored, formed, is_factored
+
+__all__ = [
+    "Equation",
+    "Factored",
+    "Interpreter",
+    "Rule",
+    "Step",
+    "evaluate",
+    "formed",
+    "is_factored",
+    "rule",
+]

@@ -1,0 +1,102 @@
+"""Rules of what holds functions: they are run on the same leaves."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+
+from egd_optax._factored.interpret import Equation, rule
+from egd_optax._factored.leaf import Factored, is_factored
+
+_INLINED = "jit", "closed_call", "core_call", "checkpoint", "custom_jvp_call", "custom_vjp_call"
+# They use nothing up themselves.
+CALLS = frozenset((*_INLINED, "scan", "while", "cond"))
+
+
+# What derives is never derived here, so that a function with a derivative of its own is itself.
+@rule(*_INLINED)
+def _call(equation: Equation, *operands: Any) -> Sequence[Any]:
+    names = "jaxpr", "call_jaxpr", "fun_jaxpr"
+    jaxpr = next(equation.params[name] for name in names if name in equation.params)
+    return equation.inside(jaxpr, operands)
+
+
+@rule("scan")
+def _scan(equation: Equation, *operands: Any) -> Sequence[Any]:
+    """Over stacked layers: a factor without the axis of the layers is the same in each."""
+    params = equation.params
+    consts, carry, xs = _groups(params, operands)
+    leaves, treedef = jax.tree.flatten(list(xs))
+    varies = _varying(xs)
+    fixed = [leaf if on else leaf[0] for leaf, on in zip(leaves, varies, strict=True)]
+
+    def body(carry: Sequence[Any], slices: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        rest = iter(slices)
+        own = [next(rest) if on else leaf for leaf, on in zip(fixed, varies, strict=True)]
+        inner = jax.tree.unflatten(treedef, own)
+        results = equation.inside(params["jaxpr"], [*consts, *carry, *inner])
+        results = list(map(equation.formed, results))
+        return results[: len(carry)], results[len(carry) :]
+
+    carry, ys = lax.scan(
+        body,
+        list(map(equation.formed, carry)),
+        [leaf for leaf, on in zip(leaves, varies, strict=True) if on],
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+    return [*carry, *ys]
+
+
+def _varying(xs: Sequence[Any]) -> list[bool]:
+    """For each array of what is scanned whether it has the axis of the trips."""
+    varies: list[bool] = []
+    for x in xs:
+        varies.append(True)
+        if isinstance(x, Factored):
+            varies.extend(factor.shape[0] == x.shape[0] for factor in x.factors)
+    return varies
+
+
+def _groups(
+    params: Any, operands: Sequence[Any]
+) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+    """What a scan closes over, what it carries, and what it goes over."""
+    if "ft_in" in params:  # since JAX 0.11
+        groups = params["ft_in"].update(operands).unpack()
+        consts, carry, xs = (list(group.vals) for group in groups)
+        return consts, carry, xs
+    first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+    return operands[:first], operands[first:last], operands[last:]
+
+
+@rule("while")
+def _while(equation: Equation, *operands: Any) -> Sequence[Any]:
+    params = equation.params
+    of_cond = params["cond_nconsts"]
+    of_both = of_cond + params["body_nconsts"]
+
+    def run(jaxpr: Any, consts: Sequence[Any]) -> Callable[[Sequence[Any]], list[Any]]:
+        return lambda carry: list(map(equation.formed, equation.inside(jaxpr, [*consts, *carry])))
+
+    goes_on = run(params["cond_jaxpr"], operands[:of_cond])
+    results: Sequence[Any] = lax.while_loop(
+        lambda carry: goes_on(carry)[0],
+        run(params["body_jaxpr"], operands[of_cond:of_both]),
+        list(map(equation.formed, operands[of_both:])),
+    )
+    return results
+
+
+@rule("cond")
+def _cond(equation: Equation, index: Any, *operands: Any) -> Sequence[Any] | None:
+    if is_factored(index):
+        return None
+
+    def branch(jaxpr: Any) -> Callable[[], list[Any]]:
+        return lambda: list(map(equation.formed, equation.inside(jaxpr, operands)))
+
+    results: Sequence[Any] = lax.switch(index, list(map(branch, equation.params["branches"])))
+    return results

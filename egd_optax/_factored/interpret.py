@@ -1,0 +1,155 @@
+"""Runs a traced function on leaves that are never formed, equation by equation."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import source_info_util
+import jax.extend.core
+
+from egd_optax._factored.leaf import Factored, formed, is_factored
+
+# Maps an equation and its operands to its results, or to None where it has no rule for these.
+Rule = Callable[..., Sequence[Any] | None]
+
+_RULES: dict[str, Rule] = {}
+
+
+def rule(*primitives: str) -> Callable[[Rule], Rule]:
+    """Adds a rule for primitives of JAX, by their names; see `egd_optax.factored`."""
+    if not primitives or not all(isinstance(name, str) for name in primitives):
+        raise TypeError(
+            f"`primitives` must be names of primitives, got {primitives!r}: write "
+            '`@rule("cumsum")`, with the name as `jax.make_jaxpr` prints it.'
+        )
+
+    def add(fn: Rule) -> Rule:
+        _RULES.update(dict.fromkeys(primitives, fn))
+        return fn
+
+    return add
+
+
+class Step(NamedTuple):
+    """What an equation did with a leaf that came factored.
+
+    Attributes:
+        equation: the equation.
+        leaf: what came.
+        operand: as which operand.
+        formed: whether it had to form the leaf.
+        results: of the equation; of one that holds functions, none where it forms.
+    """
+
+    equation: "Equation"
+    leaf: Factored
+    operand: int
+    formed: bool
+    results: Sequence[Any]
+
+
+class Equation(NamedTuple):
+    """An equation of a traced function, as a rule sees it.
+
+    Attributes:
+        primitive: what it does.
+        params: how; by the names that `jax.make_jaxpr` prints.
+        where: the line of the user's program that it comes from.
+        interpreter: runs what is inside of it.
+    """
+
+    primitive: Any
+    params: Mapping[str, Any]
+    where: str
+    interpreter: "Interpreter"
+
+    def bind(self, *arrays: Any, **changes: Any) -> list[Any]:
+        """Its results for arrays, with some of its parameters changed."""
+        found = self.primitive.get_bind_params({**self.params, **changes})
+        # JAX 0.10 returns the functions inside of it apart from its parameters.
+        functions, params = found if isinstance(found, tuple) else ((), found)
+        results = self.primitive.bind(*functions, *arrays, **params)
+        return list(results) if self.primitive.multiple_results else [results]
+
+    def inside(self, jaxpr: Any, operands: Sequence[Any]) -> list[Any]:
+        """Runs a function that it holds; the results may be `Factored`."""
+        consts = jaxpr.consts if isinstance(jaxpr, jax.extend.core.ClosedJaxpr) else ()
+        open_jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+        return self.interpreter.run(open_jaxpr, consts, operands)
+
+    def formed(self, value: Any) -> Any:
+        """The array that a value stands for, where a function that it holds can take no other."""
+        if is_factored(value) and self.interpreter.watch is not None:
+            self.interpreter.watch(Step(self, value, 0, True, ()))
+        return formed(value)
+
+
+class Interpreter(NamedTuple):
+    """Runs traced functions.
+
+    Attributes:
+        watch: is told what each equation did with a leaf, if it is not None.
+    """
+
+    watch: Callable[[Step], None] | None = None
+
+    def run(self, jaxpr: Any, consts: Sequence[Any], operands: Sequence[Any]) -> list[Any]:
+        """Runs a function.
+
+        Args:
+            jaxpr: the open jaxpr of it.
+            consts: the arrays that it closes over.
+            operands: arrays, any of which may be `Factored`.
+
+        Returns:
+            Its results, of which any may be `Factored`.
+        """
+        known: dict[Any, Any] = {}
+
+        def read(var: Any) -> Any:
+            return var.val if isinstance(var, jax.extend.core.Literal) else known[var]
+
+        known.update(zip(jaxpr.constvars, consts, strict=True))
+        known.update(zip(jaxpr.invars, operands, strict=True))
+        for eqn in jaxpr.eqns:
+            source = eqn.source_info
+            names = source_info_util.current_name_stack() + source.name_stack
+            # Errors and profiles name the user's line, and mesh and memory are what they were.
+            with (
+                source_info_util.user_context(source.traceback, name_stack=names),
+                eqn.ctx.manager,
+            ):
+                results = self._apply(eqn, [read(var) for var in eqn.invars])
+            known.update(zip(eqn.outvars, results, strict=True))
+        return [read(var) for var in jaxpr.outvars]
+
+    def _apply(self, eqn: Any, operands: list[Any]) -> Sequence[Any]:
+        where = source_info_util.summarize(eqn.source_info) if self.watch is not None else ""
+        equation = Equation(eqn.primitive, eqn.params, where, self)
+        leaves = [at for at, operand in enumerate(operands) if is_factored(operand)]
+        found = _RULES.get(eqn.primitive.name)
+        results = found(equation, *operands) if leaves and found else None
+        forms = results is None
+        if results is None:
+            results = equation.bind(*map(formed, operands))
+        if self.watch is not None:
+            for at in leaves:
+                self.watch(Step(equation, operands[at], at, forms, results))
+        return results
+
+
+def evaluate(
+    fn: Callable[..., Any], *args: Any, watch: Callable[[Step], None] | None = None
+) -> Any:
+    """Returns `fn(*args)`, where leaves of the arguments may be `Factored`; traces `fn` once.
+
+    Args:
+        fn: maps pytrees of arrays to a pytree of arrays.
+        *args: pytrees of arrays and `Factored`.
+        watch: is told what each equation did with such a leaf.
+    """
+    operands, treedef = jax.tree.flatten(args, is_leaf=is_factored)
+    bases = [operand.base if is_factored(operand) else operand for operand in operands]
+    closed, shape = jax.make_jaxpr(fn, return_shape=True)(*jax.tree.unflatten(treedef, bases))
+    results = Interpreter(watch).run(closed.jaxpr, closed.consts, operands)
+    return jax.tree.unflatten(jax.tree.structure(shape), list(map(formed, results)))

@@ -1,0 +1,114 @@
+"""A leaf of a member that is never formed: the leaf of the parent, and factors beside it."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Factored:
+    """An array of value `base + sum_r left[..., r] * right[..., r]`.
+
+    The factors are in broadcast form: they have an axis for each axis of the base and one more, of
+    their rank, and along an axis of the base either its size or one. What rearranges an array then
+    does the same to all three. All members have the same base, so that under `jax.vmap` it is not
+    mapped, and a product with it is one product for all of them.
+
+    Attributes:
+        base: of the parent, `[...]`.
+        left: `[..., r]`; likewise:
+        right: the other factor.
+        origins: the positions among the leaves of the parameters of those that it was made of.
+    """
+
+    base: jax.Array
+    left: jax.Array
+    right: jax.Array
+    origins: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return self.base.shape
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of the array."""
+        return self.base.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of its axes."""
+        return self.base.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of its entries."""
+        return self.base.size
+
+    @property
+    def rank(self) -> int:
+        """The number of products that are summed."""
+        return self.left.shape[-1]
+
+    @property
+    def factors(self) -> tuple[jax.Array, jax.Array]:
+        """Both factors."""
+        return self.left, self.right
+
+    def owned(self, factor: jax.Array) -> frozenset[int]:
+        """The axes along which a factor differs from entry to entry."""
+        return frozenset(axis for axis in range(self.ndim) if factor.shape[axis] != 1)
+
+    def like(self, base: jax.Array, left: jax.Array, right: jax.Array) -> "Factored":
+        """Another one that is made of the same leaves."""
+        return Factored(base, left, right, self.origins)
+
+    def each(self, fn: Callable[[jax.Array], jax.Array]) -> "Factored":
+        """The same done to the base and to each product's part of either factor.
+
+        Args:
+            fn: does to an array with these axes, of which any may be of size one, what leaves a
+                sum of products one: it rearranges entries, or is linear along an axis.
+        """
+        return self.like(fn(self.base), each_rank(fn, self.left), each_rank(fn, self.right))
+
+    def form(self) -> jax.Array:
+        """The array itself, as many entries for each member."""
+        products = (self.left[..., at] * self.right[..., at] for at in range(self.rank))
+        return self.base + functools.reduce(jnp.add, products).astype(self.dtype)
+
+
+def each_rank(fn: Callable[[jax.Array], jax.Array], factor: jax.Array) -> jax.Array:
+    """Maps a function of arrays with the axes of a base over the ranks of a factor."""
+    if factor.shape[-1] == 1:
+        return fn(factor[..., 0])[..., None]
+    result: jax.Array = jax.vmap(fn, -1, -1)(factor)
+    return result
+
+
+def side_by_side(factors: Sequence[jax.Array]) -> jax.Array:
+    """Factors of arrays with the same axes as one, whose rank is the sum of theirs."""
+    shape = jnp.broadcast_shapes(*(factor.shape[:-1] for factor in factors))
+    whole = [jnp.broadcast_to(factor, (*shape, factor.shape[-1])) for factor in factors]
+    return jnp.concatenate(whole, -1)
+
+
+def origins_of(*leaves: Factored) -> tuple[int, ...]:
+    """What an array is made of that is made of these."""
+    return tuple(sorted({origin for leaf in leaves for origin in leaf.origins}))
+
+
+def is_factored(value: Any) -> bool:
+    """Whether a value is such, as a leaf of a pytree."""
+    return isinstance(value, Factored)
+
+
+def formed(value: Any) -> Any:
+    """The array that a value stands for."""
+    return value.form() if isinstance(value, Factored) else value
