@@ -13,6 +13,8 @@ from flax.training import train_state
 import jax
 import optax
 
+from egd_optax._cycle.parent import flatten, is_masked
+
 
 class TrainState(train_state.TrainState):
     """Linen's `TrainState`, whose `apply_gradients` passes arguments to the optimizer on.
@@ -73,7 +75,8 @@ def nnx_value_fn(
         wrt: which variables the optimizer updates, as given to `nnx.Optimizer`.
 
     Returns:
-        A function from the parameters, as `nnx.Optimizer` passes them, to the loss.
+        A function from the parameters, as `nnx.Optimizer` passes them, to the loss. It raises a
+        `ValueError` where it is given other variables than `wrt` selects.
 
     Example:
         >>> import jax.numpy as jnp
@@ -94,9 +97,21 @@ def nnx_value_fn(
         >>> int(optimizer.opt_state.cycle[...])
         2
     """
-    graphdef, _, *rest = nnx.split(model, wrt, ...)
+    graphdef, selected, *rest = nnx.split(model, wrt, ...)
+    expected = len(jax.tree.leaves(selected))
 
     def value_fn(params: optax.Params) -> jax.Array:
+        # What `optax.masked` hides counts, for it is a gap to be filled and no other filter; where
+        # the mask is of a whole layer, one gap stands for all leaves of that.
+        leaves, _ = flatten(params)
+        given, least = len(leaves), 1 if any(map(is_masked, leaves)) else expected
+        # Else `nnx.merge` fails on two numbers of leaves, and names neither argument.
+        if not least <= given <= expected:
+            raise ValueError(
+                "`wrt` must be the filter that `nnx.Optimizer(model, tx, wrt=...)` was given, got "
+                f"{wrt!r}, which selects {expected} leaves where the optimizer passes {given}: "
+                "pass the same filter, `nnx_value_fn(model, loss, wrt=wrt)`."
+            )
         member = nnx.merge(graphdef, params, *rest, copy=True)
         member.eval()
         return loss(member)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import Execution, egd
+from egd_optax import Execution, egd, with_frozen
 from egd_optax.flax import TrainState, nnx_value_fn
 
 X = jax.random.normal(jax.random.key(0), (16, 4))
@@ -131,6 +131,73 @@ def test_a_value_fn_that_changes_its_model_is_told_of_nnx_value_fn(make_value_fn
     optimizer = nnx.Optimizer(model, egd(0.05, evolve_every=1), wrt=nnx.Param)
     with pytest.raises(flax.errors.TraceContextError, match=r"nnx_value_fn\(model, loss\)"):
         (nnx.jit(step) if jit else step)(model, optimizer)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_value_fn_that_updates_a_metric_is_told_to_return_the_value(jit):
+    def step(model, optimizer, metric):
+        def value_fn(params):
+            value = nnx_value_fn(model, nnx_loss)(params)
+            metric.update(values=value)
+            return value
+
+        optimizer.update(model, nnx.grad(nnx_loss)(model), value_fn=value_fn)
+
+    model = Net(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, egd(0.05, evolve_every=1), wrt=nnx.Param)
+    with pytest.raises(
+        flax.errors.TraceContextError, match="`nnx.metrics`, return the value and update the metric"
+    ):
+        (nnx.jit(step) if jit else step)(model, optimizer, nnx.metrics.Average())
+
+
+HEAD = nnx.All(nnx.Param, nnx.PathContains("outer"))
+
+
+@pytest.mark.parametrize(
+    ("of_optimizer", "of_value_fn", "message"),
+    [
+        (HEAD, nnx.Param, r"got <class .*Param'>, which selects 6 leaves .* passes 2"),
+        (nnx.Param, HEAD, r"got All\(.*'outer'.*, which selects 2 leaves .* passes 6"),
+    ],
+    ids=["wider", "narrower"],
+)
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_filter_that_is_not_that_of_the_optimizer_is_named(
+    of_optimizer, of_value_fn, message, jit
+):
+    def step(model, optimizer, wrt):
+        grads = nnx.grad(nnx_loss, argnums=nnx.DiffState(0, of_optimizer))(model)
+        optimizer.update(model, grads, value_fn=nnx_value_fn(model, nnx_loss, wrt=wrt))
+
+    model = Net(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, egd(0.05, evolve_every=1), wrt=of_optimizer)
+    step = nnx.jit(step, static_argnums=2) if jit else step
+    with pytest.raises(ValueError, match=f"`wrt` must be the filter .*{message}.*wrt=wrt"):
+        step(model, optimizer, of_value_fn)
+    step(model, optimizer, of_optimizer)
+    assert int(optimizer.opt_state.cycle[...]) == 1
+
+
+def of_leaves(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def of_layers(params):
+    return nnx.State({"inner": False, "norm": True, "outer": True})
+
+
+@pytest.mark.parametrize("mask", [of_leaves, of_layers])
+def test_gaps_are_told_of_with_frozen_and_not_of_the_filter(mask):
+    model = Net(nnx.Rngs(0))
+    tx = optax.masked(egd(0.05, evolve_every=1), mask)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    value_fn, grads = nnx_value_fn(model, nnx_loss), nnx.grad(nnx_loss)(model)
+    with pytest.raises(Exception, match=r"egd_optax.with_frozen\(value_fn, params\)") as caught:
+        optimizer.update(model, grads, value_fn=value_fn)
+    assert "wrt" not in str(caught.value)
+    optimizer.update(model, grads, value_fn=with_frozen(value_fn, nnx.state(model, nnx.Param)))
+    assert int(optimizer.opt_state.inner_state.cycle[...]) == 1
 
 
 @pytest.mark.parametrize("memory", ["host", "device", "replay"])
