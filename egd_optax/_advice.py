@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import inspect
 import sys
+import traceback
 from typing import Any
 import warnings
 
@@ -32,7 +33,8 @@ def advice_on_value_fn() -> Iterator[None]:
         elif flax_errors and isinstance(error, flax_errors.TraceContextError):
             error.add_note(
                 "`value_fn` changes an NNX module that it captured: pass "
-                "`value_fn=egd_optax.flax.nnx_value_fn(model, loss)`, which scores a copy."
+                "`value_fn=egd_optax.flax.nnx_value_fn(model, loss)`, which scores a copy. Where "
+                "it is a metric of `nnx.metrics`, return the value and update the metric outside."
             )
         elif isinstance(error, NotImplementedError) and "vmap_method" in str(error):
             error.add_note(
@@ -64,6 +66,45 @@ def advice_on_tracers() -> Iterator[None]:
             "`value_fn=egd_optax.host.host_value_fn(fn)`, which calls `fn` with NumPy arrays."
         )
         raise
+
+
+@contextlib.contextmanager
+def advice_on_gaps(params: optax.Params) -> Iterator[None]:
+    """Adds a note to the errors of a `value_fn` that was given parameters with gaps.
+
+    Without it an error that comes from `optax.MaskedNode` in a model's arithmetic names neither
+    the wrapper that put it there nor what fills the gap.
+
+    Args:
+        params: what `value_fn` is called with.
+    """
+    try:
+        yield
+    except Exception as error:
+        if _has_gaps(params) and not _were_filled(error):
+            error.add_note(
+                "`value_fn` was given `optax.MaskedNode` in the place of the leaves that a wrapper "
+                "around the optimizer hides, such as `optax.masked` or `optax.partition`. If it "
+                "needs those, pass `value_fn=egd_optax.with_frozen(value_fn, params)` with the "
+                "whole parameters."
+            )
+        raise
+
+
+def _has_gaps(params: optax.Params) -> bool:
+    def is_gap(node: object) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    return any(map(is_gap, jax.tree.leaves(params, is_leaf=is_gap)))
+
+
+def _were_filled(error: Exception) -> bool:
+    """Whether the error passed through `with_frozen`, behind which a model is whole.
+
+    Looked up by the name of its module, which imports this one.
+    """
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == "egd_optax._frozen" for frame, _ in frames)
 
 
 def warn_of_constant(closed: jax.extend.core.ClosedJaxpr, count: int) -> None:

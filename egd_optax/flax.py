@@ -9,15 +9,23 @@ import functools
 from typing import Any
 
 from flax import nnx
+from flax.linen.fp8_ops import OVERWRITE_WITH_GRADIENT
 from flax.training import train_state
 import jax
 import optax
+
+from egd_optax._cycle.parent import flatten, is_masked
 
 
 class TrainState(train_state.TrainState):
     """Linen's `TrainState`, whose `apply_gradients` passes arguments to the optimizer on.
 
     Works with any optax optimizer: one that takes no extra arguments is not given any.
+
+    Where the gradients hold the collection `_overwrite_with_gradient`, as those of a model in FP8
+    do, the optimizer sees `params["params"]` alone, as in linen. `value_fn` and `accept_value_fn`
+    still get the whole tree, with the collection as this step leaves it; `base_value_fn` gets it as
+    the gradients were taken with it: pass that too where the base evaluates, as a line search does.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -51,12 +59,44 @@ class TrainState(train_state.TrainState):
         fields = {field.name for field in dataclasses.fields(self)}
         replaced = {name: value for name, value in kwargs.items() if name in fields}
         passed_on = {name: value for name, value in kwargs.items() if name not in fields}
+        if OVERWRITE_WITH_GRADIENT in grads:
+            passed_on |= _of_whole_trees(passed_on, self.params, grads)
         tx = optax.with_extra_args_support(self.tx)
         update = functools.partial(tx.update, **passed_on)
         stepping = self.replace(tx=optax.GradientTransformation(tx.init, update))
         stepped = train_state.TrainState.apply_gradients(stepping, grads=grads, **replaced)
         restored: TrainState = stepped.replace(tx=replaced.get("tx", self.tx))
         return restored
+
+
+def _of_whole_trees(
+    passed_on: dict[str, Any], params: optax.Params, grads: optax.Updates
+) -> dict[str, Callable[..., Any]]:
+    """The objectives among some arguments, as functions of `params["params"]` alone."""
+    # What is scored must be what the state becomes. The step replaces the collection by its
+    # gradient whatever a cycle chooses, so that with the old one a candidate would be selected
+    # with scales that it is never used with, and the fitness be that of no state.
+    after = grads[OVERWRITE_WITH_GRADIENT]
+    # A line search compares with the value and the slope that the gradients were taken at. With
+    # the new collection its objective would jump at the start, and no step might seem to descend.
+    before = params[OVERWRITE_WITH_GRADIENT]
+    collections = {"value_fn": after, "accept_value_fn": after, "base_value_fn": before}
+    return {
+        name: _of_whole_tree(fn, collections[name])
+        for name, fn in passed_on.items()
+        # What is no function is left to the optimizer, which names it in its error.
+        if name in collections and callable(fn)
+    }
+
+
+def _of_whole_tree(fn: Callable[..., Any], collection: Any) -> Callable[..., Any]:
+    """A function of the whole tree, as one of its parameters around which the rest is fixed."""
+
+    @functools.wraps(fn)  # its signature says which other arguments it takes
+    def value_fn(candidate: optax.Params, /, **kwargs: Any) -> Any:
+        return fn({"params": candidate, OVERWRITE_WITH_GRADIENT: collection}, **kwargs)
+
+    return value_fn
 
 
 def nnx_value_fn(
@@ -73,7 +113,8 @@ def nnx_value_fn(
         wrt: which variables the optimizer updates, as given to `nnx.Optimizer`.
 
     Returns:
-        A function from the parameters, as `nnx.Optimizer` passes them, to the loss.
+        A function from the parameters, as `nnx.Optimizer` passes them, to the loss. It raises a
+        `ValueError` where it is given other variables than `wrt` selects.
 
     Example:
         >>> import jax.numpy as jnp
@@ -94,9 +135,21 @@ def nnx_value_fn(
         >>> int(optimizer.opt_state.cycle[...])
         2
     """
-    graphdef, _, *rest = nnx.split(model, wrt, ...)
+    graphdef, selected, *rest = nnx.split(model, wrt, ...)
+    expected = len(jax.tree.leaves(selected))
 
     def value_fn(params: optax.Params) -> jax.Array:
+        # What `optax.masked` hides counts, for it is a gap to be filled and no other filter; where
+        # the mask is of a whole layer, one gap stands for all leaves of that.
+        leaves, _ = flatten(params)
+        given, least = len(leaves), 1 if any(map(is_masked, leaves)) else expected
+        # Else `nnx.merge` fails on two numbers of leaves, and names neither argument.
+        if not least <= given <= expected:
+            raise ValueError(
+                "`wrt` must be the filter that `nnx.Optimizer(model, tx, wrt=...)` was given, got "
+                f"{wrt!r}, which selects {expected} leaves where the optimizer passes {given}: "
+                "pass the same filter, `nnx_value_fn(model, loss, wrt=wrt)`."
+            )
         member = nnx.merge(graphdef, params, *rest, copy=True)
         member.eval()
         return loss(member)

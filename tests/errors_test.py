@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import STATIC_ARGS, Execution, egd, evolve, is_due, noise, recombine
+from egd_optax import STATIC_ARGS, Execution, egd, evolve, is_due, noise, recombine, with_frozen
 
 PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
 MESH = jax.make_mesh((8,), ("pop",), axis_types=(AxisType.Auto,))
@@ -397,6 +397,59 @@ def test_an_error_of_the_users_own_is_left_as_it_is():
     with pytest.raises(KeyError, match="mine") as caught:
         update(egd(0.1, evolve_every=1), value_fn=value_fn)
     assert not any("value_fn" in note for note in getattr(caught.value, "__notes__", []))
+
+
+# What shows `egd` the weights of `PARAMS` and hides the biases.
+HIDES = {
+    "masked": lambda tx: optax.masked(tx, {"w": True, "b": False}),
+    "partition": lambda tx: optax.partition(
+        {"own": tx, "other": optax.sgd(0.1)}, {"w": "own", "b": "other"}
+    ),
+    "selective_transform": lambda tx: optax.transforms.selective_transform(
+        tx, freeze_mask={"w": False, "b": True}
+    ),
+}
+
+
+def needs_both(params):
+    return params["w"].sum() + params["b"].sum()
+
+
+def notes_of(error):
+    return [note for note in getattr(error, "__notes__", []) if "with_frozen" in note]
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
+@pytest.mark.parametrize("hide", HIDES.values(), ids=HIDES)
+@pytest.mark.parametrize("name", ["value_fn", "accept_value_fn", "base_value_fn"])
+def test_a_value_fn_that_fails_on_gaps_is_told_of_with_frozen(name, hide, jit):
+    base = optax.chain(optax.sgd(0.1), optax.scale_by_backtracking_linesearch(2))
+    tx = hide(evolve(base if name == "base_value_fn" else optax.sgd(0.1), evolve_every=1))
+    functions = {"value_fn": lambda p: p["w"].sum(), name: needs_both}
+
+    def step(state):
+        line_search = {"value": needs_both(PARAMS), "grad": {**PARAMS, "b": optax.MaskedNode()}}
+        return tx.update(PARAMS, state, PARAMS, **functions, **line_search)
+
+    with pytest.raises(
+        AttributeError, match=r"MaskedNode.*`value_fn=egd_optax.with_frozen\(value_fn, params\)`"
+    ) as caught:
+        (jax.jit(step) if jit else step)(tx.init(PARAMS))
+    assert len(notes_of(caught.value)) == 1
+
+
+def test_an_error_without_gaps_or_with_gaps_that_were_filled_is_not_told_of_with_frozen():
+    def fails(params):
+        return needs_both(params) + params["missing"]
+
+    with pytest.raises(KeyError, match="missing") as caught:
+        update(egd(0.1, evolve_every=1), value_fn=fails)
+    assert not notes_of(caught.value)
+    filled = with_frozen(fails, PARAMS)
+    for value_fn in (filled, lambda params: filled(params)):
+        with pytest.raises(KeyError, match="missing") as caught:
+            update(HIDES["masked"](egd(0.1, evolve_every=1)), value_fn=value_fn)
+        assert not notes_of(caught.value)
 
 
 def test_integer_fitness_is_fine():

@@ -25,8 +25,10 @@ def members_of(params, kind, sigma=0.1):
             parts = kind.draw(jax.random.fold_in(key, number), std, leaf)
             formed = leaf + kind.form(parts, leaf)
             whole.append(formed)
-            factors = kind._factors(parts, leaf)
-            factored.append(formed if factors is None else Factored(leaf, *factors))
+            if kind._has_factors(leaf):
+                factored.append(Factored(leaf, *kind._factors(parts, leaf)))
+            else:
+                factored.append(formed)
         return jax.tree.unflatten(treedef, whole), jax.tree.unflatten(treedef, factored)
 
     return member

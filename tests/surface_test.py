@@ -143,7 +143,7 @@ def test_what_the_package_exports():
 
 
 def test_an_execution_has_these_fields():
-    names = ["memory", "candidate_batch_size", "axis_name", "population_axis", "mesh"]
+    names = ["memory", "evaluate", "candidate_batch_size", "axis_name", "population_axis", "mesh"]
     assert [field.name for field in dataclasses.fields(Execution)] == names
 
 

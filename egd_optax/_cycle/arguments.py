@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from egd_optax._advice import advice_on_gaps
+
 # What becomes a part of the data of a program, and what else of the leaves of parameters does.
 ARRAYS = jax.Array | np.ndarray
 NUMBERS = ARRAYS | np.number | float | int | complex
@@ -51,7 +53,9 @@ def for_line_search(
 
     @functools.wraps(fn)
     def value_fn(params: Any, **kwargs: Any) -> Any:
-        return fn(params, **taken_by(fn, kwargs, added))
+        # A base that evaluates is the first to do so: its error would come before a cycle's.
+        with advice_on_gaps(params):
+            return fn(params, **taken_by(fn, kwargs, added))
 
     kinds = inspect.Parameter
     first = kinds("params", kinds.POSITIONAL_ONLY)

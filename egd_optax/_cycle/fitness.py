@@ -8,7 +8,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from egd_optax._advice import advice_on_tracers, warn_of_constant
+from egd_optax._advice import advice_on_gaps, advice_on_tracers, warn_of_constant
 from egd_optax._cycle.axes import check_axes, check_replicas
 from egd_optax._cycle.counted import counted
 from egd_optax._cycle.parent import Parent
@@ -54,8 +54,9 @@ def own_fitness_of(
     axis_names = execution.axis_names
 
     def fitness(own: Leaves, counts: jax.Array) -> jax.Array:
-        with advice_on_tracers(), counted(counts):
-            value = as_fitness(value_fn(parent.with_own_leaves(own), **kwargs))
+        member = parent.with_own_leaves(own)
+        with advice_on_tracers(), advice_on_gaps(member), counted(counts):
+            value = as_fitness(value_fn(member, **kwargs))
         value = lax.stop_gradient(value)  # of what `value_fn` closes over
         if axis_names:
             value = lax.pmean(value, axis_names)

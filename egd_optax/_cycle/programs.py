@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from egd_optax._advice import advice_on_tracers, advice_on_value_fn
+from egd_optax._advice import advice_on_gaps, advice_on_tracers, advice_on_value_fn
 from egd_optax._cycle import xla
 from egd_optax._cycle.arguments import NUMBERS, arrays_of, taken_by
 from egd_optax._cycle.counted import counted, counts
@@ -138,7 +138,7 @@ def _known(fn: Callable[..., Any], params: optax.Params, objectives: Objectives)
         arguments: list[Any], generation: jax.Array, counts: jax.Array, own: list[Any]
     ) -> jax.Array:
         kwargs = taken_by(fn, with_arguments(arguments), {"generation": generation})
-        with advice_on_tracers(), counted(counts):
+        with advice_on_tracers(), advice_on_gaps(params), counted(counts):
             return as_fitness(fn(with_own(own), **kwargs))
 
     with advice_on_value_fn():

@@ -65,11 +65,13 @@ def uses_of(fn: Callable[..., Any], *args: Any) -> tuple[Use, ...]:
 def _rows(step: Step) -> int:
     """How many rows a product multiplies the leaf with."""
     name, params, leaf = step.equation.primitive.name, step.equation.params, step.leaf
-    results = math.prod(step.results[0].shape)
+    results: int = math.prod(step.results[0].shape)
     if name == "conv_general_dilated":
         outputs: int = leaf.shape[params["dimension_numbers"].rhs_spec[0]]
         return results // outputs
     if name != "dot_general":
         return 0
     axes = params["dimension_numbers"][0][step.operand]
-    return results * math.prod(leaf.shape[axis] for axis in axes) // leaf.size
+    summed: int = math.prod(leaf.shape[axis] for axis in axes)
+    size: int = leaf.size
+    return results * summed // size
