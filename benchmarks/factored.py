@@ -1,79 +1,102 @@
 """Members of low-rank noise that are never formed, over as many forward passes and nothing else.
 
 A row is a whole cycle: draws, evaluations of all members, of parent and child, and their sum.
+Beside it stand cycles that form their members, and EGGROLL's arithmetic written by hand.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 import functools
-import os
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
-from benchmarks import cycle, measure, models, noise
+from benchmarks import cycle, eggroll, measure, models, noise
 from egd_optax import Execution
 from egd_optax import noise as noises
 
+CPU_FLAGS = "--xla_cpu_experimental_ynn_fusion_type="
+
 
 class Case(NamedTuple):
-    """A network, and what it is evaluated on.
+    """A network, what a member is evaluated on, and how many there are.
 
     Attributes:
-        name: of the network.
-        problem: makes it.
-        rows: of it that a member is evaluated on, in words.
+        model: name of the network.
+        make: makes it.
+        on: what a member is evaluated on, in words.
         population: members.
+        by_hand: the network with factors, written by hand, if it is.
     """
 
-    name: str
-    problem: Any
-    rows: str
+    model: str
+    make: Callable[[], models.Problem]
+    on: str
     population: int
+    by_hand: eggroll.Loss | None = None
 
 
-def networks() -> list[Case]:
+def networks() -> Iterator[Case]:
     """What is measured, small first."""
-    found = []
-    for label, parameters in models.SIZES.items():
-        for samples in (8, 32, 512) if label == "1M" else (8, 32):
-            make = functools.partial(models.perceptron, parameters, samples)
-            found.append(Case(f"perceptron {label}", make, f"{samples} samples", 64))
-    found.append(Case("perceptron 1M", functools.partial(models.perceptron, 10**6, 8), "8 samples", 512))
-    found.append(Case("recurrent 1M", functools.partial(models.recurrent, 10**6, 8), "8 x 16 steps", 64))
-    for label, tokens in (("1M", 8), ("1M", 32), ("10M", 8)):
-        make = functools.partial(models.transformer, models.SIZES[label], 8, tokens)
-        found.append(Case(f"transformer {label}", make, f"8 x {tokens} tokens", 64))
-    found.append(Case("convolutions 1M", functools.partial(models.convolutions, 10**6, 8), "8 images", 64))
-    found.append(Case("decoding 1M", functools.partial(models.decoding, 10**6, 4), "4 x 64 tokens", 64))
+    partial = functools.partial
+
+    def perceptron(label: str, samples: int, population: int = 64) -> Case:
+        make = partial(models.perceptron, models.SIZES[label], samples)
+        on = f"{samples} samples"
+        return Case(f"perceptron {label}", make, on, population, eggroll.perceptron)
+
+    def transformer(label: str, tokens: int, blocks: int = 4, population: int = 64) -> Case:
+        make = partial(models.transformer, models.SIZES[label], 8, tokens, blocks)
+        name = f"transformer {label}" if blocks > 1 else f"one layer {label}"
+        return Case(name, make, f"8 x {tokens} tokens", population, eggroll.transformer)
+
     for population in (64, 512):
-        make = functools.partial(models.policy, 64**2, 1)
-        found.append(Case("policy 64 x 64", make, "200 steps", population))
-    return found
+        for samples in (8, 32, 512):
+            yield perceptron("1M", samples, population)
+    yield perceptron("10M", 8)
+    yield perceptron("10M", 32)
+    yield Case("recurrent 1M", partial(models.recurrent, 10**6, 8), "8 x 16 steps", 64)
+    yield transformer("1M", 8)
+    yield transformer("1M", 32)
+    yield transformer("1M", 8, blocks=1)
+    yield transformer("10M", 8)
+    yield Case("convolutions 1M", partial(models.convolutions, 10**6, 8), "8 images", 64)
+    yield Case("decoding 1M", partial(models.decoding, 10**6, 4), "4 x 64 tokens", 64)
+    for population in (64, 512):
+        yield Case("policy 64 x 64", partial(models.policy, 64**2, 1), "200 steps", population)
 
 
 def cases(quick: bool) -> Iterator[tuple[str, Any]]:
     """The name of each case, and a function that measures it and returns its rows."""
-    for case in networks()[: 1 if quick else None]:
-        yield f"{case.name}, {case.rows}", functools.partial(measure_case, case, quick)
+    rounds = 3 if quick else 11
+    for case in list(networks())[: 1 if quick else None]:
+        yield f"{case.model}, {case.on}", functools.partial(measure_case, case, rounds)
 
 
-def measure_case(case: Case, quick: bool) -> list[dict[str, Any]]:
-    """A row for each way to evaluate the members."""
-    problem = case.problem()
+def measure_case(
+    case: Case, rounds: int, chunks: Sequence[int] = (), place: Callable[[Any], Any] = lambda p: p
+) -> list[dict[str, Any]]:
+    """A row for each way to evaluate the members.
+
+    Args:
+        case: what to measure.
+        rounds: of each way.
+        chunks: members at a time of more ways, factored.
+        place: puts the problem on its device.
+    """
+    problem = place(case.make())
     ways = {
-        "formed": Execution(),
-        "formed, batches": Execution(candidate_batch_size=case.population),
+        "formed": Execution(evaluate="formed"),
+        "formed, all at once": Execution(evaluate="formed", candidate_batch_size=case.population),
         "factored": Execution(evaluate="factored"),
         "auto": Execution(evaluate="auto"),
     }
-    extra = os.environ.get("CHUNKS", "")
-    for chunk in filter(None, extra.split(",")):
-        ways[f"factored {chunk}"] = Execution(evaluate="factored", candidate_batch_size=int(chunk))
-    if os.environ.get("WAYS"):
-        ways = {k: v for k, v in ways.items() if k in os.environ["WAYS"].split(";") or k[-1].isdigit()}
-    programs = {
-        way: cycle.program(
+    ways |= {
+        f"factored, {chunk} at once": Execution(evaluate="factored", candidate_batch_size=chunk)
+        for chunk in chunks
+    }
+    parameters = 4 * models.size(problem.params)
+    runs: dict[str, Any] = {"forwards": noise.forwards(problem, case.population + 2)}
+    memory: dict[str, float | None] = {"forwards": None, "by hand": None}
+    for way, execution in ways.items():
+        program = cycle.program(
             problem,
             population_size=case.population,
             antithetic=True,
@@ -81,19 +104,22 @@ def measure_case(case: Case, quick: bool) -> list[dict[str, Any]]:
             noise=noises.low_rank(),
             execution=execution,
         )
-        for way, execution in ways.items()
-    }
-    runs = {"forwards": noise.forwards(problem, case.population + 2)}
-    runs |= {way: functools.partial(*program) for way, program in programs.items()}
-    timings = measure.compare(runs, "forwards", rounds=3 if quick else 9)
-    parameters = 4 * models.size(problem.params)
-    about = {"model": case.name, "rows": case.rows, "population": case.population}
+        memory[way] = program[0].memory_analysis().temp_size_in_bytes / parameters
+        runs[way] = functools.partial(*program)
+    if case.by_hand is not None:
+        rows = max(1, 2048 // rows_of(problem))
+        chunk = max(size for size in (2, 4, 8, 16, 32, 64) if size <= max(2, rows))
+        runs["by hand"] = eggroll.generation(problem, case.by_hand, case.population, chunk)
+    timings = measure.compare(runs, "forwards", rounds)
+    about = {"model": case.model, "on": case.on, "population": case.population}
     return [
-        {
-            **about,
-            "way": way,
-            "temp_over_params": programs[way][0].memory_analysis().temp_size_in_bytes / parameters,
-            **timings[way],
-        }
-        for way in ways
+        {**about, "way": way, "temp_over_params": memory[way], **timing}
+        for way, timing in timings.items()
     ]
+
+
+def rows_of(problem: models.Problem) -> int:
+    """How many rows of data there are."""
+    inputs, _ = problem.batch
+    rows: int = inputs.size // inputs.shape[-1]
+    return rows

@@ -3,6 +3,8 @@
 link: how fast arrays move between the device and pinned host memory.
 peak: the most device memory that a cycle ever had in use, each in a process of its own,
   because that number never falls within a process.
+factored: members of low-rank noise that are never formed, see `benchmarks.factored`, with so many
+  at once, over as many forward passes.
 idle: a step without a cycle over the same step of the base optimizer alone.
 cycle: a cycle over as many forward passes and nothing else.
 
@@ -24,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks import idle, measure, models, noise, side_by_side
+from benchmarks import eggroll, factored, idle, measure, models, noise, side_by_side
 
 MEMORY = ("host", "device", "replay")
 POPULATIONS = (16, 4, 64)  # the first is measured at every size before the others
@@ -41,6 +43,7 @@ class Plan(NamedTuple):
         peak_size: parameters of the model whose memory is measured.
         peak_populations: members of the cycles whose memory is measured.
         link_bytes: size of the array that is moved.
+        factored: networks, and numbers of members at once.
         budget: seconds for everything.
     """
 
@@ -49,11 +52,61 @@ class Plan(NamedTuple):
     peak_size: int
     peak_populations: tuple[int, ...]
     link_bytes: int
+    factored: tuple[tuple[factored.Case, ...], tuple[int, ...]]
     budget: float
 
 
-ACCELERATOR = Plan((10**7, 10**8, 10**9), 1024, 10**8, (4, 64), 2**30, 450.0)
-CPU = Plan((10**5, 10**6), 64, 10**6, (4,), 2**26, 105.0)
+def networks(small: int, large: int) -> tuple[factored.Case, ...]:
+    """The networks of `benchmarks.factored`, of so many parameters."""
+    partial, in_words = functools.partial, f"{large / 10**6:g}M"
+    return (
+        factored.Case(
+            f"perceptron {in_words}",
+            partial(models.perceptron, large, 32),
+            "32 samples",
+            64,
+            eggroll.perceptron,
+        ),
+        factored.Case(
+            f"transformer {in_words}",
+            partial(models.transformer, large, 8, 128),
+            "8 x 128 tokens",
+            64,
+            eggroll.transformer,
+        ),
+        factored.Case(
+            "transformer 1M",
+            partial(models.transformer, small, 8, 8),
+            "8 x 8 tokens",
+            64,
+            eggroll.transformer,
+        ),
+        factored.Case("decoding 1M", partial(models.decoding, small, 4), "4 x 64 tokens", 64),
+        factored.Case(
+            f"perceptron {in_words}",
+            partial(models.perceptron, large, 512),
+            "512 samples",
+            64,
+            eggroll.perceptron,
+        ),
+        factored.Case(
+            f"convolutions {in_words}", partial(models.convolutions, large, 8), "8 images", 64
+        ),
+        factored.Case("policy 64 x 64", partial(models.policy, 64**2, 1), "200 steps", 512),
+        factored.Case("recurrent 1M", partial(models.recurrent, small, 8), "8 x 16 steps", 64),
+    )
+
+
+ACCELERATOR = Plan(
+    (10**7, 10**8, 10**9),
+    1024,
+    10**8,
+    (4, 64),
+    2**30,
+    (networks(10**6, 10**8), (4, 16, 64)),
+    540.0,
+)
+CPU = Plan((10**5, 10**6), 64, 10**6, (4,), 2**26, (networks(10**4, 10**5)[:1], (16,)), 105.0)
 
 
 class Timer:
@@ -94,7 +147,7 @@ def main() -> None:
     for about, case in cases(plan, timer):
         started = time.monotonic()
         rows += [{**about, **row} for row in attempt(case, timer)]
-        measure.save(name, rows, plan=plan._asdict())
+        measure.save(name, rows, budget=plan.budget)
         print(f"{timer.left():4.0f} s left, {time.monotonic() - started:3.0f} s", about, flush=True)
 
 
@@ -109,6 +162,10 @@ def cases(plan: Plan, timer: Timer) -> Iterator[tuple[dict[str, Any], Callable[[
             about |= {"parameters": plan.peak_size, "samples": plan.samples}
             arguments = (memory, population, plan.peak_size, plan.samples)
             yield about, functools.partial(measure_peak, timer, *arguments)
+    cases, chunks = plan.factored
+    for case in cases:
+        about = {"case": "factored", "model": case.model, "on": case.on}
+        yield about, functools.partial(measure_factored, timer, case, chunks)
     for parameters, base in itertools.product(plan.sizes, idle.BASES):
         yield (
             {"case": "idle", "base": base, "parameters": parameters, "samples": plan.samples},
@@ -193,6 +250,13 @@ def peak_child(memory: str, population: int, parameters: int, samples: int) -> d
         "program_bytes": side_by_side.held_bytes(sizes),
         "program_host_bytes": sizes.host_temp_size_in_bytes,
     }
+
+
+def measure_factored(timer: Timer, case: factored.Case, chunks: tuple[int, ...]) -> Rows:
+    """A row for each way to evaluate the members of low-rank noise."""
+    if timer.left() < 45:
+        return [not_run(f"{timer.left():.0f} s are left")]
+    return factored.measure_case(case, ROUNDS, chunks, placed)
 
 
 def measure_idle(timer: Timer, base: str, parameters: int, samples: int) -> Rows:

@@ -46,11 +46,11 @@ def perceptron(parameters: int, samples: int) -> Problem:
     return Problem(params, _data((samples, width)), loss)
 
 
-def transformer(parameters: int, samples: int, tokens: int = TOKENS) -> Problem:
-    """Four attention blocks on so many tokens, of about so many parameters."""
-    width = _width(parameters, matrices=4 * 12)
+def transformer(parameters: int, samples: int, tokens: int = TOKENS, blocks: int = 4) -> Problem:
+    """Attention blocks on so many tokens, of about so many parameters."""
+    width = _width(parameters, matrices=blocks * 12)
     params = []
-    for key in jax.random.split(jax.random.key(0), 4):
+    for key in jax.random.split(jax.random.key(0), blocks):
         qkv, out, up, down = jax.random.split(key, 4)
         params.append(
             {
@@ -198,7 +198,7 @@ def policy(parameters: int, samples: int, length: int = 200) -> Problem:
     def loss(params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
         def step(carry: Any, _: None) -> tuple[Any, jax.Array]:
             state, alive = carry
-            at, speed, angle, turning = jnp.moveaxis(state, -1, 0)
+            _, speed, angle, turning = jnp.moveaxis(state, -1, 0)
             push = jnp.where(act(params, state) == 1, 10.0, -10.0)
             sine, cosine = jnp.sin(angle), jnp.cos(angle)
             both = (push + 0.05 * turning**2 * sine) / 1.1

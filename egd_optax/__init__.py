@@ -8,12 +8,13 @@ parent + weighted sum -> child
 child, elite or parent --> update    never worse, unless accept="always"
 """
 
-from egd_optax import host, noise, presets, recombine
+from egd_optax import factored, host, noise, presets, recombine
 from egd_optax._bound import bind_value_fn
 from egd_optax._checks import STATIC_ARGS
 from egd_optax._cycle import CycleInfo
 from egd_optax._egd import egd
 from egd_optax._evolve import EvolveState, evolve, is_due
+from egd_optax._explain import ExplainedLeaf, Explanation, explain
 from egd_optax._frozen import with_frozen
 from egd_optax.execution import Execution
 
@@ -22,9 +23,13 @@ __all__ = [
     "CycleInfo",
     "EvolveState",
     "Execution",
+    "ExplainedLeaf",
+    "Explanation",
     "bind_value_fn",
     "egd",
     "evolve",
+    "explain",
+    "factored",
     "host",
     "is_due",
     "noise",

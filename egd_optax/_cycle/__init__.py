@@ -5,7 +5,9 @@ Data only flows down this list; no file imports from one above it.
 programs    cycles outside of jit, compiled once
 cycle       generations around the parent, and where they lead
 generation  one round
+evaluation  formed or factored, and how many at a time
 score       all members -> fitness
+unformed    members that are evaluated as their factors
 total       the child: the parent plus the sum of weight * (member - parent)
 storage     where the k best members live
 elites      which members these are
@@ -27,13 +29,16 @@ dependence  what the base can depend on
 parent      the parameters after the base step, and which leaves mutate
 stacks      small leaves side by side
 threefry    the random numbers
+platform    which one a program is for
 xla         what the compiler would do otherwise
 spec        plain data
 """
 
 from egd_optax._cycle.arguments import check_spelling, for_line_search, taken_by
 from egd_optax._cycle.cycle import CycleInfo, in_dtypes, info_dtypes, no_cycle_yet, run_cycle_if
+from egd_optax._cycle.evaluation import at_once, reason_to_form, rows_of
 from egd_optax._cycle.frozen import Frozen
+from egd_optax._cycle.members import has_factors
 from egd_optax._cycle.parent import mutating_leaves
 from egd_optax._cycle.programs import Programs
 from egd_optax._cycle.reset import Reset, forget_the_point, reset_after_jump
@@ -47,15 +52,19 @@ __all__ = [
     "Objectives",
     "Programs",
     "Reset",
+    "at_once",
     "check_spelling",
     "for_line_search",
     "forget_the_point",
+    "has_factors",
     "impossible",
     "in_dtypes",
     "info_dtypes",
     "mutating_leaves",
     "no_cycle_yet",
+    "reason_to_form",
     "reset_after_jump",
+    "rows_of",
     "run_cycle_if",
     "taken_by",
 ]

@@ -1,20 +1,49 @@
 """How the members of a generation are evaluated: formed or factored, and how many at a time."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from egd_optax._cycle.fitness import OwnFitness
 from egd_optax._cycle.members import Members
 from egd_optax._cycle.parent import Parent
+from egd_optax._cycle.platform import platform
 from egd_optax._cycle.spec import CycleSpec
 from egd_optax._cycle.unformed import Unformed, unformed_of
+from egd_optax._factored import is_factored, primitives_of
 from egd_optax._factored.uses import Use, uses_of
 
-# So many rows make a product with the base fast, and more only take more memory.
-_ROWS = 2048
-# Leaves that must be formed take this part of the parameters at most: a member that is formed
-# by itself takes no copy of them.
+# Members at a time have so many rows that a product with the base is fast: more only take more
+# memory, and on a CPU leave its caches. And so many members are enough for small networks.
+_ROWS = {"cpu": 2048, "other": 16384}
+_MEMBERS = 256
+# Leaves that are formed all the same, for as many members at a time, are this part of the
+# parameters at most.
 _FORMED = 0.02
+# What is better done for one member after the other, where nobody asked for several at a time: a
+# callback may take no batch; both branches would run, and all members as long as the longest; and
+# batched LAPACK calls are slow, and can deadlock on CPU.
+_ONE_BY_ONE = frozenset(
+    {
+        "cholesky",
+        "cond",
+        "debug_callback",
+        "eig",
+        "eigh",
+        "geqrf",
+        "householder_product",
+        "io_callback",
+        "lu",
+        "pure_callback",
+        "qr",
+        "schur",
+        "svd",
+        "triangular_solve",
+        "while",
+    }
+)
 
 
 def evaluation_of(
@@ -53,21 +82,30 @@ def evaluation_of(
     if execution.evaluate == "factored" and execution.candidate_batch_size is not None:
         return factored, unformed, execution.candidate_batch_size
     leaves = jax.eval_shape(lambda: unformed.leaves(factored.drawn(jnp.int32(1))))
-    uses = uses_of(fitness, leaves, jax.ShapeDtypeStruct((), jnp.bool_))
-    size = sum(leaf.size for leaf in unformed.bases)
-    if execution.evaluate == "auto" and not pays(uses, size):
+    counts = jax.ShapeDtypeStruct((), jnp.bool_)
+    if execution.evaluate == "auto" and reason_to_form(fitness, leaves, counts):
         return forms
-    return factored, unformed, execution.candidate_batch_size or _batch_size(uses, members)
+    uses = uses_of(fitness, leaves, counts)
+    return factored, unformed, execution.candidate_batch_size or at_once(uses)
 
 
-def pays(uses: tuple[Use, ...], size: int) -> bool:
-    """Whether members are evaluated faster factored than formed, by a rule that was measured.
+def reason_to_form(fitness: Callable[..., Any], leaves: Sequence[Any], *args: Any) -> str | None:
+    """Why members are evaluated faster formed than factored, None where they are not.
 
     Args:
-        uses: of the leaves with factors.
-        size: how many parameters mutate.
+        fitness: of the mutating leaves of a member.
+        leaves: those, `Factored` where they have factors; shapes and dtypes do.
+        *args: what else `fitness` takes.
     """
-    return sum(use.size for use in uses if use.formed) <= _FORMED * size
+    bases = [leaf.base if is_factored(leaf) else leaf for leaf in leaves]
+    slow = _ONE_BY_ONE & primitives_of(jax.make_jaxpr(fitness)(bases, *args))
+    if slow:
+        return f"`value_fn` holds {', '.join(sorted(slow))}, better done for one member at a time"
+    formed: int = sum(use.size for use in uses_of(fitness, leaves, *args) if use.formed)
+    whole: int = sum(leaf.size for leaf in leaves)
+    if formed > _FORMED * whole:
+        return f"{formed} of {whole} entries would be formed all the same"
+    return None
 
 
 def rows_of(uses: tuple[Use, ...]) -> int:
@@ -77,7 +115,7 @@ def rows_of(uses: tuple[Use, ...]) -> int:
     return sum(use.rows * use.size for use in products) // entries if entries else 1
 
 
-def _batch_size(uses: tuple[Use, ...], members: Members) -> int:
+def at_once(uses: tuple[Use, ...]) -> int:
     """How many members at a time have so many rows that a product is fast."""
-    many = min(max(1, _ROWS // rows_of(uses)), members.size - 1)
-    return max(many, members.pair) // members.pair * members.pair
+    rows = _ROWS.get(platform(), _ROWS["other"])
+    return min(max(1, rows // rows_of(uses)), _MEMBERS)

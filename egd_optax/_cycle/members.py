@@ -251,7 +251,7 @@ class Members(NamedTuple):
     def with_factors(self) -> tuple[bool, ...]:
         """For each entry whether it is evaluated as the parent's and factors beside it."""
         leaves = self.stacks.one_of_each(self.genome.params)
-        return tuple(self.factored and _has_factors(self.noise, leaf) for leaf in leaves)
+        return tuple(self.factored and has_factors(self.noise, leaf) for leaf in leaves)
 
     def is_second(self, member: jax.Array) -> jax.Array:
         """Whether a member is the second of a pair, bool `[]`."""
@@ -329,7 +329,8 @@ def noise_std(leaf: jax.Array, sigma: jax.Array, noise: Noise) -> jax.Array:
     return jnp.where(jnp.isfinite(64 * std), std, jnp.zeros_like(std))
 
 
-def _has_factors(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
+def has_factors(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
+    """Whether a leaf can be evaluated as the parent's and factors beside it."""
     # Of a float of a few digits a sum of products is another number than what it rounds to.
     real = jnp.issubdtype(leaf.dtype, jnp.floating) and jnp.finfo(leaf.dtype).bits >= 16
     return bool(real and noise._has_factors(leaf))

@@ -18,6 +18,7 @@ import optax
 from egd_optax._cycle import xla
 from egd_optax._cycle.elites import Elites, no_elites, with_member
 from egd_optax._cycle.members import Members
+from egd_optax._cycle.platform import platform
 from egd_optax._cycle.spec import Leaves
 
 # Maps a slot, a position in the genome, that leaf of the elite and a value to the next value.
@@ -204,14 +205,12 @@ def pages_to_host() -> bool:
 
     On CPU it does not: device memory is host memory, and a transfer would only make
     JAX commit the outputs of the program, hence compile a step that started from
-    uncommitted parameters a second time. A mesh of another platform, set with
-    `jax.set_mesh` to compile ahead of time, counts as that platform.
+    uncommitted parameters a second time.
     """
-    target = jax.sharding.get_abstract_mesh().abstract_device
-    device = jax.local_devices()[0]
-    if device.platform == "cpu":
-        return target is not None and target.platform != "cpu"
-    return has_pinned_host(device)
+    if platform() == "cpu":
+        return False
+    device = jax.local_devices()[0]  # a CPU that compiles for what is not here
+    return device.platform == "cpu" or has_pinned_host(device)
 
 
 @functools.cache

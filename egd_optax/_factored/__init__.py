@@ -6,7 +6,15 @@ say what an operation does with them: `structure` and `indexing` what rearranges
 """
 
 from egd_optax._factored import calls, indexing, products, structure  # noqa: F401  # their rules
-from egd_optax._factored.interpret import Equation, Interpreter, Rule, Step, evaluate, rule
+from egd_optax._factored.interpret import (
+    Equation,
+    Interpreter,
+    Rule,
+    Step,
+    evaluate,
+    primitives_of,
+    rule,
+)
 from egd_optax._factored.leaf import Factored, formed, is_factored
 
 __all__ = [
@@ -18,5 +26,6 @@ __all__ = [
     "evaluate",
     "formed",
     "is_factored",
+    "primitives_of",
     "rule",
 ]

@@ -9,7 +9,15 @@ from jax import lax
 from egd_optax._factored.interpret import Equation, rule
 from egd_optax._factored.leaf import Factored, is_factored
 
-_INLINED = "jit", "closed_call", "core_call", "checkpoint", "custom_jvp_call", "custom_vjp_call"
+_INLINED = (
+    "checkpoint",
+    "closed_call",
+    "core_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "jit",
+    "remat2",
+)
 # They use nothing up themselves.
 CALLS = frozenset((*_INLINED, "scan", "while", "cond"))
 
@@ -95,8 +103,17 @@ def _cond(equation: Equation, index: Any, *operands: Any) -> Sequence[Any] | Non
     if is_factored(index):
         return None
 
-    def branch(jaxpr: Any) -> Callable[[], list[Any]]:
-        return lambda: list(map(equation.formed, equation.inside(jaxpr, operands)))
+    def branch(jaxpr: Any) -> Callable[[Sequence[Any]], list[Any]]:
+        return lambda operands: list(map(equation.formed, equation.inside(jaxpr, operands)))
 
-    results: Sequence[Any] = lax.switch(index, list(map(branch, equation.params["branches"])))
+    branches = list(map(branch, equation.params["branches"]))
+    results: Sequence[Any]
+    platforms = equation.params.get("branches_platforms")
+    if platforms is None:
+        results = lax.switch(index, branches, operands)
+        return results
+    # Of `lax.platform_dependent`: a branch for one platform may not be there for others.
+    own = {name: fn for names, fn in zip(platforms, branches, strict=True) for name in names or ()}
+    default = next((fn for names, fn in zip(platforms, branches, strict=True) if not names), None)
+    results = lax.platform_dependent(operands, default=default, **own)
     return results

@@ -129,7 +129,8 @@ def _gather(equation: Equation, leaf: Any, indices: Any) -> Sequence[Any] | None
             sides[at] = factor.shape[axis]
         return factor.reshape(*sides, leaf.rank)
 
-    return [leaf.like(base, gathered(leaf.left), gathered(leaf.right))]
+    # What is gathered is data, which other members have other rows of: no more is shared.
+    return [leaf.like(base, gathered(leaf.left), gathered(leaf.right)).form()]
 
 
 def _with(values: Sequence[int], axes: Sequence[int], value: int) -> list[int]:

@@ -132,10 +132,29 @@ class Interpreter(NamedTuple):
         forms = results is None
         if results is None:
             results = equation.bind(*map(formed, operands))
+        # A row of a matrix has fewer entries than its factors.
+        results = [formed(one) if is_factored(one) and one.is_small else one for one in results]
         if self.watch is not None:
             for at in leaves:
                 self.watch(Step(equation, operands[at], at, forms, results))
         return results
+
+
+def primitives_of(jaxpr: Any) -> frozenset[str]:
+    """The names of all primitives in a traced function, and in what it holds."""
+    names: set[str] = set()
+    for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        # One of several programs, of which one is there on each platform, is no branch.
+        if eqn.params.get("branches_platforms") is None:
+            names.add(eqn.primitive.name)
+        for param in jax.tree.leaves(tuple(eqn.params.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(param):
+                names |= primitives_of(param)
+    return frozenset(names)
+
+
+def _is_jaxpr(param: Any) -> bool:
+    return isinstance(param, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr)
 
 
 def evaluate(

@@ -57,6 +57,18 @@ class Factored:
         return self.left.shape[-1]
 
     @property
+    def is_small(self) -> bool:
+        """Whether the array takes no more memory than its factors."""
+        entries: int = self.left.size + self.right.size
+        return self.size <= entries
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether it repeats along an axis that neither factor has, as a bias along samples."""
+        own = self.owned(self.left) | self.owned(self.right)
+        return any(side != 1 for axis, side in enumerate(self.shape) if axis not in own)
+
+    @property
     def factors(self) -> tuple[jax.Array, jax.Array]:
         """Both factors."""
         return self.left, self.right

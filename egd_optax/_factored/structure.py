@@ -13,6 +13,7 @@ from egd_optax._factored.interpret import Equation, rule
 from egd_optax._factored.leaf import (
     Factored,
     each_rank,
+    formed,
     is_factored,
     origins_of,
     side_by_side,
@@ -48,26 +49,33 @@ def _neg(equation: Equation, leaf: Factored) -> Sequence[Any]:
     return [leaf.like(-leaf.base, -leaf.left, leaf.right)]
 
 
-@rule("mul")
+@rule("mul", "div")
 def _mul(equation: Equation, left: Any, right: Any) -> Sequence[Any] | None:
+    """By numbers for all of an array, or for each index of an axis that a factor has."""
     leaf, by = (left, right) if is_factored(left) else (right, left)
-    if is_factored(by) or np.ndim(by) != 0:
+    if is_factored(by) or (equation.primitive.name == "div" and leaf is right):
+        return None
+    sides = np.shape(by) or (1,) * leaf.ndim
+    if np.broadcast_shapes(sides, leaf.shape) != leaf.shape:
+        return None
+    axes = {axis for axis, side in enumerate(sides) if side != 1}
+    at = next((at for at, one in enumerate(leaf.factors) if axes <= leaf.owned(one)), None)
+    if at is None:
         return None
     (base,) = equation.bind(leaf.base, by)
-    return [leaf.like(base, leaf.left * by, leaf.right)]
-
-
-@rule("div")
-def _div(equation: Equation, leaf: Any, by: Any) -> Sequence[Any] | None:
-    if not is_factored(leaf) or is_factored(by) or np.ndim(by) != 0:
-        return None
-    (base,) = equation.bind(leaf.base, by)
-    return [leaf.like(base, leaf.left / by, leaf.right)]
+    factors = list(leaf.factors)
+    scale = jnp.reshape(by, (*sides, 1)).astype(leaf.dtype)
+    factors[at] = factors[at] / scale if equation.primitive.name == "div" else factors[at] * scale
+    return [leaf.like(base, factors[0], factors[1])]
 
 
 @rule("add", "sub", "add_any")
 def _add(equation: Equation, left: Any, right: Any) -> Sequence[Any] | None:
     """Of two leaves the ranks add up; what else is added, as frozen weights, moves the base."""
+    shape = np.broadcast_shapes(np.shape(left), np.shape(right))
+    for side in (left, right):
+        if is_factored(side) and (side.is_spread or side.shape != shape):
+            return equation.bind(formed(left), formed(right))  # a bias
     (base,) = equation.bind(*(side.base if is_factored(side) else side for side in (left, right)))
     if not is_factored(right):
         return [left.like(base, left.left, left.right)]

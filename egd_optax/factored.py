@@ -1,0 +1,39 @@
+"""Members of low-rank noise that are evaluated without being formed, and rules of one's own.
+
+A member of W + A B^T is evaluated as x W + (x A) B^T: all members share the product with W, and
+no W + A B^T takes memory. `value_fn` is any function of JAX; it is traced, and its operations are
+run on a `Factored` in the place of each matrix. What an operation does with it says its rule. An
+operation without a rule gets the matrix itself, which is formed for each member: the result is
+right, and slower. `egd_optax.explain` tells where that happens.
+
+There are rules for matrix products and convolutions, for what rearranges, cuts, joins and gathers,
+for sums, for products with a number, and for what holds functions: `jax.jit`, `jax.checkpoint`,
+`jax.lax.scan`, `while_loop`, `cond`, functions with a derivative of their own.
+
+A rule of one's own is a function of the equation and its operands that returns the results, or
+None where it knows of none. `each` does the same to the base and to either factor. A cumulative
+sum, for example, is linear along its axis:
+
+>>> import jax, jax.numpy as jnp
+>>> from egd_optax import explain, factored
+>>> @factored.rule("cumsum")
+... def cumsum(equation, leaf):
+...   axis = equation.params["axis"]
+...   owners = [factor for factor in (leaf.left, leaf.right) if factor.shape[axis] != 1]
+...   if len(owners) != 1:  # a product of two is not linear in both
+...     return None
+...   return [leaf.each(lambda part: equation.bind(part)[0] if part.shape[axis] != 1 else part)]
+>>> value_fn = lambda params: jnp.mean((jnp.ones((8, 64)) @ jnp.cumsum(params, 0)) ** 2)
+>>> [leaf.evaluated for leaf in explain(value_fn, jnp.ones((64, 32))).leaves]
+['factored']
+
+`equation.bind(*arrays, **changes)` returns what the operation makes of arrays, with some of its
+parameters changed; `equation.params` are those, by the names that `jax.make_jaxpr` prints.
+
+References:
+    Sarkar et al., `Evolution Strategies at the Hyperscale <https://arxiv.org/abs/2511.16652>`_, 2025.
+"""  # noqa: E501
+
+from egd_optax._factored import Equation, Factored, rule
+
+__all__ = ["Equation", "Factored", "rule"]
