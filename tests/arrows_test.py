@@ -16,7 +16,9 @@ FILES = (
     "programs",
     "cycle",
     "generation",
+    "evaluation",
     "score",
+    "unformed",
     "total",
     "storage",
     "elites",
@@ -38,6 +40,7 @@ FILES = (
     "parent",
     "stacks",
     "threefry",
+    "platform",
     "xla",
     "spec",
 )

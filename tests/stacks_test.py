@@ -237,6 +237,10 @@ def test_draws_are_decided_by_shapes_alone():
     leaves = leaves_of([(8, 8), (200, 200)])
     stacks = stacks_of(leaves, leaves, noise.low_rank()._view)
     genome = tuple(stacks.viewed(leaf, at) for at, leaf in enumerate(leaves))
-    draws = draws_of(noise.low_rank(), stacks, (0, 1), genome, None)
-    assert draws.small == (True, False)
-    assert hash(draws) == hash(draws_of(noise.low_rank(), stacks, (0, 1), genome, None))
+    formed, factored = (
+        draws_of(noise.low_rank(), stacks, (0, 1), genome, None, (on, on)) for on in (False, True)
+    )
+    assert formed.small == (True, False)
+    assert factored.small == (False, False)
+    again = draws_of(noise.low_rank(), stacks, (0, 1), genome, None, (True, True))
+    assert hash(factored) == hash(again)

@@ -16,7 +16,7 @@ from egd_optax._cycle.spec import Leaves
 from egd_optax.execution import Execution
 
 # Maps the mutating leaves of a member, one by one, and whether the result counts to its fitness.
-OwnFitness = Callable[[Leaves, jax.Array], jax.Array]
+OwnFitness = jax.stages.Wrapped
 
 
 class Fitness(Protocol):
@@ -73,12 +73,13 @@ def fitness_of(own_fitness: OwnFitness, parent: Parent) -> Fitness:
 
     @jax.jit
     def jitted(genome: Leaves, counts: jax.Array) -> jax.Array:
-        return own_fitness(parent.own_leaves(genome), counts)
+        own = parent.own_leaves(genome)
+        warn_of_constant(own_fitness.trace(own, counts).jaxpr, len(own))  # traced no more
+        value: jax.Array = own_fitness(own, counts)
+        return value
 
     def evaluate(genome: Leaves, counts: jax.Array | None = None) -> jax.Array:
-        args = genome, jnp.ones([], jnp.bool_) if counts is None else counts
-        warn_of_constant(jitted.trace(*args).jaxpr, len(genome))  # what follows is traced no more
-        value: jax.Array = jitted(*args)
+        value: jax.Array = jitted(genome, jnp.ones([], jnp.bool_) if counts is None else counts)
         return value
 
     return evaluate

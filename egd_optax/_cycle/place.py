@@ -65,6 +65,9 @@ class Place(Protocol):
         As many on each device, filled up.
         """
 
+    def beside_members(self, leaves: Leaves) -> Leaves:
+        """Leaves that all devices have, as those of members, which differ from device to device."""
+
     def share(self, genome: Leaves) -> Leaves:
         """The genome in the form in which the devices sum."""
 
@@ -160,6 +163,9 @@ class Alone(NamedTuple):
         del fill
         return values
 
+    def beside_members(self, leaves: Leaves) -> Leaves:
+        return leaves
+
     def share(self, genome: Leaves) -> Leaves:
         return genome
 
@@ -221,6 +227,9 @@ class Lanes(NamedTuple):
     def own(self, values: jax.Array, fill: int = 0) -> jax.Array:
         del fill
         return values
+
+    def beside_members(self, leaves: Leaves) -> Leaves:
+        return leaves
 
     def share(self, genome: Leaves) -> Leaves:
         return tuple(map(self._divided, genome, self._sides(genome)))
@@ -333,8 +342,11 @@ class Mapped(NamedTuple):
         own = lax.axis_index(self.axis) + self.devices * jnp.arange(most)
         return values.at[own].get(mode="fill", fill_value=fill)
 
+    def beside_members(self, leaves: Leaves) -> Leaves:
+        return tuple(lax.pcast(leaf, self.axis, to="varying") for leaf in leaves)
+
     def share(self, genome: Leaves) -> Leaves:
-        return tuple(lax.pcast(leaf, self.axis, to="varying") for leaf in genome)
+        return self.beside_members(genome)
 
     def land(self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array) -> Leaves:
         del fitness

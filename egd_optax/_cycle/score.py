@@ -84,6 +84,7 @@ def score(
         return None if kept is None else storage.insert(kept, member, value, leaves)
 
     if unformed is not None:
+        unformed = unformed._replace(bases=place.beside_members(unformed.bases))
         return _unformed(
             members, fitness, place, child_of, unformed, judges_best, batch_size=batch_size
         )

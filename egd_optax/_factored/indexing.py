@@ -108,12 +108,17 @@ def _gather(equation: Equation, leaf: Any, indices: Any) -> Sequence[Any] | None
     gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
     cut = {*numbers.start_index_map, *gone}
     cut |= {axis for axis, size in enumerate(sizes) if size != leaf.shape[axis]}
-    if any(cut & leaf.owned(factor) and cut - leaf.owned(factor) for factor in leaf.factors):
+    owns = [cut <= leaf.owned(factor) for factor in leaf.factors]
+    if any(
+        cut & leaf.owned(one) and not all_ for one, all_ in zip(leaf.factors, owns, strict=True)
+    ):
         return None  # an index reaches into axes of which a factor has only some
-    (base,) = equation.bind(leaf.base, indices)
     # Out of bounds the base has the value that fills it, and noise is zero.
     fills = equation.params["mode"] == lax.GatherScatterMode.FILL_OR_DROP
+    if fills and not any(owns):
+        return None
     changes = {"fill_value": 0} if fills else {}
+    (base,) = equation.bind(leaf.base, indices)
 
     def gathered(factor: jax.Array) -> jax.Array:
         own = leaf.owned(factor)

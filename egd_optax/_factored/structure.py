@@ -33,6 +33,12 @@ def _sharding_constraint(equation: Equation, leaf: Factored) -> Sequence[Any]:
     return [leaf.like(base, leaf.left, leaf.right)]
 
 
+@rule("pvary", "pcast")
+def _pvary(equation: Equation, leaf: Factored) -> Sequence[Any]:
+    base, left, right = (equation.bind(part)[0] for part in (leaf.base, *leaf.factors))
+    return [leaf.like(base, left, right)]
+
+
 @rule("convert_element_type")
 def _convert_element_type(equation: Equation, leaf: Factored) -> Sequence[Any] | None:
     dtype = equation.params["new_dtype"]
