@@ -49,6 +49,8 @@ bench: $(VENV)/installed
 	  --requirement benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks idle memory side_by_side
 	$(BIN)/python -m benchmarks --keep-freed-memory idle cycle noise draws
+	XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= \
+	  $(BIN)/python -m benchmarks --keep-freed-memory factored
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -73,7 +73,7 @@ def compile_step(
         evolve: see `egd_optax.evolve`.
         side: rows and columns of every parameter.
     """
-    mesh = Mesh(_topology(target).devices[:chips], ("rows",))
+    mesh = Mesh(topology(target).devices[:chips], ("rows",))
     tx = egd(
         0.1,
         0.9,
@@ -111,7 +111,8 @@ def params_bytes(chips: int = 1, side: int = SIDE) -> int:
     return LEAF_COUNT * side * side * jnp.dtype(jnp.float32).itemsize // chips
 
 
-def _topology(target: str) -> topologies.TopologyDescription:
+def topology(target: str) -> topologies.TopologyDescription:
+    """The devices of a target."""
     if target == "TPU v5e":
         return tpu.topology("v5e:2x2")
     config = Path(__file__).with_name("h100.txtpb").read_text()

@@ -1,18 +1,19 @@
 """Members of low-rank noise that are never formed, over as many forward passes and nothing else.
 
 A row is a whole cycle: draws, evaluations of all members, of parent and child, and their sum.
-Beside it stand cycles that form their members, and EGGROLL's arithmetic written by hand.
+Beside it stand cycles that form their members, EGGROLL's arithmetic written by hand, and a
+generation of evosax, which holds all members. On a CPU it is to run with
+XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= in the environment: fusions of small products,
+which are slow where there are few rows, would favour whatever has more.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 import functools
 from typing import Any, NamedTuple
 
-from benchmarks import cycle, eggroll, measure, models, noise
+from benchmarks import cycle, eggroll, measure, models, noise, side_by_side
 from egd_optax import Execution
 from egd_optax import noise as noises
-
-CPU_FLAGS = "--xla_cpu_experimental_ynn_fusion_type="
 
 
 class Case(NamedTuple):
@@ -94,7 +95,7 @@ def measure_case(
     }
     parameters = 4 * models.size(problem.params)
     runs: dict[str, Any] = {"forwards": noise.forwards(problem, case.population + 2)}
-    memory: dict[str, float | None] = {"forwards": None, "by hand": None}
+    memory: dict[str, float] = {}
     for way, execution in ways.items():
         program = cycle.program(
             problem,
@@ -110,10 +111,14 @@ def measure_case(
         rows = max(1, 2048 // rows_of(problem))
         chunk = max(size for size in (2, 4, 8, 16, 32, 64) if size <= max(2, rows))
         runs["by hand"] = eggroll.generation(problem, case.by_hand, case.population, chunk)
+    if case.by_hand is not None and parameters * case.population < 2**29:
+        evosax = side_by_side.open_es(case.population, problem.loss)
+        if evosax is not None:
+            runs["evosax"] = side_by_side.generations(evosax, place(case.make()))
     timings = measure.compare(runs, "forwards", rounds)
     about = {"model": case.model, "on": case.on, "population": case.population}
     return [
-        {**about, "way": way, "temp_over_params": memory[way], **timing}
+        {**about, "way": way, "temp_over_params": memory.get(way), **timing}
         for way, timing in timings.items()
     ]
 

@@ -129,6 +129,7 @@ def about_this_run(*packages: str) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "python": platform.python_version(),
         "versions": {**versions, "egd_optax": egd_optax.__version__},
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "device": {
             "platform": device.platform,
             "kind": device.device_kind,

@@ -55,8 +55,8 @@ def score(
     child_of: ChildOf,
     *,
     batch_size: int,
-    unformed: Unformed | None,
-    judges_best: bool,
+    unformed: Unformed | None = None,
+    judges_best: bool = False,
 ) -> Scored:
     """Draws and evaluates every member of a generation, and the child that comes of them.
 
