@@ -19,6 +19,9 @@ def tables() -> Iterator[tuple[str, list[str], Rows]]:
         cycle,
         noise,
         draws,
+        factored,
+        factored_gpu,
+        gpu,
         compilation,
         batches,
         memory,
@@ -33,6 +36,7 @@ def documents() -> dict[Path, dict[str, list[tuple[str, list[str], Rows]]]]:
     """The files that hold tables, by the name of their marks; the project's has the main ones."""
     return {
         ROOT / "README.md": {"costs": [idle(), cycle(), noise()]},
+        ROOT / "docs" / "factored.md": {"costs": [factored(), factored_gpu()]},
         ROOT / "benchmarks" / "README.md": {"costs": list(tables()), "pod_plan": [pod_plan()]},
     }
 
@@ -67,6 +71,47 @@ def noise() -> tuple[str, list[str], Rows]:
     header = ["network", "parameters", "samples", *kinds]
     title = "A cycle of population 8, over its forward passes without noise"
     return title, header, _pivot(rows, ("model", "size", "samples"), "kind", kinds)
+
+
+def factored() -> tuple[str, list[str], Rows]:
+    """Members that are never formed, and others, over plain forward passes."""
+    return _factored(measure.load("factored_kept")["rows"], "cpu_ratio", "CPU time")
+
+
+def factored_gpu() -> tuple[str, list[str], Rows]:
+    """The same on an accelerator."""
+    record = measure.load("gpu")
+    rows = [row for row in record["rows"] if row["case"] == "factored" and "way" in row]
+    return _factored(rows, "ratio", f"time on an {record['device']['kind']}")
+
+
+def _factored(rows: list[dict[str, Any]], what: str, name: str) -> tuple[str, list[str], Rows]:
+    ways = list(dict.fromkeys(row["way"] for row in rows if row["way"] != "forwards"))
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        label = row["model"], row["on"], str(row["population"])
+        found = cells.setdefault(label, {})
+        found[row["way"]] = _ratio(row, what)
+        if row["way"] == "auto":
+            found["memory"] = f"{row['temp_over_params']:.1f}"
+    header = ["network", "of a member", "population", *ways, 'memory of "auto"']
+    body = [
+        [*label, *(found.get(way, "") for way in ways), found["memory"]]
+        for label, found in cells.items()
+    ]
+    return f"A cycle of low-rank noise, over as many plain forward passes, {name}", header, body
+
+
+def gpu() -> tuple[str, list[str], Rows]:
+    """What only an accelerator can tell: peak memory."""
+    record = measure.load("gpu")
+    body = [
+        [row["memory"], str(row["population"]), f"{row['peak_over_params']:.2f}"]
+        for row in record["rows"]
+        if row["case"] == "peak" and row.get("peak_over_params")
+    ]
+    title = f"Peak memory of a cycle of 100M parameters on an {record['device']['kind']}"
+    return title, ["elites", "population", "over the parameters"], body
 
 
 def draws() -> tuple[str, list[str], Rows]:

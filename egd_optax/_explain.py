@@ -84,7 +84,7 @@ def explain(
 ) -> Explanation:
     """Tells which leaves of a member of low-rank noise stay factored, and where others are formed.
 
-    Nothing is computed: `value_fn` is traced twice.
+    Nothing is computed: `value_fn` is traced.
 
     Args:
         value_fn: the fitness, as passed to `update`.
@@ -154,5 +154,5 @@ def explain(
         leaves=tuple(map(explained, range(len(structs)))),
         rows=_cycle.rows_of(uses),
         members_at_once=_cycle.at_once(uses),
-        reason_to_form=_cycle.reason_to_form(fitness, leaves),
+        reason_to_form=_cycle.reason_to_form(uses, fitness, leaves),
     )

@@ -180,6 +180,8 @@ def test_constructor_arguments(kwargs, error, message):
         (noise.low_rank, {"rank": jnp.int32(2)}, TypeError, r"`rank` must be a Python int, got Array\(2.*settings are static: make another operator"),
         (Execution, {"memory": "disk"}, ValueError, "`memory` must be \"host\" or \"device\" or \"replay\", got 'disk'"),
         (Execution, {"memory": None}, ValueError, "`memory` must be .* got None"),
+        (Execution, {"evaluate": "fast"}, ValueError, "`evaluate` must be \"formed\" or \"factored\" or \"auto\", got 'fast'"),
+        (noise.low_rank, {"batch_axis": "layers"}, TypeError, "`batch_axis` must be an axis, a sequence of axes, or a function .* got 'layers'"),
         (Execution, {"candidate_batch_size": 0}, ValueError, "`candidate_batch_size` must be at least 1, got 0"),
         (Execution, {"candidate_batch_size": 2.0}, TypeError, "`candidate_batch_size` must be a Python int, got 2.0"),
         (Execution, {"candidate_batch_size": jnp.int32(2)}, TypeError, r"`candidate_batch_size` must be a Python int, got Array\(2.*settings are static: make another operator"),

@@ -195,7 +195,7 @@ STEPS = {
 
 @given(program=programs(), rank=RANK)
 @settings(
-    max_examples=150, deadline=None, derandomize=True,
+    max_examples=60, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 def test_a_random_program_gives_what_it_gives_on_the_formed_array(program, rank):

@@ -138,8 +138,9 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("at_once", [None, 4])
+@pytest.mark.parametrize(
+    ("setting", "at_once"), [(name, (None, 4)[at % 2]) for at, name in enumerate(SETTINGS)]
+)
 def test_a_cycle_finds_what_one_of_formed_members_finds(setting, at_once, monkeypatch):
     kwargs = SETTINGS[setting]
     seen = scores_of(monkeypatch)
@@ -352,3 +353,30 @@ def test_members_share_one_product_with_the_base():
     assert len(batched) == 2
     assert len(shared) == 1 + 3  # and those of the parent and the child, in one loop
     assert not re.search(r"f32\[8,64,64\]", text)
+
+
+def test_an_explanation_is_data_and_a_table():
+    frozen = {"first": True, "second": {"w": False, "b": False}}
+
+    def value_fn(params, scale):
+        first, second = params["first"], params["second"]
+        hidden = jnp.tanh(X @ first["w"] + first["b"])
+        return scale * jnp.mean((hidden @ jnp.round(second["w"]) - Y) ** 2)
+
+    found = explain(value_fn, PARAMS, mutable=frozen, scale=2.0, unused=3)
+    evaluated = {leaf.path: leaf.evaluated for leaf in found.leaves}
+    assert evaluated == {
+        "['first']['b']": "in full",
+        "['first']['w']": "factored",
+        "['second']['b']": "fixed",
+        "['second']['w']": "fixed",
+    }
+    assert found.rows == 12
+    everything = explain(value_fn, PARAMS, scale=2.0)
+    (leaf,) = (leaf for leaf in everything.leaves if leaf.evaluated == "formed")
+    assert (leaf.path, leaf.shape, leaf.size) == ("['second']['w']", (24, 4), 96)
+    lines = str(everything).splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == [leaf.path for leaf in everything.leaves]
+    assert "96 of 508 entries would be formed" in lines[-1]
+    abstract = jax.eval_shape(lambda: PARAMS)
+    assert explain(value_fn, abstract, scale=2.0) == everything

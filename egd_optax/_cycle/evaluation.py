@@ -27,12 +27,15 @@ _FORMED = 0.02
 # batched LAPACK calls are slow, and can deadlock on CPU.
 _ONE_BY_ONE = frozenset(
     {
+        "buffer_callback",
         "cholesky",
         "cond",
         "debug_callback",
+        "debug_print",
         "eig",
         "eigh",
         "geqrf",
+        "hessenberg",
         "householder_product",
         "io_callback",
         "lu",
@@ -41,6 +44,7 @@ _ONE_BY_ONE = frozenset(
         "schur",
         "svd",
         "triangular_solve",
+        "tridiagonal",
         "while",
     }
 )
@@ -83,16 +87,19 @@ def evaluation_of(
         return factored, unformed, execution.candidate_batch_size
     leaves = jax.eval_shape(lambda: unformed.leaves(factored.drawn(jnp.int32(1))))
     counts = jax.ShapeDtypeStruct((), jnp.bool_)
-    if execution.evaluate == "auto" and reason_to_form(fitness, leaves, counts):
-        return forms
     uses = uses_of(fitness, leaves, counts)
+    if execution.evaluate == "auto" and reason_to_form(uses, fitness, leaves, counts):
+        return forms
     return factored, unformed, execution.candidate_batch_size or at_once(uses)
 
 
-def reason_to_form(fitness: Callable[..., Any], leaves: Sequence[Any], *args: Any) -> str | None:
+def reason_to_form(
+    uses: tuple[Use, ...], fitness: Callable[..., Any], leaves: Sequence[Any], *args: Any
+) -> str | None:
     """Why members are evaluated faster formed than factored, None where they are not.
 
     Args:
+        uses: of the leaves.
         fitness: of the mutating leaves of a member.
         leaves: those, `Factored` where they have factors; shapes and dtypes do.
         *args: what else `fitness` takes.
@@ -101,7 +108,7 @@ def reason_to_form(fitness: Callable[..., Any], leaves: Sequence[Any], *args: An
     slow = _ONE_BY_ONE & primitives_of(jax.make_jaxpr(fitness)(bases, *args))
     if slow:
         return f"`value_fn` holds {', '.join(sorted(slow))}, better done for one member at a time"
-    formed: int = sum(use.size for use in uses_of(fitness, leaves, *args) if use.formed)
+    formed: int = sum(use.size for use in uses if use.formed)
     whole: int = sum(leaf.size for leaf in leaves)
     if formed > _FORMED * whole:
         return f"{formed} of {whole} entries would be formed all the same"

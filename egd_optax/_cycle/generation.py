@@ -96,7 +96,9 @@ def run_generation(
             buffer=buffer,
         )
 
-    judges = objectives.accept_value_fn is None and spec.accept == "best"
+    judges_best = (
+        unformed is not None and objectives.accept_value_fn is None and spec.accept == "best"
+    )
     kept, scores, child, of_child, of_best = score(
         members,
         fitness,
@@ -105,12 +107,12 @@ def run_generation(
         child_from,
         batch_size=batch_size,
         unformed=unformed,
-        judges_best=judges,
+        judges_best=judges_best,
     )
     best = jnp.argmin(scores).astype(jnp.int32)
     read_best = functools.partial(storage.read, kept, members, best)
     judged = scores[0], of_best, of_child
-    evaluations = members.size + 1 + (judges and unformed is not None)
+    evaluations = members.size + 1 + judges_best
     outcome = Outcome(
         jnp.bool_(False), scores[0], of_best, _mean(scores), of_child, jnp.int32(evaluations)
     )
@@ -120,9 +122,10 @@ def run_generation(
     # Not read off the leaves, of which a device inside of `jax.shard_map` may have a part only.
     moved = jnp.any(weights_of(scores)[1:] != 0) & (sigma != 0)
     choice = accept(spec.accept, *judged, moved)
-    # The best member comes over the child, of which there is no more need.
-    chosen = read_best(choice == ELITE, child) if spec.accept == "best" else child
-    return chosen, outcome._replace(jumped=choice != PARENT)
+    if spec.accept == "best" and not judges_best:
+        # The best member comes over the child, of which there is no more need.
+        child = read_best(choice == ELITE, child)
+    return child, outcome._replace(jumped=choice != PARENT)
 
 
 def _elites(spec: CycleSpec, kept: Elites | None, scores: jax.Array) -> Elites | None:

@@ -167,17 +167,16 @@ class Members(NamedTuple):
             return carrier
         return self.around(self.genome.of(carrier.centre)).formed(carrier.drawn)
 
-    def formed_beside_factors(self, drawn: Drawn) -> Leaves:
-        """The entries of a member that are formed; where it has factors, those of the parent."""
+    def formed_beside_factors(self, drawn: Drawn) -> tuple[jax.Array | None, ...]:
+        """The entries of a member that are formed; None where it has factors."""
         draws, genome = self._draws, self.genome.leaves()
-        return self.genome.reached(
-            tuple(
-                entry if has_factors else plus(entry, draws.form_entry(at, drawn[at], entry))
-                for at, (entry, has_factors) in enumerate(
-                    zip(genome, self.with_factors, strict=True)
-                )
-            )
-        )
+
+        def formed(at: int) -> jax.Array:
+            noise = draws.form_entry(at, drawn[at], genome[at])
+            return self.genome.entry_reached(at, plus(genome[at], noise))
+
+        skipped = enumerate(self.with_factors)
+        return tuple(None if has_factors else formed(at) for at, has_factors in skipped)
 
     def formed(self, carried: Drawn | Leaves) -> Leaves:
         """The mutating leaves of one of `carry_many`."""

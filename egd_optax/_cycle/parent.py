@@ -73,8 +73,12 @@ class Genome(NamedTuple):
 
     def reached(self, targets: Leaves) -> Leaves:
         """The leaves next to some targets that updates lead to, in the dtypes of the base's."""
-        pairs = zip(self.sources, targets, strict=True)
-        return tuple(leaf if start is None else start.reached(leaf) for start, leaf in pairs)
+        return tuple(self.entry_reached(at, leaf) for at, leaf in enumerate(targets))
+
+    def entry_reached(self, at: int, target: jax.Array) -> jax.Array:
+        """That of one entry."""
+        start = self.sources[at]
+        return target if start is None else start.reached(target)
 
     def in_form(self, form: Callable[[Leaves], Leaves]) -> "Genome":
         """The same in the form in which devices share it."""
@@ -116,9 +120,13 @@ class Parent(NamedTuple):
 
     def own_leaves(self, genome: Leaves) -> Leaves:
         """The mutating leaves of a member one by one, in their own order and shapes."""
-        always = ~xla.impossible(self.witness)
-        own = self.stacks.alone(genome) | self.stacks.taken_out(genome, self.before, always)
+        own = self.leaves_of(genome)
         return tuple(own[at] for at in range(len(own)))
+
+    def leaves_of(self, entries: Sequence[jax.Array | None]) -> dict[int, jax.Array]:
+        """The leaves of those entries that are not None, by their positions in that order."""
+        always = ~xla.impossible(self.witness)
+        return self.stacks.alone(entries) | self.stacks.taken_out(entries, self.before, always)
 
     def with_own_leaves(self, own: Leaves) -> optax.Params:
         """The whole parameters of a member."""

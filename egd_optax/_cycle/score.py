@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 import jax
 from jax import lax
 import jax.numpy as jnp
+import optax
 
 from egd_optax._cycle import xla
 from egd_optax._cycle.draws import Drawn
@@ -35,7 +36,7 @@ class Scored(NamedTuple):
     Attributes:
         kept: the elites, None if nothing is stored of them.
         members: the fitness of all members, `[size]`, the same on all devices.
-        child: the child.
+        child: the child; where the best is judged, that or the child, the better one.
         of_child: its fitness, `[]`.
         of_best: that of the best member as the parameters that it would become, `[]`.
     """
@@ -171,40 +172,44 @@ def _unformed(
     *,
     batch_size: int,
 ) -> Scored:
-    """The parent; all others at most so many at a time; then the child, and the best one formed.
+    """The parent; all others at most so many at a time; the best of them formed, and the child.
 
     What may become the parameters is evaluated as these: parent, child and the best member have
     one program, whose rounding is the same, and a member that bfloat16 would round is judged
     rounded.
     """
     one_by_one = place.on_each(fitness)
+    last = 1 + judges_best
 
-    def rest(carry: tuple[jax.Array, Leaves], genome: Genome) -> tuple[jax.Array, Leaves]:
+    def evaluated(scores: jax.Array, genome: Genome) -> jax.Array:
         inside = members.around(genome)
-        scores, _ = carry
         found = _unformed_batches(inside, place, unformed, batch_size=batch_size)
-        scores = jnp.append(scores[0], found)
-        return scores, child_of(inside, None, scores, None)
+        return jnp.append(scores[0], found)
+
+    def child(_: Leaves, genome: Genome, scores: jax.Array) -> Leaves:
+        return child_of(members.around(genome), None, scores, None)
 
     def one(
-        carry: tuple[jax.Array, Leaves], trip: jax.Array
-    ) -> tuple[tuple[jax.Array, Leaves], jax.Array]:
-        scores, leaves = xla.at_most_once(trip == 1, rest, carry, members.genome)
-        evaluated = leaves
+        carry: tuple[jax.Array, jax.Array, Leaves], trip: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array, Leaves], jax.Array]:
+        scores, lowest, held = carry
+        scores = xla.at_most_once(trip == 1, evaluated, scores, members.genome)
+        leaves = held
         if judges_best:
             best = jnp.argmin(scores).astype(jnp.int32)
-            evaluated = members.redrawn(best, (trip == 2) & (best > 0), leaves)
-        value = one_by_one(evaluated)
-        return (jnp.where(trip == 0, scores.at[0].set(value), scores), leaves), value
+            leaves = members.redrawn(best, (trip == 1) & (best > 0), leaves)
+        leaves = xla.at_most_once(trip == last, child, leaves, members.genome, scores)
+        value = one_by_one(leaves)
+        scores = jnp.where(trip == 0, scores.at[0].set(value), scores)
+        if judges_best:  # the child comes over the best member where it is better than all
+            leaves = optax.tree.where((trip < last) | (value < lowest), leaves, held)
+        return (scores, jnp.minimum(lowest, value), leaves), value
 
     unknown = jnp.full([members.size], jnp.inf, fitness_dtype())
-    start = (unknown, members.genome.leaves())
-    trips = jnp.arange(2 + judges_best, dtype=jnp.int32)
-    (scores, child), values = lax.scan(one, start, trips)
-    of_best = (
-        jnp.where(jnp.argmin(scores) > 0, values[-1], values[0]) if judges_best else jnp.min(scores)
-    )
-    return Scored(None, scores, child, values[1], of_best)
+    start = unknown, unknown[0], members.genome.leaves()
+    (scores, _, held), values = lax.scan(one, start, jnp.arange(last + 1, dtype=jnp.int32))
+    of_best = values[1] if judges_best else jnp.min(scores)
+    return Scored(None, scores, held, values[last], of_best)
 
 
 def _unformed_batches(
@@ -217,15 +222,16 @@ def _unformed_batches(
     pair = members.pair
     draws = (members.size - 1) // pair
     share = math.ceil(draws / place.devices)
-    batches = math.ceil(share / max(1, batch_size // pair))
-    size = math.ceil(share / batches)
+    size = _size_of_equal_batches(share, max(1, batch_size // pair))
+    batches = math.ceil(share / size)
     last = 1 + pair * (draws - 1)
 
     def batch(_: None, at: jax.Array) -> tuple[None, jax.Array]:
         firsts = 1 + pair * at
         counts = jnp.repeat((at < draws), pair)
         carriers = members.carry_many(jnp.minimum(firsts, last), alone=isinstance(place, Alone))
-        return None, jax.vmap(unformed.evaluate)(carriers, counts)
+        evaluate = jax.vmap if batch_size > 1 else _mapped
+        return None, evaluate(unformed.evaluate)(carriers, counts)
 
     def lane(index: jax.Array) -> tuple[None, jax.Array]:
         own = jnp.arange(batches * size, dtype=jnp.int32).reshape(batches, size)
@@ -236,6 +242,11 @@ def _unformed_batches(
 
     _, scores = place.each(lane)
     return scores[: draws * pair]
+
+
+def _size_of_equal_batches(count: int, most: int) -> int:
+    """At most so many, and more than half of that, so that as few as can be fill up."""
+    return min(range(most // 2 + 1, most + 1), key=lambda size: (-(-count // size) * size, -size))
 
 
 def _batches(

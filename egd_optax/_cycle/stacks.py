@@ -66,16 +66,16 @@ class Stacks(NamedTuple):
         flat = jnp.concatenate([leaf.reshape(-1) for leaf in leaves])
         return flat.reshape(len(leaves), *self.views[at])
 
-    def alone(self, entries: Leaves) -> dict[int, jax.Array]:
-        """The leaves that stand alone, by their position."""
+    def alone(self, entries: Sequence[jax.Array | None]) -> dict[int, jax.Array]:
+        """The leaves that stand alone, by their position; without those of entries of None."""
         return {
             group[0]: self._own_shape(entry, group[0])
             for group, entry in zip(self.groups, entries, strict=True)
-            if len(group) == 1
+            if len(group) == 1 and entry is not None
         }
 
     def taken_out(
-        self, entries: Leaves, buffers: Sequence[jax.Array], on: jax.Array
+        self, entries: Sequence[jax.Array | None], buffers: Sequence[jax.Array], on: jax.Array
     ) -> dict[int, jax.Array]:
         """The leaves of stacks, by their position, where `on` holds; else the buffers.
 
@@ -83,7 +83,7 @@ class Stacks(NamedTuple):
         it, which is then another piece of program for each layer of a network.
 
         Args:
-            entries: of a genome.
+            entries: of a genome; those of None are left out.
             buffers: arrays like the leaves of the genome, of any dtype.
             on: bool `[]`.
 
@@ -95,19 +95,23 @@ class Stacks(NamedTuple):
             leaf: self.viewed(buffers[leaf], at)
             for at, group in enumerate(self.groups)
             for leaf in group
-            if len(group) > 1
+            if len(group) > 1 and entries[at] is not None
         }
 
-        def out(views: dict[int, jax.Array], entries: Leaves) -> dict[int, jax.Array]:
+        def out(
+            views: dict[int, jax.Array], entries: Sequence[jax.Array | None]
+        ) -> dict[int, jax.Array]:
             leaves: dict[int, jax.Array] = {}
             for group, entry in zip(self.groups, entries, strict=True):
-                if len(group) > 1:
+                if len(group) > 1 and entry is not None:
                     leaves.update(zip(group, lax.split(entry, (1,) * len(group)), strict=True))
             return {
                 at: lax.convert_element_type(lax.squeeze(leaves[at], [0]), view.dtype)
                 for at, view in views.items()
             }
 
+        if not views:
+            return {}
         leaves = xla.at_most_once(on, out, views, entries)
         return {at: self._own_shape(leaf, at) for at, leaf in leaves.items()}
 

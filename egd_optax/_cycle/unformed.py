@@ -36,8 +36,8 @@ class Unformed(NamedTuple):
     def leaves(self, drawn: Drawn) -> tuple[jax.Array | Factored, ...]:
         """The mutating leaves of a member one by one; those with factors are not formed."""
         members = self.members
-        entries = members.formed_beside_factors(drawn)
-        own: list[jax.Array | Factored] = list(self.parent.own_leaves(entries))
+        own: dict[int, jax.Array | Factored] = {}
+        own.update(self.parent.leaves_of(members.formed_beside_factors(drawn)))
         groups = zip(members.stacks.groups, drawn, members.with_factors, strict=True)
         for group, made_of, has_factors in groups:
             for place, leaf in enumerate(group if has_factors else ()):
@@ -47,7 +47,7 @@ class Unformed(NamedTuple):
                 left, right = members.noise._factors(parts, base)
                 left, right = left.astype(base.dtype), right.astype(base.dtype)
                 own[leaf] = Factored(base, left, right, (leaf,))
-        return tuple(own)
+        return tuple(own[at] for at in range(len(own)))
 
 
 def unformed_of(members: Members, parent: Parent, fitness: OwnFitness) -> Unformed:

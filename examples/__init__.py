@@ -1,0 +1,1 @@
+"""Programs to read: what members that are never formed are for."""
