@@ -9,6 +9,7 @@ generations a second there are with members that are formed and with members tha
 """
 
 import argparse
+import contextlib
 import functools
 from typing import Any
 
@@ -164,6 +165,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.exact_match", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few steps; results are not kept")
     quick = parser.parse_args().quick
+    with contextlib.suppress(OSError):  # another C library than glibc
+        measure.keep_freed_memory()
     print(explain(wrong, init(jax.random.key(0)), texts=sums(jax.random.key(1), 32)))
     rows = []
     for population in (16,) if quick else (64, 256):

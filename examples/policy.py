@@ -9,6 +9,8 @@ formed, one by one and all at once, and with members that are not.
 """
 
 import argparse
+import contextlib
+import importlib.metadata
 from typing import Any
 
 import gymnax
@@ -112,6 +114,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.policy", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few steps; results are not kept")
     quick = parser.parse_args().quick
+    with contextlib.suppress(OSError):  # another C library than glibc
+        measure.keep_freed_memory()
     print(explain(negative_return, init(jax.random.key(0)), key=jax.random.key(0)))
     rows = []
     for population in (16,) if quick else (64, 256):
@@ -133,7 +137,7 @@ def main() -> None:
     for row in rows:
         print({key: value for key, value in row.items() if key not in ("seconds", "cpu_seconds")})
     if not quick:
-        measure.save("policy", rows, gymnax=gymnax.__version__)
+        measure.save("policy", rows, gymnax=importlib.metadata.version("gymnax"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ pytestmark = pytest.mark.long
 RESULTS = sorted(path.stem for path in measure.RESULTS.glob("*.json"))
 
 
-@pytest.mark.parametrize(("path", "shown"), table.documents().items(), ids=["root", "benchmarks"])
+@pytest.mark.parametrize(
+    ("path", "shown"), table.documents().items(), ids=["root", "docs", "benchmarks"]
+)
 def test_the_tables_shown_are_those_of_the_results(path, shown):
     document = path.read_text()
     assert table.rewritten(document, shown) == document
