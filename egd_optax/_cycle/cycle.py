@@ -45,7 +45,8 @@ class CycleInfo(NamedTuple):
         accepted: bool, whether the parameters left the parent, in any generation.
         sigma: float like the fitness, the sigma that was used.
         evaluations: int32, evaluations of `value_fn` in the cycle: in each generation
-            the population, the parent of antithetic pairs, and the child.
+            the population, the parent of antithetic pairs, and the child; where members are
+            not formed and accept="best" decides, the best one once more, formed.
     """
 
     cycle_index: jax.Array
