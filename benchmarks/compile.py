@@ -32,7 +32,7 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "replay": lambda: {"execution": Execution(memory="replay")},
     "device": lambda: {"execution": Execution(memory="device")},
     "low rank": lambda: {"noise": noise.low_rank(), "execution": Execution(evaluate="formed")},
-    "factored": lambda: {"noise": noise.low_rank()},
+    "factored": lambda: {"noise": noise.low_rank(), "execution": Execution(evaluate="factored")},
     "metric preset": presets.metric,
     "4 generations": lambda: {"generations": 4},
     "batches of 8": lambda: {"execution": Execution(candidate_batch_size=8)},

@@ -63,7 +63,7 @@ class Execution:
     """
 
     memory: str = "host"
-    evaluate: str = "auto"
+    evaluate: str = "formed"
     candidate_batch_size: int | None = None
     axis_name: str | tuple[str, ...] | None = None
     population_axis: str | None = None

@@ -120,6 +120,7 @@ def train(steps: int, evolve_every: int, seed: int, texts: int = 128) -> float:
         sigma=0.01,
         noise=noise.low_rank(),
         accept="improved",
+        execution=Execution(evaluate="auto"),
     )
 
     def value_fn(params: Params, batch: jax.Array) -> jax.Array:

@@ -100,7 +100,7 @@ def generation(execution: Execution, population: int) -> measure.Run:
 
 def train(population: int, generations: int, seed: int) -> list[float]:
     """The mean return of 64 new episodes, before and after."""
-    tx, params = optimizer(population, Execution()), init(jax.random.key(seed))
+    tx, params = optimizer(population, Execution(evaluate="auto")), init(jax.random.key(seed))
     step, state = step_of(tx), tx.init(params)
     judge = jax.jit(lambda params: -negative_return(params, jax.random.key(99), 64))
     before = float(judge(params))

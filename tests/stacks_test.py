@@ -214,14 +214,10 @@ def test_equal_layers_are_equal_pieces_of_program(kwargs):
 @pytest.mark.exact
 @pytest.mark.parametrize("kwargs", SETTINGS.values(), ids=SETTINGS)
 def test_the_program_holds_value_fn_once(kwargs):
-    """Parent, members and child are evaluated in one place; under `vmap` there is one more.
-
-    So there is where members are not formed.
-    """
+    """Parent, members and child are evaluated in one place; under `vmap` there is one more."""
     cosines = len(re.findall(r" = \S+ cosine\(", text_of(3, **kwargs)))
     batches = "execution" in kwargs and kwargs["execution"].candidate_batch_size is not None
-    factored = "noise" in kwargs and kwargs["noise"] != noise.gaussian()
-    assert cosines == 1 + (batches or factored)
+    assert cosines == 1 + batches
 
 
 @pytest.mark.exact

@@ -122,10 +122,9 @@ def run_generation(
     # Not read off the leaves, of which a device inside of `jax.shard_map` may have a part only.
     moved = jnp.any(weights_of(scores)[1:] != 0) & (sigma != 0)
     choice = accept(spec.accept, *judged, moved)
-    if spec.accept == "best" and not judges_best:
-        # The best member comes over the child, of which there is no more need.
-        child = read_best(choice == ELITE, child)
-    return child, outcome._replace(jumped=choice != PARENT)
+    # The best member comes over the child, of which there is no more need.
+    chosen = read_best(choice == ELITE, child) if spec.accept == "best" else child
+    return chosen, outcome._replace(jumped=choice != PARENT)
 
 
 def _elites(spec: CycleSpec, kept: Elites | None, scores: jax.Array) -> Elites | None:

@@ -7,7 +7,6 @@ from typing import NamedTuple, TypeVar
 import jax
 from jax import lax
 import jax.numpy as jnp
-import optax
 
 from egd_optax._cycle import xla
 from egd_optax._cycle.draws import Drawn
@@ -36,7 +35,7 @@ class Scored(NamedTuple):
     Attributes:
         kept: the elites, None if nothing is stored of them.
         members: the fitness of all members, `[size]`, the same on all devices.
-        child: the child; where the best is judged, that or the child, the better one.
+        child: the child.
         of_child: its fitness, `[]`.
         of_best: that of the best member as the parameters that it would become, `[]`.
     """
@@ -172,44 +171,40 @@ def _unformed(
     *,
     batch_size: int,
 ) -> Scored:
-    """The parent; all others at most so many at a time; the best of them formed, and the child.
+    """The parent; all others at most so many at a time; then the child, and the best one formed.
 
     What may become the parameters is evaluated as these: parent, child and the best member have
     one program, whose rounding is the same, and a member that bfloat16 would round is judged
     rounded.
     """
     one_by_one = place.on_each(fitness)
-    last = 1 + judges_best
 
-    def evaluated(scores: jax.Array, genome: Genome) -> jax.Array:
+    def rest(carry: tuple[jax.Array, Leaves], genome: Genome) -> tuple[jax.Array, Leaves]:
         inside = members.around(genome)
+        scores, _ = carry
         found = _unformed_batches(inside, place, unformed, batch_size=batch_size)
-        return jnp.append(scores[0], found)
-
-    def child(_: Leaves, genome: Genome, scores: jax.Array) -> Leaves:
-        return child_of(members.around(genome), None, scores, None)
+        scores = jnp.append(scores[0], found)
+        return scores, child_of(inside, None, scores, None)
 
     def one(
-        carry: tuple[jax.Array, jax.Array, Leaves], trip: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array, Leaves], jax.Array]:
-        scores, lowest, held = carry
-        scores = xla.at_most_once(trip == 1, evaluated, scores, members.genome)
-        leaves = held
+        carry: tuple[jax.Array, Leaves], trip: jax.Array
+    ) -> tuple[tuple[jax.Array, Leaves], jax.Array]:
+        scores, leaves = xla.at_most_once(trip == 1, rest, carry, members.genome)
+        evaluated = leaves
         if judges_best:
             best = jnp.argmin(scores).astype(jnp.int32)
-            leaves = members.redrawn(best, (trip == 1) & (best > 0), leaves)
-        leaves = xla.at_most_once(trip == last, child, leaves, members.genome, scores)
-        value = one_by_one(leaves)
-        scores = jnp.where(trip == 0, scores.at[0].set(value), scores)
-        if judges_best:  # the child comes over the best member where it is better than all
-            leaves = optax.tree.where((trip < last) | (value < lowest), leaves, held)
-        return (scores, jnp.minimum(lowest, value), leaves), value
+            evaluated = members.redrawn(best, (trip == 2) & (best > 0), leaves)
+        value = one_by_one(evaluated)
+        return (jnp.where(trip == 0, scores.at[0].set(value), scores), leaves), value
 
     unknown = jnp.full([members.size], jnp.inf, fitness_dtype())
-    start = unknown, unknown[0], members.genome.leaves()
-    (scores, _, held), values = lax.scan(one, start, jnp.arange(last + 1, dtype=jnp.int32))
-    of_best = values[1] if judges_best else jnp.min(scores)
-    return Scored(None, scores, held, values[last], of_best)
+    start = (unknown, members.genome.leaves())
+    trips = jnp.arange(2 + judges_best, dtype=jnp.int32)
+    (scores, child), values = lax.scan(one, start, trips)
+    of_best = jnp.min(scores)
+    if judges_best:
+        of_best = jnp.where(jnp.argmin(scores) > 0, values[-1], values[0])
+    return Scored(None, scores, child, values[1], of_best)
 
 
 def _unformed_batches(
