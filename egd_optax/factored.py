@@ -31,8 +31,9 @@ sum, for example, is linear along its axis:
 parameters changed; `equation.params` are those, by the names that `jax.make_jaxpr` prints.
 
 References:
-    Sarkar et al., `Evolution Strategies at the Hyperscale <https://arxiv.org/abs/2511.16652>`_, 2025.
-"""  # noqa: E501
+    Sarkar et al., `Evolution Strategies at the Hyperscale
+    <https://arxiv.org/abs/2511.16652>`_, 2025.
+"""
 
 from egd_optax._factored import Equation, Factored, rule
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from rich.progress import track
 
-from benchmarks import measure
+from benchmarks import cycle, measure, models
 from egd_optax import Execution, evolve, explain, noise
 
 DIGITS, PLUS, EQUALS, TOKENS = 10, 10, 11, 12
@@ -145,20 +145,11 @@ def train(steps: int, evolve_every: int, seed: int, texts: int = 128) -> float:
 
 def generation(way: str, population: int, texts: int) -> measure.Run:
     """A run of one cycle on exact match, without a gradient."""
-    execution = Execution(evaluate=way)
-    tx = evolve(
-        optax.identity(), evolve_every=1, population_size=population, antithetic=True,
-        noise=noise.low_rank(), accept="always", execution=execution,
+    problem = models.Problem(init(jax.random.key(0)), sums(jax.random.key(1), texts), wrong)
+    return cycle.cycle(
+        problem, population_size=population, antithetic=True, noise=noise.low_rank(),
+        accept="always", execution=Execution(evaluate=way),
     )  # fmt: skip
-    params, batch = init(jax.random.key(0)), sums(jax.random.key(1), texts)
-
-    @jax.jit
-    def step(params: Params, state: Any) -> Any:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return tx.update(zeros, state, params, value_fn=wrong, texts=batch)
-
-    state = tx.init(params)
-    return lambda: step(params, state)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ formed, one by one and all at once, and with members that are not.
 """
 
 import argparse
+from collections.abc import Callable
 import contextlib
 import importlib.metadata
 from typing import Any
@@ -45,8 +46,10 @@ def act(params: Params, observation: jax.Array) -> jax.Array:
     return jnp.argmax(observation @ last["w"] + last["b"])
 
 
-def episode(params: Params, key: jax.Array) -> jax.Array:
-    """The steps before the pole first falls."""
+def episode(
+    params: Any, key: jax.Array, act: Callable[..., jax.Array] = act, length: int = STEPS
+) -> jax.Array:
+    """The steps before the pole first falls, at most so many."""
 
     def step(carry: Any, key: jax.Array) -> tuple[Any, jax.Array]:
         observation, state, upright = carry
@@ -60,7 +63,7 @@ def episode(params: Params, key: jax.Array) -> jax.Array:
     start, steps = jax.random.split(key)
     observation, state = ENV.reset(start, ENV_PARAMS)
     carry = observation, state, jnp.float32(1)
-    _, earned = lax.scan(step, carry, jax.random.split(steps, STEPS))
+    _, earned = lax.scan(step, carry, jax.random.split(steps, length))
     return jnp.sum(earned)
 
 

@@ -12,7 +12,7 @@ from egd_optax._cycle.parent import Parent
 from egd_optax._cycle.platform import platform
 from egd_optax._cycle.spec import CycleSpec
 from egd_optax._cycle.unformed import Unformed, unformed_of
-from egd_optax._factored import is_factored, primitives_of
+from egd_optax._factored import base_of, primitives_of
 from egd_optax._factored.uses import Use, uses_of
 
 # Members at a time have so many rows that a product with the base is fast: more only take more
@@ -104,8 +104,8 @@ def reason_to_form(
         leaves: those, `Factored` where they have factors; shapes and dtypes do.
         *args: what else `fitness` takes.
     """
-    bases = [leaf.base if is_factored(leaf) else leaf for leaf in leaves]
-    slow = _ONE_BY_ONE & primitives_of(jax.make_jaxpr(fitness)(bases, *args))
+    closed = jax.make_jaxpr(fitness)(list(map(base_of, leaves)), *args)
+    slow = _ONE_BY_ONE & primitives_of(closed)
     if slow:
         return f"`value_fn` holds {', '.join(sorted(slow))}, better done for one member at a time"
     formed: int = sum(use.size for use in uses if use.formed)

@@ -110,6 +110,7 @@ def run_generation(
         judges_best=judges_best,
     )
     best = jnp.argmin(scores).astype(jnp.int32)
+    of_best = scores[best] if of_best is None else of_best
     read_best = functools.partial(storage.read, kept, members, best)
     judged = scores[0], of_best, of_child
     evaluations = members.size + 1 + judges_best

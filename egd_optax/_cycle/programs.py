@@ -26,6 +26,7 @@ from egd_optax._cycle.counted import counted, counts
 from egd_optax._cycle.cycle import CycleInfo, run_cycle_if
 from egd_optax._cycle.fitness import as_fitness
 from egd_optax._cycle.spec import CycleSpec, Objectives
+from egd_optax._factored import is_jaxpr
 
 # Programs that are kept, the latest ones; and so many compiled in a row are worth a warning.
 _KEPT = 8
@@ -195,7 +196,7 @@ def _held_inside(jaxpr: Any) -> Iterator[Any]:
                 yield var.val
         # What derives is not called, and is another function on every call.
         derives = equation.primitive.name.startswith(("custom_jvp", "custom_vjp"))
-        for param in jax.tree.leaves(tuple(equation.params.values()), is_leaf=_is_jaxpr):
+        for param in jax.tree.leaves(tuple(equation.params.values()), is_leaf=is_jaxpr):
             if isinstance(param, jax.extend.core.ClosedJaxpr):
                 yield from param.consts
                 yield from _held_inside(param.jaxpr)
@@ -204,7 +205,3 @@ def _held_inside(jaxpr: Any) -> Iterator[Any]:
             elif callable(param) and not derives:
                 # JAX wraps what is called back, and a rule for `jax.vmap`, anew on every call.
                 yield getattr(param, "callback_func", getattr(param, "rule", param))
-
-
-def _is_jaxpr(param: Any) -> bool:
-    return isinstance(param, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr)

@@ -37,14 +37,15 @@ class Scored(NamedTuple):
         members: the fitness of all members, `[size]`, the same on all devices.
         child: the child.
         of_child: its fitness, `[]`.
-        of_best: that of the best member as the parameters that it would become, `[]`.
+        of_best: that of the best member as the parameters that it would become, `[]`; None
+            where that is its score.
     """
 
     kept: Elites | None
     members: jax.Array
     child: Leaves
     of_child: jax.Array
-    of_best: jax.Array
+    of_best: jax.Array | None = None
 
 
 def score(
@@ -120,8 +121,7 @@ def _one_by_one(
     start = (kept, unknown, members.carry_parent())
     trips = jnp.int32(0), jnp.int32(members.size + 1)
     kept, scores, carrier = lax.fori_loop(*trips, one, start)
-    child_leaves = members.carried(carrier)
-    return Scored(kept, scores[:-1], child_leaves, scores[-1], jnp.min(scores[:-1]))
+    return Scored(kept, scores[:-1], members.carried(carrier), scores[-1])
 
 
 def _in_batches(
@@ -139,7 +139,7 @@ def _in_batches(
     if not members.antithetic:  # the parent is one of the members
         kept, scores = _batches(members, fitness, place, keep, kept, batch_size=batch_size)
         child = child_of(members, kept, scores, None)
-        return Scored(kept, scores, child, one_by_one(child), jnp.min(scores))
+        return Scored(kept, scores, child, one_by_one(child))
 
     def rest(carry: _Carry, genome: Genome) -> _Carry:
         inside = members.around(genome)
@@ -158,7 +158,7 @@ def _in_batches(
     unknown = jnp.full([members.size], jnp.inf, fitness_dtype())
     start = (kept, unknown, members.genome.leaves())
     (kept, scores, child), values = lax.scan(one, start, jnp.array([False, True]))
-    return Scored(kept, scores, child, values[-1], jnp.min(scores))
+    return Scored(kept, scores, child, values[-1])
 
 
 def _unformed(
@@ -201,9 +201,7 @@ def _unformed(
     start = (unknown, members.genome.leaves())
     trips = jnp.arange(2 + judges_best, dtype=jnp.int32)
     (scores, child), values = lax.scan(one, start, trips)
-    of_best = jnp.min(scores)
-    if judges_best:
-        of_best = jnp.where(jnp.argmin(scores) > 0, values[-1], values[0])
+    of_best = jnp.where(jnp.argmin(scores) > 0, values[-1], values[0]) if judges_best else None
     return Scored(None, scores, child, values[1], of_best)
 
 

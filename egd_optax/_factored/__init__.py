@@ -12,10 +12,11 @@ from egd_optax._factored.interpret import (
     Rule,
     Step,
     evaluate,
+    is_jaxpr,
     primitives_of,
     rule,
 )
-from egd_optax._factored.leaf import Factored, formed, is_factored
+from egd_optax._factored.leaf import Factored, base_of, formed, is_factored
 
 __all__ = [
     "Equation",
@@ -23,9 +24,11 @@ __all__ = [
     "Interpreter",
     "Rule",
     "Step",
+    "base_of",
     "evaluate",
     "formed",
     "is_factored",
+    "is_jaxpr",
     "primitives_of",
     "rule",
 ]

@@ -7,7 +7,7 @@ import jax
 from jax.extend import source_info_util
 import jax.extend.core
 
-from egd_optax._factored.leaf import Factored, formed, is_factored
+from egd_optax._factored.leaf import Factored, base_of, formed, is_factored
 
 # Maps an equation and its operands to its results, or to None where it has no rule for these.
 Rule = Callable[..., Sequence[Any] | None]
@@ -147,13 +147,14 @@ def primitives_of(jaxpr: Any) -> frozenset[str]:
         # One of several programs, of which one is there on each platform, is no branch.
         if eqn.params.get("branches_platforms") is None:
             names.add(eqn.primitive.name)
-        for param in jax.tree.leaves(tuple(eqn.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(param):
+        for param in jax.tree.leaves(tuple(eqn.params.values()), is_leaf=is_jaxpr):
+            if is_jaxpr(param):
                 names |= primitives_of(param)
     return frozenset(names)
 
 
-def _is_jaxpr(param: Any) -> bool:
+def is_jaxpr(param: Any) -> bool:
+    """Whether a parameter of an equation is a traced function."""
     return isinstance(param, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr)
 
 
@@ -168,7 +169,7 @@ def evaluate(
         watch: is told what each equation did with such a leaf.
     """
     operands, treedef = jax.tree.flatten(args, is_leaf=is_factored)
-    bases = [operand.base if is_factored(operand) else operand for operand in operands]
-    closed, shape = jax.make_jaxpr(fn, return_shape=True)(*jax.tree.unflatten(treedef, bases))
+    bases = jax.tree.unflatten(treedef, list(map(base_of, operands)))
+    closed, shape = jax.make_jaxpr(fn, return_shape=True)(*bases)
     results = Interpreter(watch).run(closed.jaxpr, closed.consts, operands)
     return jax.tree.unflatten(jax.tree.structure(shape), list(map(formed, results)))

@@ -121,6 +121,11 @@ def is_factored(value: Any) -> bool:
     return isinstance(value, Factored)
 
 
+def base_of(value: Any) -> Any:
+    """The array of the parent that a value stands on; of an array itself."""
+    return value.base if isinstance(value, Factored) else value
+
+
 def formed(value: Any) -> Any:
     """The array that a value stands for."""
     return value.form() if isinstance(value, Factored) else value

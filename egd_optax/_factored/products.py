@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from egd_optax._factored.interpret import Equation, rule
-from egd_optax._factored.leaf import Factored, is_factored, origins_of
+from egd_optax._factored.leaf import Factored, base_of, is_factored, origins_of
 
 # Products of columns and rows are added one by one, within what adds them to the product with the
 # base; more of them are one matrix product.
@@ -42,7 +42,7 @@ def _dot_general(equation: Equation, lhs: Any, rhs: Any) -> Sequence[Any]:
         *(name for at, name in enumerate(lhs_axes) if at not in (*lhs_sum, *lhs_batch)),
         *(name for at, name in enumerate(rhs_axes) if at not in (*rhs_sum, *rhs_batch)),
     ]
-    (base,) = equation.bind(*(each.base if is_factored(each) else each for each in (lhs, rhs)))
+    (base,) = equation.bind(base_of(lhs), base_of(rhs))
     leaf, axes, x, x_axes = (
         (lhs, lhs_axes, rhs, rhs_axes) if is_factored(lhs) else (rhs, rhs_axes, lhs, lhs_axes)
     )

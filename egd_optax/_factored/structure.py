@@ -12,6 +12,7 @@ import numpy as np
 from egd_optax._factored.interpret import Equation, rule
 from egd_optax._factored.leaf import (
     Factored,
+    base_of,
     each_rank,
     formed,
     is_factored,
@@ -82,7 +83,7 @@ def _add(equation: Equation, left: Any, right: Any) -> Sequence[Any] | None:
     for side in (left, right):
         if is_factored(side) and (side.is_spread or side.shape != shape):
             return equation.bind(formed(left), formed(right))  # a bias
-    (base,) = equation.bind(*(side.base if is_factored(side) else side for side in (left, right)))
+    (base,) = equation.bind(base_of(left), base_of(right))
     if not is_factored(right):
         return [left.like(base, left.left, left.right)]
     theirs = -right.left if equation.primitive.name == "sub" else right.left

@@ -1,14 +1,15 @@
 """Gymnax: a policy whose fitness is its negative return, without any gradient."""
 
-import gymnax
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from egd_optax import evolve
+from examples.policy import episode
 
 STEPS = 60
-ENV, ENV_PARAMS = gymnax.make("CartPole-v1")
 TX = evolve(optax.set_to_zero(), evolve_every=1, population_size=16, sigma=0.5, mutable=True)
 
 
@@ -17,28 +18,9 @@ def act(params, observation):
     return jnp.argmax(hidden @ params["out"])
 
 
-def alive(params, key):
-    """The steps before the pole first falls, a return of at most STEPS."""
-
-    def play(carry, key):
-        observation, state, upright = carry
-        action = act(params, observation)
-        observation, state, reward, *ended, _ = ENV.step(key, state, action, ENV_PARAMS)
-        earned = reward * upright
-        for end in ended:
-            upright = upright * (1.0 - end)
-        return (observation, state, upright), earned
-
-    start, steps = jax.random.split(key)
-    observation, state = ENV.reset(start, ENV_PARAMS)
-    _, earned = jax.lax.scan(
-        play, (observation, state, jnp.float32(1.0)), jax.random.split(steps, STEPS)
-    )
-    return earned.sum()
-
-
 def negative_return(params):
     keys = jax.random.split(jax.random.key(0), 8)
+    alive = functools.partial(episode, act=act, length=STEPS)
     return -jax.vmap(alive, in_axes=(None, 0))(params, keys).mean()
 
 
