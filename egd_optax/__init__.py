@@ -5,7 +5,7 @@ parent --noise--------> members      every `evolve_every` steps
 member --value_fn-----> fitness      forward only
 fitness --recombine---> weights      of the best members, or of all
 parent + weighted sum -> child
-child, elite or parent --> update    never worse, unless accept="always"
+child, elite or parent --> update    never worse with accept "improved" or "best"
 """
 
 from egd_optax import factored, host, noise, presets, recombine

@@ -72,7 +72,7 @@ def check_spec(spec: Any) -> Any:
     check_static_number("min_scale", spec.noise.min_scale, zero=True)
     check_support(spec.recombine, population_size)
     check_number("step_size", spec.step_size, zero=False)
-    check_choice("accept", spec.accept, ("always", "improved", "best"))
+    check_choice("accept", spec.accept, ("always", "finite", "improved", "best"))
     check_static("mutable", spec.mutable, "function or pytree of bools")
     check_evaluate(spec.execution.evaluate, spec.noise)
     check_batch_size(spec.execution.candidate_batch_size, population_size, spec.antithetic)
@@ -290,7 +290,7 @@ def check_update(
                 f"`{name}` must be a function of the parameters, got {fn!r}: pass "
                 "`lambda params: loss(params, batch)`, not the loss itself."
             )
-    if accept_value_fn is not None and accept == "always":
+    if accept_value_fn is not None and accept in ("always", "finite"):
         raise ValueError(
             f"`accept_value_fn` must be left out with accept={accept!r}, got {accept_value_fn!r}: "
             'nothing is compared there. Use accept="improved" or "best".'

@@ -28,6 +28,7 @@ def egd(
     antithetic: bool = False,
     recombine: Recombine = recombine.mean(),
     step_size: jax.typing.ArrayLike = 1.0,
+    step: optax.GradientTransformation | None = None,
     accept: str = "best",
     reset_base: bool | Reset = False,
     mutable: Any = None,
@@ -57,7 +58,8 @@ def egd(
         antithetic: whether members come in mirrored pairs.
         recombine: what each member weighs in the child.
         step_size: how far the child goes, 1 for all the way to the weighted sum.
-        accept: "always", "improved" or "best".
+        step: an optax optimizer that leads to the child; None for a plain step.
+        accept: "always", "finite", "improved" or "best".
         reset_base: whether the momentum starts anew after a jump, or a function that decides
             what does.
         mutable: which leaves mutate.
@@ -102,6 +104,7 @@ def egd(
         antithetic=antithetic,
         recombine=recombine,
         step_size=step_size,
+        step=step,
         accept=accept,
         reset_base=reset_base,
         mutable=mutable,

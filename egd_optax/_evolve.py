@@ -27,6 +27,7 @@ class EvolveState(NamedTuple):
             because typed keys do not pass through serialization or tree arithmetic.
         base_state: state of the base optimizer.
         info: what the latest cycle did, `CycleInfo`.
+        step_state: state of `step`, in float32 or wider; `optax.EmptyState` without one.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as in optax's states
@@ -34,6 +35,7 @@ class EvolveState(NamedTuple):
     key_data: jax.Array
     base_state: optax.OptState
     info: _cycle.CycleInfo
+    step_state: optax.OptState = optax.EmptyState()
 
 
 def is_due(step: Any, evolve_every: Any) -> Any:
@@ -78,6 +80,7 @@ def evolve(
     antithetic: bool = False,
     recombine: Recombine = recombine.mean(),
     step_size: jax.typing.ArrayLike = 1.0,
+    step: optax.GradientTransformation | None = None,
     accept: str = "best",
     reset_base: bool | _cycle.Reset = False,
     mutable: Any = None,
@@ -131,9 +134,16 @@ def evolve(
             `recombine.centered_rank()` or `recombine.member_weights(fn)`.
         step_size: how far the child goes: parent + step_size * sum of weight * (member -
             parent).
-        accept: what a cycle ends with. "always": the child. "improved": the child if it
-            is better than the parent. "best": the best of child, elites and parent. A
-            child without finite fitness is never taken, and ties go to the parent.
+        step: an optax optimizer that leads to the child: -step_size * sum of weight * (member -
+            parent) is its gradient, at the parent. Evolution strategies are of this kind:
+            `evolve(optax.set_to_zero(), recombine=centered_rank(), accept="always",
+            step=optax.adam(1e-2), ...)`. It keeps its state, of the mutating leaves in float32
+            or wider, from one generation and cycle to the next, but for children that were not
+            taken. None for a plain step to parent + sum.
+        accept: what a generation ends with. "always": the child, which is not evaluated. "finite":
+            the child if its fitness is. "improved": the child if it is better than the parent.
+            "best": the best of child, elites and parent. Ties go to the parent, which
+            also stands where no member is finite.
         reset_base: whether the moments of `base` start anew after a cycle that left the
             parent, with the counts that correct their bias: what is shaped like the parameters
             and starts the same everywhere. All else goes on: schedules, other counters, keys,
@@ -172,8 +182,9 @@ def evolve(
             `reset_base` return what is none.
 
     Cost:
-        A step without a cycle costs a step of `base`. A generation costs `population_size
-        + 1` forward passes, one more if antithetic, and `population_size - 1` draws of noise,
+        A step without a cycle costs a step of `base`. A generation costs `population_size`
+        forward passes with accept="always", else one more, for the child, and another one if
+        antithetic, for the parent; and `population_size - 1` draws of noise,
         half of `population_size` if antithetic: a normal number for every parameter, or of low
         rank `rank * (rows + columns)` of them for every matrix. `accept_value_fn` adds two
         forward passes, three with accept="best". What recombines is read back or drawn again,
@@ -194,7 +205,9 @@ def evolve(
         <https://doi.org/10.24963/ijcai.2021/443>`_, 2021; Cui et al., `Evolutionary
         Stochastic Gradient Descent for Optimization of Deep Neural Networks
         <https://arxiv.org/abs/1810.06773>`_, 2018. Low-rank noise: Sarkar et al.,
-        `Evolution Strategies at the Hyperscale <https://arxiv.org/abs/2511.16652>`_, 2025.
+        `Evolution Strategies at the Hyperscale <https://arxiv.org/abs/2511.16652>`_, 2025. An
+        optimizer for the step: Salimans et al., `Evolution Strategies as a Scalable Alternative
+        to Reinforcement Learning <https://arxiv.org/abs/1703.03864>`_, 2017.
 
     Example:
         A step function has no gradient, but a cycle can select on it.
@@ -229,6 +242,8 @@ def evolve(
     ):
         _checks.check_operator(name, operator, kind, fix)
     _checks.check_hashable("noise", noise)
+    if step is not None:
+        step = _checks.check_base(step, "step")
     unchecked = _cycle.CycleSpec(
         population_size=population_size,
         generations=generations,
@@ -240,6 +255,7 @@ def evolve(
         accept=accept,
         mutable=mutable,
         execution=execution,
+        step=step,
     )
     spec: _cycle.CycleSpec = _checks.check_spec(unchecked)
     programs = _cycle.Programs()
@@ -253,6 +269,7 @@ def evolve(
             key_data=_checks.make_key_data(key),
             base_state=base.init(params),
             info=_cycle.no_cycle_yet(),
+            step_state=_cycle.step_state_of(spec.step, params, spec.mutable),
         )
 
     def update_fn(
@@ -293,18 +310,20 @@ def evolve(
         if spec.mutable is None:
             moving = frozen.moving(base, updates, state.base_state, params, base_args)
             mutating = tuple(at for at in mutating if at in moving)
-        step = {
+        arguments = {
             "params": params,
             "base_updates": base_updates,
             # In the dtypes of a cycle, for a state that was cast or made under another x64.
             "info": _cycle.in_dtypes(state.info, _cycle.info_dtypes()),
             "key_data": state.key_data,
             "cycle": state.cycle.astype(jnp.int32),
+            "step_state": state.step_state,
         }
-        if _is_traced((due, step, extra_args)) or not due:
-            updates, jumped, info = _cycle.run_cycle_if(due, spec, mutating, objectives, **step)
+        if _is_traced((due, arguments, extra_args)) or not due:
+            ran = _cycle.run_cycle_if(due, spec, mutating, objectives, **arguments)
         else:
-            updates, jumped, info = programs.run_cycle(spec, mutating, objectives, **step)
+            ran = programs.run_cycle(spec, mutating, objectives, **arguments)
+        updates, jumped, info, step_state = ran
         base_state = _cycle.forget_the_point(base_state, jumped)
         if reset_base:
             base_state = _cycle.reset_after_jump(
@@ -316,6 +335,7 @@ def evolve(
             key_data=state.key_data,
             base_state=base_state,
             info=_cycle.in_dtypes(info, [scalar.dtype for scalar in state.info]),
+            step_state=step_state,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

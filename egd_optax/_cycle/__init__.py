@@ -9,6 +9,7 @@ evaluation  formed or factored, and how many at a time
 score       all members -> fitness
 unformed    members that are evaluated as their factors
 total       the child: the parent plus the sum of weight * (member - parent)
+step        the child: where an optax transformation leads to along that sum
 storage     where the k best members live
 elites      which members these are
 weights     fitness -> weights
@@ -43,6 +44,7 @@ from egd_optax._cycle.parent import mutating_leaves
 from egd_optax._cycle.programs import Programs
 from egd_optax._cycle.reset import Reset, forget_the_point, reset_after_jump
 from egd_optax._cycle.spec import CycleSpec, Objectives
+from egd_optax._cycle.step import step_state_of
 from egd_optax._cycle.xla import impossible
 
 __all__ = [
@@ -66,5 +68,6 @@ __all__ = [
     "reset_after_jump",
     "rows_of",
     "run_cycle_if",
+    "step_state_of",
     "taken_by",
 ]

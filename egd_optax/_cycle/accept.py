@@ -13,16 +13,18 @@ def accept(
     """Decides what a generation ends with: PARENT, ELITE or CHILD, int32 `[]`.
 
     Ties go to the parent, then to the elite. A child without finite fitness is never
-    taken, not even by "always".
+    taken where it was evaluated; "always" does not look.
 
     Args:
-        rule: "always", "improved" or "best".
+        rule: "always", "finite", "improved" or "best".
         parent: fitness of the parent, `[]`, +inf where not finite; likewise:
         elite: of the best member.
         child: of the child.
         moved: bool `[]`, whether the child is any other than the parent.
     """
     if rule == "always":
+        return jnp.where(moved, CHILD, PARENT)
+    if rule == "finite":
         return jnp.where(jnp.isfinite(child) & moved, CHILD, PARENT)
     if rule == "improved":
         return jnp.where(child < parent, CHILD, PARENT)

@@ -38,15 +38,18 @@ class CycleInfo(NamedTuple):
     Attributes:
         cycle_index: int32, from 0.
         parent_fitness: fitness of the base step's parameters, member 0; in the first
-            generation, where there are several. All below are of the last one.
+            generation, where there are several. All below are of the last one. +inf with
+            accept="always" and antithetic pairs, where it is not evaluated.
         best_fitness: fitness of the best member, the parent included.
         mean_fitness: mean over the members of finite fitness.
-        child_fitness: fitness of the recombined child.
+        child_fitness: fitness of the recombined child; +inf with accept="always", where it is
+            not evaluated.
         accepted: bool, whether the parameters left the parent, in any generation.
         sigma: float like the fitness, the sigma that was used.
         evaluations: int32, evaluations of `value_fn` in the cycle: in each generation
-            the population, the parent of antithetic pairs, and the child; where members are
-            not formed and accept="best" decides, the best one once more, formed.
+            the population and, unless accept="always" takes the child unseen, the parent of
+            antithetic pairs and the child; where members are not formed and accept="best"
+            decides, the best one once more, formed.
     """
 
     cycle_index: jax.Array
@@ -93,6 +96,11 @@ def _largest() -> float:
     return float(jnp.finfo(jnp.bfloat16).max)
 
 
+# The mutating leaves that a cycle chose, whether they left the parent, what it did, and what `step`
+# keeps.
+_Evolved = tuple[Leaves, jax.Array, CycleInfo, optax.OptState]
+
+
 class _Step(NamedTuple):
     """Where a step leads.
 
@@ -104,11 +112,13 @@ class _Step(NamedTuple):
         leaves: of the leaves that mutate what the cycle chose if `jumped`, else their base
             updates.
         info: what the latest cycle did.
+        step_state: what `step` keeps.
     """
 
     jumped: jax.Array
     leaves: Leaves
     info: CycleInfo
+    step_state: optax.OptState
 
 
 def run_cycle_if(
@@ -122,7 +132,8 @@ def run_cycle_if(
     info: CycleInfo,
     key_data: jax.Array,
     cycle: jax.Array,
-) -> tuple[optax.Updates, jax.Array, CycleInfo]:
+    step_state: optax.OptState,
+) -> tuple[optax.Updates, jax.Array, CycleInfo, optax.OptState]:
     """Runs a cycle around the parameters that the base step leads to, where one is due.
 
     Args:
@@ -135,12 +146,19 @@ def run_cycle_if(
         info: what the latest cycle did.
         key_data: uint32 `[2]`, the key of the run.
         cycle: int32 `[]`, index of this cycle.
+        step_state: what `step` keeps.
 
     Returns:
-        The updates, whether they leave the base step, bool `[]`, and what the latest cycle did.
+        The updates, whether they leave the base step, bool `[]`, what the latest cycle did, and
+        what `step` keeps.
     """
     idle_leaves = idle_updates(base_updates, params, mutating)
-    step = _Step(jumped=jnp.zeros([], jnp.bool_), leaves=constant(idle_leaves), info=info)
+    step = _Step(
+        jumped=jnp.zeros([], jnp.bool_),
+        leaves=constant(idle_leaves),
+        info=info,
+        step_state=constant(step_state),
+    )
     fixed, fixed_updates = constant((params, base_updates))
 
     def with_cycle(idle: _Step, cycle: jax.Array) -> _Step:
@@ -155,7 +173,8 @@ def run_cycle_if(
             step = xla.at_most_once(due, with_cycle, step, cycle)
     leaves = following(step.leaves, idle_leaves, step.jumped)
     updates = resume(step.jumped, leaves, params, base_updates, mutating)
-    return updates, step.jumped, step.info
+    step_state = following(step.step_state, step_state, step.jumped)
+    return updates, step.jumped, step.info, step_state
 
 
 def _evolved_or_idle(
@@ -168,43 +187,55 @@ def _evolved_or_idle(
 ) -> _Step:
     """The step with a cycle, from that without."""
 
-    def evolved() -> tuple[Leaves, jax.Array, CycleInfo]:
-        return _generations(spec, objectives, parent, cycle_key(key_data, cycle), cycle)
+    def evolved() -> _Evolved:
+        key = cycle_key(key_data, cycle)
+        return _generations(spec, objectives, parent, key, cycle, idle.step_state)
 
-    def stayed() -> tuple[Leaves, jax.Array, CycleInfo]:
-        return parent.genome.leaves(), idle.jumped, idle.info
+    def stayed() -> _Evolved:
+        return parent.genome.leaves(), idle.jumped, idle.info, idle.step_state
 
     # Always takes `evolved`. The predicate is opaque so XLA cannot hoist the cycle into idle steps.
-    genome, jumped, info = xla.held_in_a_branch(cycle, evolved, stayed)
+    genome, jumped, info, step_state = xla.held_in_a_branch(cycle, evolved, stayed)
     large = {
         at: jnp.where(jumped, leaf.astype(idle.leaves[at].dtype), idle.leaves[at])
         for at, leaf in parent.stacks.alone(genome).items()
     }
     own = large | parent.stacks.taken_out(genome, idle.leaves, jumped)
     leaves = tuple(own[at] for at in range(len(own)))
-    return _Step(jumped, leaves, info)
+    return _Step(jumped, leaves, info, step_state)
 
 
 def _generations(
-    spec: CycleSpec, objectives: Objectives, parent: Parent, key: jax.Array, cycle: jax.Array
-) -> tuple[Leaves, jax.Array, CycleInfo]:
+    spec: CycleSpec,
+    objectives: Objectives,
+    parent: Parent,
+    key: jax.Array,
+    cycle: jax.Array,
+    step_state: optax.OptState,
+) -> _Evolved:
     """The mutating leaves that all generations lead to, and whether these left the parent."""
     sigma = spec.sigma(cycle) if callable(spec.sigma) else spec.sigma
     sigma = lax.stop_gradient(jnp.asarray(sigma, fitness_dtype()))
 
-    def generation(genome: Genome, index: jax.Array) -> tuple[Leaves, Outcome]:
+    def generation(
+        genome: Genome, index: jax.Array, step_state: optax.OptState
+    ) -> tuple[Leaves, optax.OptState, Outcome]:
         around = parent._replace(genome=genome)
-        return run_generation(spec, objectives, around, key, sigma, index)
+        return run_generation(spec, objectives, around, key, sigma, index, step_state)
 
-    def next_generation(leaves: Leaves, index: jax.Array) -> tuple[Leaves, Outcome]:
-        chosen, outcome = generation(parent.genome.of(leaves), index)
-        return optax.tree.where(outcome.jumped, chosen, leaves), outcome
+    def next_generation(
+        carry: tuple[Leaves, optax.OptState], index: jax.Array
+    ) -> tuple[tuple[Leaves, optax.OptState], Outcome]:
+        leaves, step_state = carry
+        chosen, step_state, outcome = generation(parent.genome.of(leaves), index, step_state)
+        return (optax.tree.where(outcome.jumped, chosen, leaves), step_state), outcome
 
     if spec.generations > 1:
         indices = jnp.arange(spec.generations, dtype=jnp.int32)
-        genome, outcomes = lax.scan(next_generation, parent.genome.leaves(), indices)
+        start = parent.genome.leaves(), step_state
+        (genome, step_state), outcomes = lax.scan(next_generation, start, indices)
     else:
-        genome, outcome = generation(parent.genome, jnp.int32(0))
+        genome, step_state, outcome = generation(parent.genome, jnp.int32(0), step_state)
         outcomes = jax.tree.map(lambda scalar: scalar[None], outcome)
     jumped = jnp.any(outcomes.jumped)
     info = CycleInfo(
@@ -217,4 +248,4 @@ def _generations(
         sigma=sigma,
         evaluations=jnp.sum(outcomes.evaluations, dtype=jnp.int32),
     )
-    return genome, jumped, info
+    return genome, jumped, info, step_state

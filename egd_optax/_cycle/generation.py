@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+import optax
 
-from egd_optax._cycle.accept import ELITE, PARENT, accept
+from egd_optax._cycle.accept import CHILD, ELITE, PARENT, accept
 from egd_optax._cycle.arguments import taken_by
 from egd_optax._cycle.elites import Elites, elites_of
 from egd_optax._cycle.evaluation import evaluation_of
@@ -19,8 +20,9 @@ from egd_optax._cycle.parts import check_noise
 from egd_optax._cycle.place import mesh_of, place_of
 from egd_optax._cycle.score import score
 from egd_optax._cycle.spec import CycleSpec, Leaves, Objectives
+from egd_optax._cycle.step import stepped
 from egd_optax._cycle.storage import storage_of
-from egd_optax._cycle.total import child_of
+from egd_optax._cycle.total import child_of, total_of
 from egd_optax._cycle.weights import member_weights
 
 
@@ -29,7 +31,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         jumped: bool, whether it left its parent.
-        parent: fitness of its parent; likewise:
+        parent: fitness of its parent, +inf where it was not evaluated; likewise:
         best: of its best member.
         mean: over its members of finite fitness, +inf if there is none.
         child: of its child.
@@ -51,7 +53,8 @@ def run_generation(
     key: jax.Array,
     sigma: jax.Array,
     generation: jax.Array,
-) -> tuple[Leaves, Outcome]:
+    step_state: optax.OptState,
+) -> tuple[Leaves, optax.OptState, Outcome]:
     """Runs a generation.
 
     Args:
@@ -61,9 +64,11 @@ def run_generation(
         key: raw threefry key of the cycle, uint32 `[2]`.
         sigma: float `[]`.
         generation: its index in the cycle, int32 `[]`.
+        step_state: what `step` keeps.
 
     Returns:
-        The mutating leaves that it chose, any where it did not jump, and what came of it.
+        The mutating leaves that it chose, any where it did not jump; what `step` keeps, as it was
+        where the child was not taken; and what came of it.
     """
     added = {"generation": generation, "base_state": objectives.base_state}
 
@@ -79,13 +84,21 @@ def run_generation(
     storage = storage_of(spec.memory, spec.elite_count)
 
     def weights_of(scores: jax.Array) -> jax.Array:
-        weights = member_weights(spec.recombine, scores, spec.elite_count)
+        # A parent beside pairs that was not evaluated has no rank among them.
+        unranked = int(spec.selects_only and spec.antithetic)
+        weights = member_weights(spec.recombine, scores[unranked:], spec.elite_count)
+        weights = jnp.pad(weights, (unranked, 0))
         return lax.stop_gradient(jnp.asarray(spec.step_size)) * weights
 
     def child_from(
-        members: Members, kept: Elites | None, scores: jax.Array, buffer: Leaves | None
-    ) -> Leaves:
-        return child_of(
+        members: Members,
+        kept: Elites | None,
+        scores: jax.Array,
+        buffer: Leaves | None,
+        step_state: optax.OptState,
+    ) -> tuple[Leaves, optax.OptState]:
+        recombined = functools.partial(
+            child_of if spec.step is None else total_of,
             members,
             weights_of(scores),
             scores,
@@ -95,16 +108,23 @@ def run_generation(
             elite_count=spec.elite_count,
             buffer=buffer,
         )
+        if spec.step is None:
+            return recombined(), step_state
+        return stepped(
+            spec.step, parent, members.genome, spec.mutable, recombined(), step_state
+        )
 
     judges_best = (
         unformed is not None and objectives.accept_value_fn is None and spec.accept == "best"
     )
-    kept, scores, child, of_child, of_best = score(
+    kept, scores, child, state_of_child, of_child, of_best = score(
         members,
         fitness,
         place,
         storage,
         child_from,
+        step_state,
+        selects_only=spec.selects_only,
         batch_size=batch_size,
         unformed=unformed,
         judges_best=judges_best,
@@ -113,7 +133,11 @@ def run_generation(
     of_best = scores[best] if of_best is None else of_best
     read_best = functools.partial(storage.read, kept, members, best)
     judged = scores[0], of_best, of_child
-    evaluations = members.size + 1 + judges_best
+    evaluations = (
+        spec.population_size
+        if spec.selects_only
+        else members.size + 1 + judges_best
+    )
     outcome = Outcome(
         jnp.bool_(False), scores[0], of_best, _mean(scores), of_child, jnp.int32(evaluations)
     )
@@ -125,7 +149,8 @@ def run_generation(
     choice = accept(spec.accept, *judged, moved)
     # The best member comes over the child, of which there is no more need.
     chosen = read_best(choice == ELITE, child) if spec.accept == "best" else child
-    return chosen, outcome._replace(jumped=choice != PARENT)
+    step_state = optax.tree.where(choice == CHILD, state_of_child, step_state)
+    return chosen, step_state, outcome._replace(jumped=choice != PARENT)
 
 
 def _elites(spec: CycleSpec, kept: Elites | None, scores: jax.Array) -> Elites | None:

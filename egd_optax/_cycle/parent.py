@@ -128,6 +128,22 @@ class Parent(NamedTuple):
         always = ~xla.impossible(self.witness)
         return self.stacks.alone(entries) | self.stacks.taken_out(entries, self.before, always)
 
+    def wide_leaves(self, entries: Leaves) -> Leaves:
+        """The leaves of entries in float32 or wider, in their own order and shapes."""
+        wide = tuple(entry.astype(wide_dtype(entry.dtype)) for entry in entries)
+        before = tuple(leaf.astype(wide_dtype(leaf.dtype)) for leaf in self.before)
+        return self._replace(before=before).own_leaves(wide)
+
+    def entries_of(self, own: Sequence[jax.Array]) -> Leaves:
+        """The entries of a genome, from its leaves, in the dtypes of the parameters."""
+
+        def entry(at: int, group: tuple[int, ...]) -> jax.Array:
+            leaves = [own[leaf].astype(self.before[leaf].dtype) for leaf in group]
+            alone = len(group) == 1
+            return self.stacks.viewed(leaves[0], at) if alone else self.stacks.stack(leaves, at)
+
+        return tuple(entry(at, group) for at, group in enumerate(self.stacks.groups))
+
     def with_own_leaves(self, own: Leaves) -> optax.Params:
         """The whole parameters of a member."""
         leaves = list(self.leaves)

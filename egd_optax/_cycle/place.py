@@ -23,7 +23,7 @@ import numpy as np
 from egd_optax._cycle import xla
 from egd_optax._cycle.axes import bound_axis_size
 from egd_optax._cycle.fitness import Fitness
-from egd_optax._cycle.members import Members, displaced
+from egd_optax._cycle.members import Members
 from egd_optax._cycle.parent import Genome
 from egd_optax._cycle.spec import Leaves
 from egd_optax.execution import Execution
@@ -31,6 +31,8 @@ from egd_optax.execution import Execution
 T = TypeVar("T")
 # Adds the weighted noise of a genome's members to zeros like it.
 Sum = Callable[[Genome, Leaves], Leaves]
+# What comes of a genome and of a sum like it: the two added up, or the sum.
+Land = Callable[[Leaves, Leaves], Leaves]
 
 
 class Place(Protocol):
@@ -71,14 +73,20 @@ class Place(Protocol):
     def share(self, genome: Leaves) -> Leaves:
         """The genome in the form in which the devices sum."""
 
-    def land(self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array) -> Leaves:
-        """The genome plus the sum, whole on every device.
+    def land(
+        self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array, add: Land
+    ) -> Leaves:
+        """What comes of the genome and the sum, whole on every device.
 
         Args:
             sum_of: sums for the `share` of a genome.
             zeros: to sum in, like `share` of the genome.
             genome: the mutating leaves of the parent.
             fitness: of the members.
+            add: adds up the leaves and the sum.
+
+        Returns:
+            Leaves like the genome, of the dtypes of the sum or of `add`.
         """
 
 
@@ -169,19 +177,18 @@ class Alone(NamedTuple):
     def share(self, genome: Leaves) -> Leaves:
         return genome
 
-    def land(self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array) -> Leaves:
+    def land(
+        self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array, add: Land
+    ) -> Leaves:
         # Always runs. XLA, which cannot know, keeps no sum of parameters and updates from before
         # the selection until here, nor does it compute the child anew in its evaluation,
         # rounded in another way.
         def once(total: Leaves, genome: Genome) -> Leaves:
             total = sum_of(genome, total)
-            child = displaced(genome.leaves(), total)
-            return tuple(leaf.astype(by.dtype) for leaf, by in zip(child, total, strict=True))
+            landed = add(genome.leaves(), total)
+            return tuple(leaf.astype(by.dtype) for leaf, by in zip(landed, total, strict=True))
 
-        child = xla.at_most_once(~xla.impossible(fitness), once, zeros, genome)
-        return tuple(
-            leaf.astype(like.dtype) for leaf, like in zip(child, genome.params, strict=True)
-        )
+        return xla.at_most_once(~xla.impossible(fitness), once, zeros, genome)
 
 
 class Lanes(NamedTuple):
@@ -234,12 +241,14 @@ class Lanes(NamedTuple):
     def share(self, genome: Leaves) -> Leaves:
         return tuple(map(self._divided, genome, self._sides(genome)))
 
-    def land(self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array) -> Leaves:
+    def land(
+        self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array, add: Land
+    ) -> Leaves:
         del fitness
         whole = genome.leaves()
         shared = genome.in_form(self.share)
-        child = displaced(shared.params, sum_of(shared, zeros))
-        return tuple(map(self._whole, child, whole, self._sides(whole)))
+        landed = add(shared.params, sum_of(shared, zeros))
+        return tuple(map(self._whole, landed, whole, self._sides(whole)))
 
     @property
     def _explicit(self) -> bool:
@@ -348,11 +357,13 @@ class Mapped(NamedTuple):
     def share(self, genome: Leaves) -> Leaves:
         return self.beside_members(genome)
 
-    def land(self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array) -> Leaves:
+    def land(
+        self, sum_of: Sum, zeros: Leaves, genome: Genome, fitness: jax.Array, add: Land
+    ) -> Leaves:
         del fitness
         whole = genome.leaves()
         total = sum_of(genome.in_form(self.share), zeros)
-        return displaced(whole, lax.psum(total, self.axis))
+        return add(whole, lax.psum(total, self.axis))
 
 
 def _spec(leaf: jax.Array) -> tuple[Any, ...]:

@@ -28,6 +28,9 @@ from egd_optax._cycle.fitness import as_fitness
 from egd_optax._cycle.spec import CycleSpec, Objectives
 from egd_optax._factored import is_jaxpr
 
+# What `run_cycle_if` returns.
+Ran = tuple[optax.Updates, jax.Array, CycleInfo, optax.OptState]
+
 # Programs that are kept, the latest ones; and so many compiled in a row are worth a warning.
 _KEPT = 8
 _PATIENCE = 3
@@ -55,7 +58,7 @@ class Programs:
         objectives: Objectives,
         params: optax.Params,
         **step: Any,
-    ) -> tuple[optax.Updates, jax.Array, CycleInfo]:
+    ) -> Ran:
         """Runs a cycle, as `run_cycle_if` does where one is due, in a program that may be known.
 
         Args:
@@ -93,7 +96,7 @@ class Programs:
         arrays = {name: fn.arrays for name, fn in known.items()}
         all_extra, _ = arrays_of(objectives.extra_args)
         with advice_on_value_fn():
-            result: tuple[optax.Updates, jax.Array, CycleInfo] = program(
+            result: Ran = program(
                 arrays, all_extra, own, **step
             )
         return result
@@ -171,7 +174,7 @@ def _program(
         all_extra: list[Any],
         own: list[Any],
         **step: Any,
-    ) -> tuple[optax.Updates, jax.Array, CycleInfo]:
+    ) -> Ran:
         functions = {name: objective(name, *of_function) for name, of_function in arrays.items()}
         # By a name that no function takes: only their division over devices is looked at.
         extra_args = {"": all_extra}

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import optax
 
 from egd_optax.execution import Execution
 from egd_optax.noise import Noise
@@ -26,11 +27,17 @@ class CycleSpec(NamedTuple):
     accept: str
     mutable: object
     execution: Execution
+    step: optax.GradientTransformationExtraArgs | None
 
     @property
     def member_count(self) -> int:
         """The members of a generation, the parent included: antithetic pairs stand beside it."""
         return self.population_size + self.antithetic
+
+    @property
+    def selects_only(self) -> bool:
+        """Whether nothing is evaluated but what recombines: the rule compares nothing."""
+        return self.accept == "always"
 
     @property
     def elite_count(self) -> int | None:

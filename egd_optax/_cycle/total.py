@@ -1,6 +1,7 @@
 """Recombine: the sum of weight * (member - parent), of kept elites or of members drawn again."""
 
 import math
+from typing import Any
 
 import jax
 from jax import lax
@@ -8,15 +9,31 @@ import jax.numpy as jnp
 
 from egd_optax._cycle import xla
 from egd_optax._cycle.elites import Elites
-from egd_optax._cycle.members import Members
+from egd_optax._cycle.members import Members, displaced
 from egd_optax._cycle.parent import Genome
 from egd_optax._cycle.parts import sum_dtype
-from egd_optax._cycle.place import Place
+from egd_optax._cycle.place import Land, Place
 from egd_optax._cycle.spec import Leaves
 from egd_optax._cycle.storage import Storage
 
 
-def child_of(
+def child_of(members: Members, *args: Any, **kwargs: Any) -> Leaves:
+    """The parent plus the sum of weight * (member - parent), the mutating leaves of the child.
+
+    With weights that sum to one it is the weighted mean of the members, more exact than the plain
+    sum because only the differences are rounded. Takes the arguments of `total_of`.
+    """
+    child = total_of(members, *args, add=displaced, **kwargs)
+    pairs = zip(child, members.genome.params, strict=True)
+    return members.genome.reached(tuple(leaf.astype(like.dtype) for leaf, like in pairs))
+
+
+def _sum_alone(genome: Leaves, total: Leaves) -> Leaves:
+    del genome
+    return total
+
+
+def total_of(
     members: Members,
     weights: jax.Array,
     fitness: jax.Array,
@@ -26,11 +43,9 @@ def child_of(
     storage: Storage,
     elite_count: int | None,
     buffer: Leaves | None,
+    add: Land = _sum_alone,
 ) -> Leaves:
-    """The parent plus the sum of weight * (member - parent).
-
-    With weights that sum to one it is the weighted mean of the members, more exact than the plain
-    sum because only the differences are rounded.
+    """The sum of weight * (member - parent), in float32 or wider.
 
     Args:
         members: the members.
@@ -41,9 +56,10 @@ def child_of(
         storage: where these are.
         elite_count: how many members can weigh something; None for all.
         buffer: a member in whose memory to sum, if there is one.
+        add: what to do with the mutating leaves of the parent and the sum.
 
     Returns:
-        The mutating leaves of the child. Costs a read, or with `memory="replay"` a draw, of every
+        Entries like the mutating ones of the parent. Costs a read, or with `memory="replay"` a draw, of every
         elite but the parent; else a draw of every member, or pair, that can weigh something.
     """
 
@@ -55,7 +71,7 @@ def child_of(
 
     genome = members.genome.leaves()
     zeros = _zeros(place.share(genome), fitness, None if buffer is None else place.share(buffer))
-    return members.genome.reached(place.land(sum_of, zeros, members.genome, fitness))
+    return place.land(sum_of, zeros, members.genome, fitness, add)
 
 
 def _zeros(genome: Leaves, fitness: jax.Array, buffer: Leaves | None) -> Leaves:
