@@ -119,7 +119,7 @@ class CallableExecution(Execution):
         ({"recombine": Supports(0)}, ValueError, r"`recombine.support` must be from 1 to `population_size` \(8\), got 0 from Supports.*return None where all"),
         ({"recombine": Supports(9)}, ValueError, r"`recombine.support` must be from 1 to `population_size` \(8\), got 9 from Supports.*return None where all"),
         ({"recombine": recombine.Recombine()}, NotImplementedError, "Recombine must have a method `support`"),
-        ({"accept": "never"}, ValueError, '`accept` must be "always" or "improved" or "best", got'),
+        ({"accept": "never"}, ValueError, '`accept` must be "always" or "finite" or "improved" or "best", got'),
         ({"accept": None}, ValueError, "`accept` must be .* got None"),
         ({"reset_base": None}, TypeError, "`reset_base` must be True or False, got None"),
         ({"execution": "replay"}, TypeError, r"`execution` must be an operator, got 'replay': write `Execution\(memory=\"replay\"\)`"),

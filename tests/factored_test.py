@@ -12,6 +12,7 @@ from jax.sharding import AxisType, PartitionSpec
 import numpy as np
 import optax
 import pytest
+from recorded import record_evaluations
 
 from egd_optax import Execution, evolve, explain, noise, recombine
 from egd_optax._cycle import generation
@@ -380,3 +381,13 @@ def test_an_explanation_is_data_and_a_table():
     assert "96 of 508 entries would be formed" in lines[-1]
     abstract = jax.eval_shape(lambda: PARAMS)
     assert explain(value_fn, abstract, scale=2.0) == everything
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(8, None), (9, None), (9, 3), (8, 5)])
+def test_hardly_a_member_is_evaluated_twice_to_fill_a_batch(size, batch_size):
+    seen, *_, info = record_evaluations(
+        population_size=size, noise=noise.low_rank(), accept="finite",
+        execution=Execution(evaluate="factored", candidate_batch_size=batch_size),
+    )  # fmt: skip
+    batches = 1 if batch_size is None else -(-(size - 1) // batch_size)
+    assert 0 <= len(seen) - int(info.evaluations) < batches

@@ -69,7 +69,7 @@ def test_numpy_reproduces_the_child_of_all_members(antithetic, batch_size, kind)
         antithetic=antithetic,
         recombine=recombine.centered_rank(),
         step_size=0.5,
-        accept="always",
+        accept="finite",
         execution=Execution(candidate_batch_size=batch_size),
     )
     *members, child = seen
@@ -185,7 +185,7 @@ def test_value_fn_is_told_the_generation_and_traced_once():
         return jnp.mean((params - batches[generation]) ** 2)
 
     tx = evolve(
-        optax.sgd(0.0), evolve_every=2, population_size=2, generations=3, accept="always", sigma=0.0
+        optax.sgd(0.0), evolve_every=2, population_size=2, generations=3, accept="finite", sigma=0.0
     )
     update = jax.jit(lambda s: tx.update(params, s, params, value_fn=value_fn, batches=batches))
     state = update(update(tx.init(params))[1])[1]
@@ -249,7 +249,7 @@ def test_a_member_without_finite_fitness_weighs_nothing(bad, batch_size):
         "population_size": 8,
         "antithetic": True,
         "recombine": recombine.centered_rank(),
-        "accept": "always",
+        "accept": "finite",
         "execution": Execution(candidate_batch_size=batch_size),
     }
     _, parent, *_ = record_evaluations(**kwargs)

@@ -25,6 +25,7 @@ KEYWORDS = [
     "antithetic",
     "recombine",
     "step_size",
+    "step",
     "accept",
     "reset_base",
     "mutable",
@@ -106,14 +107,14 @@ def test_the_arguments_of_evolve():
     assert base.kind == inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert rest == keywords(evolve)
     assert [each.name for each in rest] == KEYWORDS
-    assert len(rest) == 13
+    assert len(rest) == 14
 
 
 def test_the_arguments_of_egd():
     parameters = inspect.signature(egd).parameters
     own = ["learning_rate", "momentum", "nesterov", "weight_decay", "accumulator_dtype"]
     assert list(parameters) == own + KEYWORDS
-    assert len(parameters) == 18
+    assert len(parameters) == 19
     assert [each.name for each in keywords(egd)] == own[3:] + KEYWORDS
 
 

@@ -110,9 +110,7 @@ def run_generation(
         )
         if spec.step is None:
             return recombined(), step_state
-        return stepped(
-            spec.step, parent, members.genome, spec.mutable, recombined(), step_state
-        )
+        return stepped(spec.step, parent, members.genome, spec.mutable, recombined(), step_state)
 
     judges_best = (
         unformed is not None and objectives.accept_value_fn is None and spec.accept == "best"
@@ -133,11 +131,7 @@ def run_generation(
     of_best = scores[best] if of_best is None else of_best
     read_best = functools.partial(storage.read, kept, members, best)
     judged = scores[0], of_best, of_child
-    evaluations = (
-        spec.population_size
-        if spec.selects_only
-        else members.size + 1 + judges_best
-    )
+    evaluations = spec.population_size if spec.selects_only else members.size + 1 + judges_best
     outcome = Outcome(
         jnp.bool_(False), scores[0], of_best, _mean(scores), of_child, jnp.int32(evaluations)
     )

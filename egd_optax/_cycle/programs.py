@@ -96,9 +96,7 @@ class Programs:
         arrays = {name: fn.arrays for name, fn in known.items()}
         all_extra, _ = arrays_of(objectives.extra_args)
         with advice_on_value_fn():
-            result: Ran = program(
-                arrays, all_extra, own, **step
-            )
+            result: Ran = program(arrays, all_extra, own, **step)
         return result
 
     def _warn_of(self, value_fn: Callable[..., Any]) -> None:

@@ -89,7 +89,8 @@ def score(
         What was found. Costs `size + 1` forward passes, one more where the best is judged, less
         what `selects_only` spares, and a draw for every member but the parent, or for every pair of
         antithetic ones; and device memory for `batch_size` members, or the activations of as many
-        that are not formed. The program holds `fitness` once, and once more under `jax.vmap` if that is asked for.
+        that are not formed. The program holds `fitness` once, and once more under `jax.vmap` if
+        that is asked for.
     """
     kept = storage.start(members.genome.leaves())
 
@@ -169,9 +170,7 @@ def _one_by_one(
         held = xla.at_most_once(always, child, tuple(held), members.genome, kept, scores)
         of_child = jnp.full_like(of_child, jnp.inf)
     carrier, step_state = held
-    return Scored(
-        kept, scores[: members.size], members.carried(carrier), step_state, of_child
-    )
+    return Scored(kept, scores[: members.size], members.carried(carrier), step_state, of_child)
 
 
 def _selected(
@@ -303,6 +302,7 @@ def _unformed_batches(
 
 def _size_of_equal_batches(count: int, most: int) -> int:
     """At most so many, and more than half of that, so that as few as can be fill up."""
+    most = min(most, count)
     return min(range(most // 2 + 1, most + 1), key=lambda size: (-(-count // size) * size, -size))
 
 

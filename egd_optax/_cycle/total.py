@@ -59,7 +59,7 @@ def total_of(
         add: what to do with the mutating leaves of the parent and the sum.
 
     Returns:
-        Entries like the mutating ones of the parent. Costs a read, or with `memory="replay"` a draw, of every
+        Entries like those of the genome. Costs a read, or with `memory="replay"` a draw, of every
         elite but the parent; else a draw of every member, or pair, that can weigh something.
     """
 

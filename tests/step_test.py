@@ -1,0 +1,242 @@
+"""The direction of a cycle through an optax optimizer; and what is not evaluated without use."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from layouts import FAST
+import numpy as np
+import optax
+import pytest
+from recorded import fitness_of, record_evaluations, toy_params
+
+from egd_optax import Execution, evolve, noise, presets, recombine
+
+GROUND = {
+    "evolve_every": 1,
+    "population_size": 8,
+    "sigma": 0.1,
+    "recombine": recombine.centered_rank(),
+}
+
+
+def params_of(dtype=jnp.float32):
+    wave = jnp.linspace(-1.0, 2.0, 24)
+    return {"w": wave.reshape(4, 6).astype(dtype), "b": wave[:6].astype(dtype)}
+
+
+def loss(params):
+    return sum(jnp.mean((leaf.astype(jnp.float32) - 0.3) ** 2) for leaf in jax.tree.leaves(params))
+
+
+def weighted(weights, leaves, base):
+    return sum(w * (leaf - base) for w, leaf in zip(weights, leaves, strict=True))
+
+
+def run(tx, params, steps=3, value_fn=loss):
+    def step(params, state):
+        updates, state = tx.update(jax.grad(loss)(params), state, params, value_fn=value_fn)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    step = jax.jit(step).lower(params, state).compile(FAST)
+    for _ in range(steps):
+        params, state = step(params, state)
+    return params, state
+
+
+@pytest.mark.parametrize("accept", ["always", "finite", "improved", "best"])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"antithetic": True, "recombine": recombine.mean()},
+        {"generations": 2, "execution": Execution(candidate_batch_size=4)},
+        {"noise": noise.low_rank(), "execution": Execution(evaluate="factored")},
+    ],
+    ids=["plain", "elites of pairs", "generations in batches", "factored"],
+)
+def test_a_step_of_sgd_at_rate_one_is_the_plain_step(accept, kwargs):
+    settings = {**GROUND, "accept": accept, **kwargs}
+    plain, state = run(evolve(optax.sgd(0.1), **settings), params_of())
+    params, stepped = run(evolve(optax.sgd(0.1), step=optax.sgd(1.0), **settings), params_of())
+    chex.assert_trees_all_close(params, plain, rtol=1e-5, atol=1e-6)
+    assert stepped.info.accepted == state.info.accepted
+    assert stepped.info.evaluations == state.info.evaluations
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_numpy_reproduces_the_direction_and_optax_the_step(antithetic):
+    """Adam by itself, on the gradient that the members that were seen recombine to."""
+    size, adam, rule = 6, optax.adam(0.05), recombine.centered_rank()
+    seen, parent, landed, _ = record_evaluations(
+        population_size=size, generations=2, sigma=0.3, antithetic=antithetic, recombine=rule,
+        step_size=0.5, step=adam, accept="finite",
+    )  # fmt: skip
+    a_round = size + antithetic + 1
+    state, expected = adam.init(parent), parent
+    for members in (seen[: a_round - 1], seen[a_round:-1]):
+        weights = np.asarray(rule.weights(jnp.array([fitness_of(m) for m in members]), size))
+        grads = jax.tree.map(
+            lambda base, *leaves, by=weights: -0.5 * weighted(by, leaves, base), expected, *members
+        )
+        updates, state = adam.update(grads, state, expected)
+        expected = optax.apply_updates(expected, updates)
+    chex.assert_trees_all_close(landed, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.exact
+def test_the_same_bits_in_every_memory_mode_and_batch():
+    settings = {**GROUND, "recombine": recombine.mean(0.5), "accept": "improved"}
+    runs = [
+        evolve(optax.sgd(0.1), step=optax.adam(0.1), execution=execution, **settings)
+        for execution in (
+            Execution(memory="host"),
+            Execution(memory="device"),
+            Execution(memory="replay"),
+            Execution(candidate_batch_size=4),
+        )
+    ]
+
+    def outcome(tx):
+        params, state = params_of(), tx.init(params_of())
+        for _ in range(3):
+            grads = jax.grad(loss)(params)
+            updates, state = tx.update(grads, state, params, value_fn=loss)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    first, *others = map(outcome, runs)
+    for other in others:
+        chex.assert_trees_all_equal(other, first)
+
+
+def test_what_the_step_keeps_moves_with_the_children_that_are_taken():
+    """Of a child that is refused, and of a population that is lost, it knows nothing."""
+    tx = evolve(optax.sgd(0.1), step=optax.adam(0.1), accept="improved", **GROUND)
+    for value_fn in (lambda p: -1.0 / (1e-9 + loss(p)) * 0, lambda p: jnp.nan + 0 * loss(p)):
+        _, state = run(tx, params_of(), value_fn=value_fn)
+        chex.assert_trees_all_equal(state.step_state, tx.init(params_of()).step_state)
+    taken = lambda accept: run(  # noqa: E731
+        evolve(optax.set_to_zero(), step=optax.adam(0.1), accept=accept, **GROUND), params_of()
+    )[1]
+    assert int(optax.tree.get(taken("always").step_state, "count")) == 3
+    assert 0 < int(optax.tree.get(taken("improved").step_state, "count")) <= 3
+
+
+def test_the_step_sees_the_leaves_that_mutate():
+    """A clip by their norm, a decay and a label that a mask gives; no leaf that stands still."""
+    params = {**params_of(), "kept": jnp.full(3, 9.0), "index": jnp.arange(3)}
+    seen = []
+
+    def update(updates, state, params=None):
+        seen.append((updates, params))
+        return updates, state
+
+    spy = optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    step = optax.chain(spy, optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
+    mask = {"w": True, "b": True, "kept": False, "index": False}
+    tx = evolve(optax.set_to_zero(), step=step, mutable=mask, accept="always", **GROUND)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = tx.update(
+        zeros, tx.init(params), params, value_fn=lambda p: loss({"w": p["w"], "b": p["b"]})
+    )
+    np.testing.assert_allclose(optax.tree.norm(updates), 1e-3, rtol=1e-3)
+    assert seen
+    for tree in (tree for pair in seen for tree in pair):
+        assert jax.tree.structure(tree) == jax.tree.structure(
+            {"w": 0, "b": 0, "kept": optax.MaskedNode(), "index": optax.MaskedNode()}
+        )
+
+
+def test_a_leaf_that_the_base_freezes_stays_and_has_no_gradient():
+    base = optax.partition(
+        {"moves": optax.sgd(0.1), "stays": optax.set_to_zero()}, {"w": "moves", "b": "stays"}
+    )
+    tx = evolve(base, step=optax.adam(0.1), accept="always", **GROUND)
+    params, state = run(tx, params_of())
+    chex.assert_trees_all_equal(params["b"], params_of()["b"])
+    assert (params["w"] != params_of()["w"]).all()
+    moments = optax.tree.get(state.step_state, "mu")
+    chex.assert_trees_all_equal(moments["b"], jnp.zeros(6))
+    assert (moments["w"] != 0).all()
+
+
+def test_in_bfloat16_the_step_keeps_float32_and_the_state_its_types():
+    tx = evolve(optax.sgd(0.1), step=optax.adam(0.1), accept="best", **GROUND)
+    params = params_of(jnp.bfloat16)
+    state = tx.init(params)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params), state, params, value_fn=loss)
+        return (optax.apply_updates(params, updates), state), loss(params)
+
+    (landed, after), losses = jax.jit(lambda c: jax.lax.scan(step, c, length=4))((params, state))
+    chex.assert_trees_all_equal_shapes_and_dtypes((landed, after), (params, state))
+    assert optax.tree.get(after.step_state, "mu")["w"].dtype == jnp.float32
+    assert losses[-1] < losses[0]
+
+
+def test_devices_that_share_the_members_step_as_one_does():
+    settings = {**GROUND, "population_size": 16, "antithetic": True, "accept": "always"}
+    alone, state = run(evolve(optax.sgd(0.1), step=optax.adam(0.1), **settings), params_of())
+    mesh = jax.make_mesh((8,), ("pop",), axis_types=(jax.sharding.AxisType.Auto,))
+    execution = Execution(population_axis="pop", mesh=mesh)
+    tx = evolve(optax.sgd(0.1), step=optax.adam(0.1), execution=execution, **settings)
+    placed = jax.device_put(params_of(), NamedSharding(mesh, PartitionSpec()))
+    divided, divided_state = run(tx, placed)
+    chex.assert_trees_all_close(divided, alone, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(divided_state.step_state, state.step_state, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"execution": Execution(candidate_batch_size=4)},
+        {"noise": noise.low_rank(), "execution": Execution(evaluate="factored")},
+        {"generations": 3, "recombine": recombine.mean()},
+    ],
+    ids=["one by one", "batches", "factored", "generations"],
+)
+def test_a_child_that_is_taken_unseen_costs_no_evaluation(antithetic, kwargs):
+    seen, parent, landed, info = record_evaluations(
+        antithetic=antithetic, accept="always",
+        **{"population_size": 8, "recombine": recombine.centered_rank(), **kwargs},
+    )  # fmt: skip
+    assert len(seen) == int(info.evaluations) == 8 * kwargs.get("generations", 1)
+    assert bool(info.accepted)
+    assert np.isinf(info.child_fitness)
+    assert np.isinf(info.parent_fitness) == antithetic
+    best = min(map(fitness_of, seen[-8:]))
+    np.testing.assert_allclose(info.best_fitness, best, rtol=1e-5)
+    np.testing.assert_allclose(
+        info.mean_fitness, np.mean(list(map(fitness_of, seen[-8:]))), rtol=1e-5
+    )
+    if not kwargs.get("generations"):
+        others = seen if antithetic else seen[1:]
+        ranks = np.argsort(np.argsort(list(map(fitness_of, seen))))
+        weights = (7 - 2 * ranks) / 16
+        expected = jax.tree.map(
+            lambda base, *leaves: base + weighted(weights[-len(leaves) :], leaves, base),
+            parent,
+            *others,
+        )
+        chex.assert_trees_all_close(landed, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_presets_that_compare_nothing_pay_for_the_population_alone():
+    tx = evolve(optax.adam(1e-3), **presets.metric(population_size=8, evolve_every=1))
+    _, state = run(tx, params_of(), steps=1)
+    assert int(state.info.evaluations) == 8
+
+
+def test_a_step_that_is_none_is_named():
+    with pytest.raises(
+        TypeError, match=r"`step` must be an optax.GradientTransformation, got <function"
+    ):
+        evolve(optax.sgd(0.1), step=optax.adam)
+    tx = evolve(optax.sgd(0.1), **GROUND)
+    assert tx.init(toy_params()).step_state == optax.EmptyState()
