@@ -9,14 +9,19 @@ demo: $(VENV)/installed
 	$(BIN)/python -m demo
 
 # Nearly all that tests take is compilation: XLA hurries where only results are compared.
-test: lint types
-	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false" \
-	  $(BIN)/python -m pytest -n auto -m "not exact and not long"
-	$(BIN)/python -m pytest -n auto -m exact
+HURRIED := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+PYTEST := $(BIN)/python -m pytest -n auto
 
-# Also what takes long: notebooks, several processes, benchmarks and their records.
+test: lint types
+	$(HURRIED) $(PYTEST) -m "not exact and not wide and not long"
+	$(PYTEST) -m "exact and not wide and not long"
+
+# Also every case of what crosses settings, and what takes long: notebooks, several processes,
+# benchmarks and their records.
 test-all: test
-	$(BIN)/python -m pytest -n auto -m long
+	$(HURRIED) $(PYTEST) -m "wide and not exact and not long"
+	$(PYTEST) -m "wide and exact and not long"
+	$(PYTEST) -m long
 	$(MAKE) test-clients
 
 # Programs of other libraries with this optimizer in them, see docs/works_with.md.

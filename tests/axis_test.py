@@ -60,6 +60,7 @@ def replica_step(tx, axis_name):
     return step
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.exact
 @pytest.mark.parametrize("kind", KINDS)
 def test_pmap_replicas_agree_with_each_other_and_with_one_device(kind):
@@ -77,6 +78,7 @@ def test_pmap_replicas_agree_with_each_other_and_with_one_device(kind):
     chex.assert_trees_all_close(jax.tree.map(lambda x: x[0], state.info), info, rtol=1e-4)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axis_name", ["data", ("data", "more")])
 def test_shard_map_replicas_agree_with_one_device(axis_name, kind):

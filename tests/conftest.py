@@ -1,5 +1,6 @@
 """Eight CPU devices for every test, set before jax starts its backend."""
 
+import collections
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -19,10 +20,23 @@ hypothesis.settings.load_profile("default")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """What documentation shows is what a user gets, to the digits that it prints."""
+    """Marks what documentation shows as exact, and most cases of a `crossed` test as wide.
+
+    A user gets what documentation shows, to the digits that it prints.
+    """
+    crossed = collections.defaultdict(list)
     for item in items:
         if isinstance(item, pytest.DoctestItem):
             item.add_marker(pytest.mark.exact)
+        elif item.get_closest_marker("crossed"):
+            crossed[item.nodeid.split("[")[0]].append(item)
+    for cases in crossed.values():
+        (count,) = cases[0].get_closest_marker("crossed").args
+        # One from the middle of each of so many equal parts.
+        few = {int((part + 0.5) * len(cases) / count) for part in range(count)}
+        for at, item in enumerate(cases):
+            if at not in few:
+                item.add_marker(pytest.mark.wide)
 
 
 @pytest.fixture(autouse=True)

@@ -54,6 +54,7 @@ RULES = {
 
 
 # Memory modes are the same to the bit, see `invariance_test.py`: each once is enough.
+@pytest.mark.crossed(5)
 @pytest.mark.parametrize(
     ("memory", "rule", "k"),
     [
@@ -87,6 +88,7 @@ def test_member_zero_is_the_parent_and_the_others_are_not(memory):
             assert (leaf != base).any()
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.exact
 @pytest.mark.parametrize("batch_size", [2, 5])
 def test_members_are_the_same_to_the_bit_in_batches(batch_size):
@@ -129,6 +131,7 @@ def test_info_reports_the_cycle(memory, k):
     assert int(info.cycle_index) == 0
 
 
+@pytest.mark.crossed(7)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("accept", ["finite", "improved", "best"])
 @pytest.mark.parametrize("sigma", [0.02, 3.0])

@@ -85,6 +85,7 @@ def test_what_an_update_reaches_is_reached_exactly(dtype, step, near):
     assert (off > 0).mean() < 1e-3
 
 
+@pytest.mark.crossed(6)
 @pytest.mark.parametrize("dtype", [*LOW, jnp.float32])
 @pytest.mark.parametrize("accept", ["always", "best"])
 def test_updates_have_the_dtypes_of_those_of_the_base(dtype, accept):
@@ -104,6 +105,7 @@ def test_updates_have_the_dtypes_of_those_of_the_base(dtype, accept):
     assert int(state.cycle) == 1
 
 
+@pytest.mark.crossed(4)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("kwargs", [{}, presets.metric()], ids=["default", "metric"])
 @pytest.mark.parametrize(
@@ -135,6 +137,7 @@ def test_wrappers_that_branch_on_the_updates_work_in_low_precision(dtype, kwargs
     assert int(optax.tree.get(state, "evaluations")) > 0
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.exact
 @pytest.mark.parametrize(
     ("dtype", "memory"),

@@ -193,6 +193,7 @@ STEPS = {
 }  # fmt: skip
 
 
+@pytest.mark.wide
 @given(program=programs(), rank=RANK)
 @settings(
     max_examples=60, deadline=None, derandomize=True,
@@ -217,6 +218,7 @@ def test_a_random_program_gives_what_it_gives_on_the_formed_array(program, rank)
     np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5)
 
 
+@pytest.mark.crossed(9)
 @pytest.mark.parametrize("rank", [1, 2, 6])
 @pytest.mark.parametrize(
     "equation",

@@ -53,6 +53,7 @@ def scores(model, kind):
     return np.asarray(formed), np.asarray(factored)
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_has_the_fitness_of_the_formed_members(name, rank):
@@ -139,6 +140,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize(
     ("setting", "at_once"), [(name, (None, 4)[at % 2]) for at, name in enumerate(SETTINGS)]
 )
@@ -158,6 +160,7 @@ def test_a_cycle_finds_what_one_of_formed_members_finds(setting, at_once, monkey
     assert more == best * kwargs.get("generations", 1)  # the best one once more, formed
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("accept", ["improved", "best"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_the_outcome_is_judged_as_the_parameters_that_it_becomes(accept, dtype):
@@ -192,6 +195,7 @@ def test_low_precision_members_have_the_ranks_of_those_that_float32_has(monkeypa
     assert np.corrcoef(expected, formed)[0, 1] > 0.98
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("where", ["mesh", "shard_map", "sharded parameters"])
 @pytest.mark.parametrize("antithetic", [False, True])
 def test_devices_find_what_one_finds(where, antithetic):

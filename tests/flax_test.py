@@ -110,6 +110,7 @@ def overwriting_state(model, tx, state_type=TrainState):
     return state_type.create(apply_fn=model.apply, params=variables, tx=tx)
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("model", OVERWRITING.values(), ids=OVERWRITING)
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 def test_a_collection_overwritten_by_its_gradient_is_seen_as_the_step_leaves_it(model, jit):

@@ -156,6 +156,7 @@ def in_jax(params):
     return loss(params, jnp)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("settings", ON_ONE.values(), ids=ON_ONE)
 def test_one_call_for_each_evaluation(settings):
     kwargs = {**settings}
@@ -168,6 +169,7 @@ def test_one_call_for_each_evaluation(settings):
     )
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("settings", ON_EIGHT.values(), ids=ON_EIGHT)
 def test_one_call_for_each_evaluation_on_eight_devices(settings):
     fn = Counted()
@@ -176,6 +178,7 @@ def test_one_call_for_each_evaluation_on_eight_devices(settings):
     assert_called_and_found(fn, result, run(in_jax, optimizer(**kwargs), LARGE))
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize(
     "settings", [{"spec": PartitionSpec("d")}, PAIRS], ids=["sharded", "pairs"]
 )
@@ -190,6 +193,7 @@ def test_explicit_axes(settings):
     assert_called_and_found(fn, result, run(in_jax, optimizer(**kwargs), LARGE))
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("settings", ON_EIGHT.values(), ids=ON_EIGHT)
 def test_devices_agree_on_what_is_noisy(settings):
     draw = np.random.default_rng(0).normal
@@ -252,6 +256,7 @@ def test_nothing_is_dropped_or_taken_for_another():
 # Members that come together.
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("where", ["batches", "pairs on eight devices"])
 def test_a_batched_function_has_one_call_for_all(where):
     calls = []
@@ -404,6 +409,7 @@ def test_an_error_is_raised_where_that_is_asked_for(wrap):
     assert loss(params) < loss(SMALL)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize(
     "settings", [ON_EIGHT["sharded"], ON_EIGHT["members"]], ids=["sharded", "members"]
 )
@@ -586,6 +592,7 @@ def test_an_ensemble_is_told_to_take_turns():
     chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[0], params), first, rtol=1e-5)
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("wrap", [jax.jit, lambda step: step], ids=["jit", "outside"])
 @pytest.mark.parametrize(
     "value_fn",

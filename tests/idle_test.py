@@ -41,6 +41,7 @@ def assert_same_steps(tx, reference, steps=4, **update_args):
 SGD = [(None, False), (0.0, False), (0.9, False), (0.9, True)]
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize(
     ("momentum", "nesterov", "weight_decay", "decide"),
     [
@@ -68,6 +69,7 @@ def test_egd_passes_schedules_and_the_accumulator_dtype_on():
     assert_same_steps(tx, reference)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize(
     ("base", "memory"),
     [

@@ -42,6 +42,7 @@ def evaluated(cycles=2, **kwargs):
     return seen
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.on_cpu  # JAX passes no ordered effect through a program that uses host memory
 @pytest.mark.parametrize(
     ("kwargs", "expected"),

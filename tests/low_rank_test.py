@@ -58,6 +58,7 @@ def test_entries_members_and_rows_are_uncorrelated():
     assert np.abs(correlation).max() < 0.15
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.exact
 @pytest.mark.parametrize("shape", [(), (30,), (1, 30), (30, 1), (2, 2)])
 def test_noise_is_drawn_in_full_where_factors_would_take_as_many_numbers(shape):
@@ -134,6 +135,7 @@ def test_every_entry_of_a_stack_has_the_promised_standard_deviation(rank):
     np.testing.assert_allclose(np.sqrt(np.mean(members**2)), SIGMA, rtol=0.02)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.exact
 @pytest.mark.parametrize("shape", [(5, 12), (12, 1, 5)])
 def test_what_is_no_stack_of_matrices_is_drawn_in_full(shape):
@@ -147,6 +149,7 @@ def test_leaves_that_a_function_leaves_out_have_the_noise_that_they_had():
     chex.assert_trees_all_equal(shared, own)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.exact
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("antithetic", [False, True])

@@ -127,6 +127,7 @@ def run(kwargs, dtype=jnp.float32, *, jit=True):
     return params, state
 
 
+@pytest.mark.crossed(9)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_strict_promotion_makes_the_same_program(name, dtype):
@@ -179,6 +180,7 @@ def test_low_precision_of_many_kinds_is_tried():
     assert {"bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"} <= set(LOW)
 
 
+@pytest.mark.crossed(3)
 @pytest.mark.parametrize(
     ("dtype", "name"),
     [

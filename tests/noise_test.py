@@ -43,6 +43,7 @@ def both_keys():
     return plain, threefry.wrap_key_data(KEY_DATA)
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
@@ -91,6 +92,7 @@ def test_a_draw_takes_no_memory_but_its_own():
     assert plain.temp_size_in_bytes > leaf.nbytes  # else the generator here is needless
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
 @KINDS
 def test_noise_is_rounded_before_it_is_added(kind, dtype):
@@ -129,6 +131,7 @@ def test_a_member_in_low_precision_is_rounded_by_an_operation_that_xla_keeps(dty
     assert "reduce_precision" not in str(jax.make_jaxpr(plus)(wide, deviation))
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @KINDS
 @pytest.mark.parametrize("antithetic", [False, True])

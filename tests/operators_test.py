@@ -217,6 +217,7 @@ def guarded(guard, **kwargs):
     return params, optax.apply_updates(params, updates), state.info
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize(
     "rule", [recombine.mean(), recombine.centered_rank()], ids=["mean", "centered_rank"]
 )

@@ -142,6 +142,7 @@ def on_one_device(tree):
     return jax.device_put(tree, jax.devices()[0])
 
 
+@pytest.mark.wide
 @own
 def test_the_same_bits_everywhere(kind, rule, antithetic):
     """In all memory modes, in batches, on eight devices, and after a resume."""

@@ -21,6 +21,7 @@ def loss(params):
     return jnp.sum(params["w"] ** 2) + jnp.sum(params["b"].astype(jnp.float32))
 
 
+@pytest.mark.crossed(3)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("evolve_every", [1, 3])
 def test_value_fn_is_traced_once(memory, evolve_every):
@@ -102,6 +103,7 @@ def test_on_cpu_uncommitted_parameters_compile_once_too(memory):
     assert step._cache_size() == 1
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("key", [0, "array"])
 def test_params_and_state_may_be_donated(memory, key):
@@ -125,6 +127,7 @@ def test_params_and_state_may_be_donated(memory, key):
     tx.init(PARAMS)  # the key was not donated with the state
 
 
+@pytest.mark.crossed(3)
 @pytest.mark.exact
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("base", [optax.sgd(0.1), optax.adamw(0.1)], ids=["sgd", "adamw"])

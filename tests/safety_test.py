@@ -45,6 +45,7 @@ def one_cycle(accept, memory):
 RUNS = {(a, m): one_cycle(a, m) for a in ("improved", "best") for m in MEMORY}
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("accept", ["improved", "best"])
 @given(shapes=shapes, log_sigma=st.floats(-4, 1), seed=st.integers(0, 2**31 - 1))
@@ -70,6 +71,7 @@ def poisoned(bad, is_bad):
 BAD = [jnp.nan, jnp.inf, -jnp.inf]
 
 
+@pytest.mark.crossed(4)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize(
@@ -106,6 +108,7 @@ def test_bad_members_never_touch_the_result(bad, rule, memory):
         assert jnp.isfinite(jnp.stack(info[1:5])).all()
 
 
+@pytest.mark.crossed(4)
 @pytest.mark.exact
 @pytest.mark.parametrize(
     ("bad", "accept", "memory"),

@@ -77,6 +77,7 @@ def assert_sharded(params, layout, names):
         assert params[name].sharding.is_equivalent_to(expected, params[name].ndim)
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize(
     ("layout", "memory"),
     [
@@ -99,6 +100,7 @@ def test_layouts_agree_on_parameters_and_elites(layout, memory, elites_seen):
     assert_sharded(params, layout, names=("w0", "w1"))  # XLA chooses for the bias, as with optax
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize(
     ("kind", "layout"),
@@ -117,6 +119,7 @@ def test_layouts_agree_for_every_rule(kind, layout, axis_type):
     assert_sharded(run[0], layout, names=run[0] if axis_type == AxisType.Explicit else ("w0", "w1"))
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.exact
 @pytest.mark.parametrize(
     ("kind", "devices"),
@@ -164,6 +167,7 @@ def test_divided_inside_of_pmap():
     assert_same_run(jax.tree.map(lambda x: x[0], (params, state)), "mean")
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize(
     ("before", "after"),
     [({"data": 8}, {"pop": 2, "data": 2, "fsdp": 2}), ({"pop": 2, "fsdp": 4}, {"data": 1})],

@@ -55,6 +55,7 @@ def compiled_step(sizes, axis_type=AxisType.Auto, size=SIZE, execution=PLAIN, **
         return step.lower(params, state, params).compile(READ), params
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.on_cpu
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ def noise_of_one(kind, leaf, at, member=3, sigma=0.3):
     return one(leaf)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_each_leaf_has_the_noise_that_it_draws_by_itself(kind, dtype):
@@ -99,6 +100,7 @@ def test_each_leaf_has_the_noise_that_it_draws_by_itself(kind, dtype):
         np.testing.assert_allclose(found, noise_of_one(kind, leaf, at), rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.exact
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_the_noise_of_a_leaf_does_not_depend_on_what_it_stands_beside(kind):
@@ -175,6 +177,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.exact
 @pytest.mark.parametrize("kwargs", SETTINGS.values(), ids=SETTINGS)
 def test_the_generator_is_not_written_out_for_each_leaf(kwargs):
@@ -190,6 +193,7 @@ def different_pieces(text, of):
     return len({body for body in without_names if f" {of}(" in body})
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.exact
 @pytest.mark.parametrize("kwargs", [{}, SETTINGS["batches"]], ids=["host", "batches"])
 def test_equal_layers_are_equal_pieces_of_program(kwargs):
@@ -211,6 +215,7 @@ def test_equal_layers_are_equal_pieces_of_program(kwargs):
     assert 0 < pieces(12) <= pieces(5)
 
 
+@pytest.mark.crossed(3)
 @pytest.mark.exact
 @pytest.mark.parametrize("kwargs", SETTINGS.values(), ids=SETTINGS)
 def test_the_program_holds_value_fn_once(kwargs):

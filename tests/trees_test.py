@@ -55,6 +55,7 @@ def applied(net, updates):
     )
 
 
+@pytest.mark.crossed(4)
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 @pytest.mark.parametrize("reset_base", [False, True])
 @pytest.mark.parametrize(
