@@ -3,7 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 AOT := .aot
 
-.PHONY: demo test test-all test-clients test-matrix test-aot bench notebooks lint types lock clean
+.PHONY: demo test test-all test-clients test-docs test-matrix test-aot bench docs notebooks lint types \
+  lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -22,13 +23,26 @@ test-all: test
 	$(HURRIED) $(PYTEST) -m "wide and not exact and not long"
 	$(PYTEST) -m "wide and exact and not long"
 	$(PYTEST) -m long
-	$(MAKE) test-clients
+	$(MAKE) test-clients test-docs
 
-# Programs of other libraries with this optimizer in them, see docs/works_with.md.
+# Programs of other libraries with this optimizer in them, see docs/guide/works_with.md.
 test-clients: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock \
 	  --requirement tests/clients/requirements.txt
 	$(BIN)/python -m pytest tests/clients
+
+# The site, in docs/_build/html; builds without a network once its tools are installed.
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
+
+# Also in a browser, where there is a Chromium.
+test-docs: $(VENV)/docs
+	$(BIN)/python -m pytest tests/site
+
+$(VENV)/docs: $(VENV)/installed docs/requirements.txt
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock \
+	  --requirement docs/requirements.txt
+	touch $@
 
 # Every supported Python on this machine, at the lowest and the newest versions admitted.
 test-matrix: $(VENV)/installed
@@ -78,4 +92,4 @@ lock: $(VENV)/installed
 	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml requirements.in
 
 clean:
-	rm -rf $(VENV) $(AOT) .nox demo/output
+	rm -rf $(VENV) $(AOT) .nox demo/output docs/_build docs/notebooks

@@ -1,4 +1,4 @@
-"""The tables of the READMEs, from the results: `python -m benchmarks.table` rewrites them."""
+"""The tables of the documentation, from the results: `python -m benchmarks.table` rewrites them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,10 +33,10 @@ def tables() -> Iterator[tuple[str, list[str], Rows]]:
 
 
 def documents() -> dict[Path, dict[str, list[tuple[str, list[str], Rows]]]]:
-    """The files that hold tables, by the name of their marks; the project's has the main ones."""
+    """The files that hold tables, by the name of their marks."""
     return {
-        ROOT / "README.md": {"costs": [idle(), cycle(), noise()]},
-        ROOT / "docs" / "factored.md": {"costs": [factored(), factored_gpu()]},
+        ROOT / "docs/results/costs.md": {"costs": [idle(), cycle(), noise()]},
+        ROOT / "docs/guide/factored.md": {"costs": [factored(), factored_gpu()]},
         ROOT / "benchmarks" / "README.md": {"costs": list(tables()), "pod_plan": [pod_plan()]},
     }
 

@@ -37,7 +37,7 @@ class Execution:
             and their activations. Members are the same to the bit, fitness within the rounding
             of a batched program. None: one, or as many as suit where they are factored. jaxlib
             0.10.0 to 0.11.0 can deadlock on CPU where `value_fn` has several QRs, Cholesky
-            decompositions, solves or inverses: docs/known_issues.md.
+            decompositions, solves or inverses: docs/guide/known_issues.md.
         axis_name: mapped axes, of `jax.shard_map` or `jax.pmap`, to average fitness over: a name,
             a tuple of names, or None. Inside of these None is an error where JAX does not notice
             that replicas drift apart, as with `check_vma=False`; there `()` says that no axis is

@@ -41,20 +41,8 @@ from egd_optax.flax import nnx_value_fn
 # The figures are transparent, in tones that can be read on white and on black.
 
 # %%
+plt.style.use("style.mplstyle")  # the file beside this notebook
 GREY, BLUE, ORANGE = "#777777", "#1f88c9", "#d55e00"
-for part in ["text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"]:
-    plt.rcParams[part] = GREY
-plt.rcParams.update(
-    {
-        "figure.facecolor": "none",
-        "axes.facecolor": "none",
-        "legend.frameon": False,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "figure.constrained_layout.use": True,
-        "figure.dpi": 72,
-    }
-)
 
 # %% [markdown]
 # ## Data

@@ -19,7 +19,7 @@ def main() -> None:
     for script in sorted(Path(__file__).parent.glob("[0-9]*.py")):
         start = time.perf_counter()
         notebook = jupytext.read(script)
-        client(notebook).execute()
+        client(notebook, resources={"metadata": {"path": str(script.parent)}}).execute()
         clean(notebook)
         nbformat.write(notebook, script.with_suffix(".ipynb"))
         print(f"{script.stem}: {time.perf_counter() - start:.1f} s")

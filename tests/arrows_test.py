@@ -20,6 +20,7 @@ FILES = (
     "score",
     "unformed",
     "total",
+    "step",
     "storage",
     "elites",
     "weights",

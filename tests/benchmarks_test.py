@@ -1,4 +1,4 @@
-"""The benchmarks compare fairly, and the README shows what they found."""
+"""The benchmarks compare fairly, and the documentation shows what they found."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ RESULTS = sorted(path.stem for path in measure.RESULTS.glob("*.json"))
 
 
 @pytest.mark.parametrize(
-    ("path", "shown"), table.documents().items(), ids=["root", "docs", "benchmarks"]
+    ("path", "shown"), table.documents().items(), ids=["costs", "factored", "benchmarks"]
 )
 def test_the_tables_shown_are_those_of_the_results(path, shown):
     document = path.read_text()

@@ -5,6 +5,7 @@ import gc
 import io
 import os
 from pathlib import Path
+import shutil
 
 import jupytext
 from matplotlib import image
@@ -50,11 +51,12 @@ def test_both_files_have_the_same_cells(path):
 
 def test_the_notebook_executes(path, tmp_path):
     notebook = jupytext.read(path.with_suffix(".py"))
+    shutil.copy(FOLDER / "style.mplstyle", tmp_path)
     execution = client(notebook, resources={"metadata": {"path": str(tmp_path)}})
     # As a user would: one device, not the eight of the other tests.
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     execution.execute(env=env)
-    assert not list(tmp_path.iterdir())  # nothing is left behind
+    assert [left.name for left in tmp_path.iterdir()] == ["style.mplstyle"]
     del execution
     gc.collect()  # a connection left open would warn here, not in some later test
 

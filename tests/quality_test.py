@@ -138,8 +138,8 @@ def test_the_tables_shown_are_those_of_the_records():
     shown = report.rewritten(document, list(report.sections(problems, store)))
     assert report.with_ablations(shown, list(report.ablations(problems, store))) == document
     assert document.count("| metric |") >= 2
-    readme = report.PROJECT_README.read_text()
-    assert report.with_overview(readme, list(report.overview(problems, store))) == readme
+    overview = report.OVERVIEW.read_text()
+    assert report.with_overview(overview, list(report.overview(problems, store))) == overview
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parent.name}-{path.stem}")

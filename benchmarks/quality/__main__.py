@@ -66,7 +66,7 @@ def time(problems: list[str], store: Store, effort: Effort, rounds: int, console
 
 
 def show(problems: list[str], store: Store, console: Console, *, publish: bool) -> None:
-    """Prints the tables; with `publish` writes them into the README, and the plot."""
+    """Prints the tables; with `publish` writes them into the documentation, and the plot."""
     loaded = [PROBLEMS[name]() for name in problems]
     sections = list(report.sections(loaded, store))
     ablations = list(report.ablations(loaded, store))
@@ -77,10 +77,8 @@ def show(problems: list[str], store: Store, console: Console, *, publish: bool) 
     if publish:
         document = report.rewritten(report.README.read_text(), sections)
         report.README.write_text(report.with_ablations(document, ablations))
-        overview = report.with_overview(
-            report.PROJECT_README.read_text(), list(report.overview(loaded, store))
-        )
-        report.PROJECT_README.write_text(overview)
+        shown = list(report.overview(loaded, store))
+        report.OVERVIEW.write_text(report.with_overview(report.OVERVIEW.read_text(), shown))
     console.print(f"Plot: {figure.draw(found, store.folder / 'scores.svg')}")
 
 

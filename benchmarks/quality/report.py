@@ -1,4 +1,4 @@
-"""Tables of the scores, for the README and the terminal."""
+"""Tables of the scores, for the documentation and the terminal."""
 
 from collections.abc import Iterable, Iterator, Mapping
 import math
@@ -15,7 +15,7 @@ from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Record, Store, read
 
 README = Path(__file__).parent / "README.md"
-PROJECT_README = Path(__file__).parents[2] / "README.md"
+OVERVIEW = Path(__file__).parents[2] / "docs" / "results" / "quality.md"
 OVERVIEW_START = "<!-- quality: made by `python -m benchmarks.quality report` -->\n"
 OVERVIEW_END = "<!-- /quality -->\n"
 START = "<!-- scores: made by `python -m benchmarks.quality report` -->\n"

@@ -1,0 +1,72 @@
+"""What README and guide show runs as pasted; doctest runs what has prompts."""
+
+import inspect
+from pathlib import Path
+import re
+
+import pytest
+
+import egd_optax
+from egd_optax import evolve
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+DOCUMENTS = [path for path in DOCUMENTS if not {"_build", "notebooks"} & set(path.parts)]
+# Programs of other libraries: `tests/clients` has each of them.
+ELSEWHERE = {"works_with.md"}
+
+
+def programs(path):
+    """The blocks of Python without prompts."""
+    blocks = re.findall(
+        r"^```(?:python|py|\{code-block\} python)\n(.*?)^```", path.read_text(), flags=re.M | re.S
+    )
+    return [block for block in blocks if ">>>" not in block]
+
+
+def test_there_are_documents():
+    assert {"README.md", "index.md", "progress.md", "value_fn.md"} <= {p.name for p in DOCUMENTS}
+    assert sum(len(programs(path)) for path in DOCUMENTS) >= 4
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in DOCUMENTS if programs(path) and path.name not in ELSEWHERE],
+    ids=lambda path: path.stem,
+)
+def test_programs_run_as_pasted_and_train(path, capsys):
+    for program in programs(path):
+        names = {}
+        exec(program, names)
+        assert int(names["state"].cycle) >= 2
+        start = names["tx"].init(names["params"])
+        assert names["state"].info.cycle_index > start.info.cycle_index
+        assert names["loss"](names["params"]) < 2
+    shown = capsys.readouterr()
+    if path.stem == "progress":
+        assert shown.err.count("100/100") == 2  # both bars came to their end
+        assert "fitness=" in shown.err
+
+
+def test_every_argument_is_in_the_table():
+    text = (ROOT / "docs/guide/optimizer.md").read_text()
+    section = text.split("## Arguments")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, flags=re.MULTILINE)
+    arguments = inspect.signature(evolve).parameters
+    assert [name for name, _ in rows] == [name for name in arguments if name != "base"]
+    for name, default in rows:
+        assert eval(default.strip("`"), vars(egd_optax)) == arguments[name].default
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    links = re.findall(r'\]\(([^)#]+)(?:#[\w-]+)?\)|(?:src|srcset)="([^"]+)"', text)
+    local = [link for pair in links for link in pair if link and not link.startswith("http")]
+    assert len(local) > 15
+    assert not [link for link in local if not (ROOT / link).exists()]
+
+
+def test_pictures_are_light():
+    for path in (ROOT / "docs/pictures").glob("*.png"):
+        assert path.stat().st_size < 200_000
