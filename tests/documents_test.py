@@ -42,10 +42,10 @@ def test_programs_run_as_pasted_and_train(path, capsys):
         start = names["tx"].init(names["params"])
         assert names["state"].info.cycle_index > start.info.cycle_index
         assert names["loss"](names["params"]) < 2
-    shown = capsys.readouterr()
-    if path.stem == "progress":
-        assert shown.err.count("100/100") == 2  # both bars came to their end
-        assert "fitness=" in shown.err
+        if path.stem == "progress":
+            bar = capsys.readouterr().err
+            assert "100/100" in bar
+            assert "fitness=" in bar
 
 
 def test_every_argument_is_in_the_table():
