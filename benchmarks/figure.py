@@ -27,8 +27,8 @@ def draw() -> Path:
         axes[0].set_title("step without a cycle / base step")
         axes[1].set_title("cycle / its forwards and draws")
         axes[2].set_title("cycle, replayed / its forwards")
-        path = measure.RESULTS / "summary.svg"
-        figure.savefig(path, transparent=True, metadata={"Date": None})
+        path = measure.RESULTS / "summary.png"
+        figure.savefig(path, transparent=True, dpi=70)
         plt.close(figure)
     return path
 

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks.quality import report, statistics
-from benchmarks.quality.__main__ import FOLDER
+from benchmarks.measure import RESULTS
+from benchmarks.quality import archive, report, statistics
 from benchmarks.quality.ledger import generation_price
 from benchmarks.quality.methods import METHODS
 from benchmarks.quality.methods.method import split
@@ -21,7 +21,7 @@ from egd_optax import evolve, presets, recombine
 
 pytestmark = pytest.mark.long
 
-RECORDS = sorted(FOLDER.glob("*/*.json"))
+RECORDS = archive.names()
 
 
 def parabola(params, batch):
@@ -131,10 +131,18 @@ def test_comparisons_count_pairs_and_bracket_the_median():
     assert statistics.compare([1.0, 2.0], [1.0, 2.0]).low == 0
 
 
-def test_the_tables_shown_are_those_of_the_records():
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The records of the archive."""
+    folder = tmp_path_factory.mktemp("records")
+    archive.unpack(folder)
+    return folder
+
+
+def test_the_tables_shown_are_those_of_the_records(folder):
     document = report.README.read_text()
-    problems = [make() for name, make in PROBLEMS.items() if (FOLDER / name).exists()]
-    store = Store(FOLDER)
+    problems = [make() for name, make in PROBLEMS.items() if (folder / name).exists()]
+    store = Store(folder)
     shown = report.rewritten(document, list(report.sections(problems, store)))
     assert report.with_ablations(shown, list(report.ablations(problems, store))) == document
     assert document.count("| metric |") >= 2
@@ -142,11 +150,36 @@ def test_the_tables_shown_are_those_of_the_records():
     assert report.with_overview(overview, list(report.overview(problems, store))) == overview
 
 
-@pytest.mark.parametrize("path", RECORDS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_a_record_is_whole_and_says_what_it_was_measured_with(path):
-    record = json.loads(path.read_text())
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_is_whole_and_says_what_it_was_measured_with(name, folder):
+    record = json.loads((folder / name).read_text())
     assert {"jax", "jaxlib", "optax", "egd_optax"} <= record["versions"].keys()
     assert record["device"]["kind"]
-    if path.stem != "time":
+    if not name.endswith("/time.json"):
         assert len(record["scores"]) == len(record["seconds"]) == Effort().seeds
         assert record["forwards"] <= record["budget"]
+
+
+def test_packing_what_was_unpacked_changes_nothing(folder, tmp_path, monkeypatch):
+    for name in ("TRIALS", "SUMMARY"):
+        monkeypatch.setattr(archive, name, tmp_path / getattr(archive, name).name)
+    archive.pack(folder, [make() for make in PROBLEMS.values()])
+    for path in (archive.TRIALS, archive.SUMMARY):
+        assert path.read_bytes() == (RESULTS / path.name).read_bytes()
+
+
+def test_an_archive_of_another_commit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "TRIALS", tmp_path / archive.TRIALS.name)
+    archive.TRIALS.write_bytes((RESULTS / archive.TRIALS.name).read_bytes() + b"more")
+    with pytest.raises(
+        ValueError, match="must have the checksum [0-9a-f]{64} of quality.json, got"
+    ):
+        archive.unpack(tmp_path / "records")
+
+
+def test_results_weigh_little():
+    kept = [path for path in RESULTS.rglob("*") if path.is_file() and path.parent == RESULTS]
+    assert len(kept) <= 30
+    assert sum(path.stat().st_size for path in kept) <= 1_000_000
+    assert all(path.stat().st_size < 200_000 for path in kept)
+    assert not [path for path in kept if path.suffix == ".svg"]

@@ -1,4 +1,4 @@
-"""Runs the benchmark: `python -m benchmarks.quality [run|time|ablate|report] [options]`."""
+"""Runs the benchmark: `python -m benchmarks.quality [run|time|ablate|report|unpack] [options]`."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import measure, table
-from benchmarks.quality import figure, report, timing
+from benchmarks.quality import archive, figure, report, timing
 from benchmarks.quality.methods import METHODS, VARIANTS
 from benchmarks.quality.methods.method import Method
 from benchmarks.quality.problem import Problem
@@ -19,7 +19,7 @@ from benchmarks.quality.runner import Effort, complete
 FOLDER = measure.RESULTS / "quality"
 QUICK = Effort(trials=2, tune_seeds=1, seeds=2, share=0.05)
 ROUNDS, QUICK_ROUNDS = 7, 3
-COMMANDS = ("run", "time", "ablate", "report")
+COMMANDS = ("run", "time", "ablate", "report", "unpack")
 # Problems that the metric preset is taken apart on.
 ABLATED = ("ternary_absmax", "ternary_mse")
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -33,6 +33,8 @@ def main() -> None:
     console = Console()
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(Path(scratch) if quick else FOLDER)
+        if not store.folder.exists():
+            archive.unpack(store.folder)
         problems = arguments.problem or list(PROBLEMS)
         if arguments.command == "run" or quick:
             run(problems, arguments.method or list(METHODS), store, effort, console)
@@ -79,7 +81,9 @@ def show(problems: list[str], store: Store, console: Console, *, publish: bool) 
         report.README.write_text(report.with_ablations(document, ablations))
         shown = list(report.overview(loaded, store))
         report.OVERVIEW.write_text(report.with_overview(report.OVERVIEW.read_text(), shown))
-    console.print(f"Plot: {figure.draw(found, store.folder / 'scores.svg')}")
+        archive.pack(store.folder, loaded)
+    picture = measure.RESULTS if publish else store.folder
+    console.print(f"Plot: {figure.draw(found, picture / 'quality.png')}")
 
 
 def _complete(

@@ -1,0 +1,96 @@
+"""All trials in one compressed file, beside a summary with its checksum: what git has of a run.
+
+A run works in a folder of single files, which git ignores. `report` packs them, `unpack` gets them
+back.
+"""
+
+from collections.abc import Iterable
+import hashlib
+import io
+import json
+from pathlib import Path
+import tarfile
+from typing import Any
+
+from benchmarks.measure import RESULTS
+from benchmarks.quality import report, statistics
+from benchmarks.quality.problem import Problem
+from benchmarks.quality.record import Store, written
+
+SUMMARY = RESULTS / "quality.json"
+TRIALS = RESULTS / "quality_trials.tar.xz"
+
+
+def pack(folder: Path, problems: Iterable[Problem]) -> None:
+    """Writes the archive of a folder's records, and the summary; the same for the same records."""
+    compressed = io.BytesIO()
+    with tarfile.open(fileobj=compressed, mode="w:xz", format=tarfile.USTAR_FORMAT) as archive:
+        for path in sorted(folder.glob("*/*.json")):
+            member = tarfile.TarInfo(path.relative_to(folder).as_posix())
+            member.size = path.stat().st_size
+            with path.open("rb") as content:
+                archive.addfile(member, content)
+    TRIALS.write_bytes(compressed.getvalue())
+    described = {
+        "trials": {"file": TRIALS.name, "sha256": _checksum()},
+        **_measured_with(folder),
+        "scores": {problem.name: _summary(problem, Store(folder)) for problem in problems},
+    }
+    SUMMARY.write_text(json.dumps(described, indent=1, allow_nan=False) + "\n")
+
+
+def unpack(folder: Path) -> None:
+    """Writes the records of the archive into a folder.
+
+    Raises:
+        ValueError: the archive is not the one that the summary belongs to.
+    """
+    expected, found = json.loads(SUMMARY.read_text())["trials"]["sha256"], _checksum()
+    if found != expected:
+        raise ValueError(
+            f"{TRIALS.name} must have the checksum {expected} of {SUMMARY.name}, got {found}: "
+            "check both out from one commit."
+        )
+    with tarfile.open(TRIALS) as archive:
+        archive.extractall(folder, filter="data")
+
+
+def names() -> list[str]:
+    """The records of the archive, `problem/method.json`."""
+    with tarfile.open(TRIALS) as archive:
+        return archive.getnames()
+
+
+def _checksum() -> str:
+    return hashlib.sha256(TRIALS.read_bytes()).hexdigest()
+
+
+def _measured_with(folder: Path) -> dict[str, list[Any]]:
+    """The versions and the devices of all records, each once."""
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*/*.json"))]
+    found: dict[str, list[Any]] = {"versions": [], "device": []}
+    for name, seen in found.items():
+        for record in records:
+            if record[name] not in seen:
+                seen.append(record[name])
+    return found
+
+
+def _summary(problem: Problem, store: Store) -> dict[str, Any]:
+    """What came of each method, variants included; None stands for what is not finite."""
+    summaries = {}
+    for path in sorted((store.folder / problem.name).glob("*.json")):
+        record = store.load(problem.name, path.stem)
+        if len(record.get("scores", [])) > 1:
+            found = statistics.summarize(report.scores(record), problem.success)
+            summaries[path.stem] = {
+                "seeds": len(record["scores"]),
+                "median": written(found.median),
+                "mean": written(found.mean),
+                "deviation": written(found.deviation),
+                "solved": found.solved,
+                "forwards": record["forwards"],
+                "settings": record["settings"],
+                "date": record["date"],
+            }
+    return summaries
