@@ -1,11 +1,13 @@
 """A panel a problem: the scores of every method over the seeds."""
 
 from collections.abc import Mapping
+import io
 from pathlib import Path
 
 from matplotlib.axes import Axes
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image
 
 from benchmarks.figure import COLORS, INK
 from benchmarks.quality import report
@@ -34,7 +36,10 @@ def draw(found: Mapping[str, tuple[Problem, Mapping[str, Record]]], path: Path) 
         for at, (problem, records) in zip(axes.flat, found.values(), strict=False):
             _panel(at, problem, records)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, transparent=True, dpi=44)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, transparent=True, dpi=75)
+        # A few tones of three colours: as sharp, and a third of the size.
+        Image.open(drawn).quantize(32).save(path, optimize=True)
         plt.close(figure)
     return path
 
