@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 AOT := .aot
 
-.PHONY: demo test test-all test-clients test-docs test-matrix test-aot bench docs notebooks lint types \
+.PHONY: demo test test-all test-build test-clients test-docs test-matrix test-aot bench docs notebooks lint types \
   lock clean
 
 demo: $(VENV)/installed
@@ -23,7 +23,7 @@ test-all: test
 	$(HURRIED) $(PYTEST) -m "wide and not exact and not long"
 	$(PYTEST) -m "wide and exact and not long"
 	$(PYTEST) -m long
-	$(MAKE) test-clients test-docs
+	$(MAKE) test-clients test-docs test-build
 
 # Programs of other libraries with this optimizer in them, see docs/guide/works_with.md.
 test-clients: $(VENV)/installed
@@ -51,6 +51,10 @@ test-matrix: $(VENV)/installed
 # Executes the .py of every notebook and writes the .ipynb beside it.
 notebooks: $(VENV)/installed
 	$(BIN)/python notebooks/execute.py
+
+# Wheel and sdist, and the tests of one on the other.
+test-build: $(VENV)/installed
+	$(BIN)/nox --session build
 
 # Compiles for a TPU and a GPU that are not here, and reads the programs.
 test-aot: $(AOT)/installed

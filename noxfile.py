@@ -1,7 +1,13 @@
-"""`make test-matrix`: the suite on every Python here, at both ends of the versions admitted."""
+"""The suite in environments of their own.
+
+`make test-matrix`: on every Python here, at both ends of the versions admitted.
+`make test-build`: from the sdist, on the wheel.
+"""
 
 import os
 from pathlib import Path
+import shutil
+import tarfile
 
 import nox
 
@@ -17,9 +23,40 @@ os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *hidden])
 PYTHONS = nox.project.python_versions(nox.project.load_toml())
 
 
+# Where `make test` finds out most for its time.
+FAST = ("-m", "not exact and not wide and not long")
+HURRY = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
+
 @nox.session(python=PYTHONS)
 @nox.parametrize("resolution", ["lowest-direct", "highest"])
 def tests(session: nox.Session, resolution: str) -> None:
     """Runs the suite with the dependencies of pyproject.toml at one end of their range."""
     session.install("--resolution", resolution, "--editable", ".[test]")
     session.run("python", "-m", "pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Builds wheel and sdist, and runs the tests of the sdist on the wheel.
+
+    Those of `make test` that compile fast; others with `nox -s build -- ARGUMENTS OF PYTEST`.
+    """
+    folder = Path(session.create_tmp()).resolve() / "build"
+    shutil.rmtree(folder, ignore_errors=True)
+    session.install("--constraint", "requirements.lock", "build", "flit_core")
+    session.run("python", "-m", "build", "--no-isolation", "--outdir", str(folder))
+    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    session.install("--constraint", "requirements.lock", f"egd_optax[test] @ file://{wheel}")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    unpacked = folder / sdist.name.removesuffix(".tar.gz")
+    # Python would find the sources before the wheel; their doctests come with these.
+    shutil.rmtree(unpacked / "egd_optax")
+    session.chdir(unpacked)
+    session.run("python", "-c", "import egd_optax; assert 'site-packages' in egd_optax.__file__")
+    arguments = session.posargs or FAST
+    session.run(
+        "python", "-m", "pytest", "-n", "auto", *arguments, "tests", "README.md", "docs",
+        env={"XLA_FLAGS": "" if session.posargs else HURRY},
+    )  # fmt: skip

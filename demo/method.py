@@ -63,6 +63,7 @@ class Method(NamedTuple):
             self.cycles.population_size,
             self.cycles.fitness_size,
             antithetic=self.cycles.antithetic,
+            accept=self.cycles.accept,
         )
         return Ledger(step, cycle, self.cycles.evolve_every)
 

@@ -283,6 +283,7 @@ def evolve(
         evolve: bool | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, EvolveState]:
+        _check_state(state, spec)
         evolve = _checks.check_update(
             params, value_fn, accept_value_fn, base_value_fn, evolve, accept=spec.accept
         )
@@ -339,6 +340,20 @@ def evolve(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_state(state: Any, spec: _cycle.CycleSpec) -> None:
+    """The state of an optimizer like this one: what a checkpoint gives back may be another."""
+    if not isinstance(state, EvolveState):
+        raise TypeError(
+            f"`state` must be an EvolveState, got {type(state).__name__}: restore it into the "
+            "structure of `tx.init(params)`."
+        )
+    if spec.step is not None and isinstance(state.step_state, optax.EmptyState):
+        raise ValueError(
+            "`state` must hold that of `step`, got none: it was made without `step`, make it with "
+            "`tx.init(params)` of the optimizer that has it."
+        )
 
 
 def _base_args(

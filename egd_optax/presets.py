@@ -102,7 +102,7 @@ def metric(
         >>> updates, state = tx.update(params, tx.init(params), params, evolve=True,
         ...   value_fn=value_fn, batches=batches)
         >>> int(state.info.evaluations)
-        66
+        64
     """
     check_number("sigma", sigma, zero=False)
     schedule: Any = sigma

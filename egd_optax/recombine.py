@@ -54,7 +54,8 @@ class Recombine:
 
         Args:
             fitness: of all members, float `[n]`, lower is better; +inf where it is not finite.
-                Entry 0 is the parent's.
+                Entry 0 is the parent's, but for pairs with accept="always", whose parent is not
+                evaluated and has no entry.
             support: how many can weigh something. A weight beyond the best so many, of a
                 member without finite fitness, or that is not finite itself counts as zero.
 

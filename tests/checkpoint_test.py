@@ -1,5 +1,7 @@
 """A resumed run is the uninterrupted one, to the bit."""
 
+from pathlib import Path
+
 import chex
 from flax import serialization
 import jax
@@ -7,9 +9,11 @@ import jax.numpy as jnp
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from states import make
 
 from egd_optax import Execution, evolve
 
+STATES = sorted((Path(__file__).parent / "states").glob("*.msgpack"))
 PARAMS = {"w": jnp.linspace(-1.0, 2.0, 12).reshape(4, 3), "b": jnp.ones(3, jnp.bfloat16)}
 
 
@@ -83,3 +87,32 @@ def test_a_checkpoint_of_another_base_is_refused(tmp_path):
         checkpointer.restore(tmp_path / "adam", other.init(PARAMS))
     with pytest.raises(ValueError, match="trace|names|field"):
         serialization.from_bytes(other.init(PARAMS), serialization.to_bytes(saved.init(PARAMS)))
+
+
+def test_states_of_earlier_versions_are_there():
+    assert {path.stem.split("_")[1] for path in STATES} == make.optimizers().keys()
+
+
+@pytest.mark.parametrize("path", STATES, ids=lambda path: path.stem)
+def test_a_run_that_an_earlier_version_stored_goes_on(path):
+    tx = make.optimizers()[path.stem.split("_")[1]]
+    start = make.PARAMS, tx.init(make.PARAMS)
+    restored = serialization.from_bytes(start, path.read_bytes())
+    assert int(restored[1].count) == make.STEPS
+    resumed = make.advance(tx, *restored, 5)
+    whole = make.advance(tx, *start, make.STEPS + 5)
+    # Other versions of JAX round in other ways.
+    chex.assert_trees_all_close(resumed, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_state_that_does_not_fit_is_named():
+    plain, stepped = optimizer(), evolve(optax.adam(0.01), step=optax.adam(0.01))
+    with pytest.raises(ValueError, match=r"`state` must hold that of `step`.*tx.init\(params\)"):
+        stepped.update(PARAMS, plain.init(PARAMS), PARAMS, value_fn=loss)
+    state = serialization.to_state_dict(plain.init(PARAMS))
+    with pytest.raises(TypeError, match="`state` must be an EvolveState, got dict: restore it"):
+        plain.update(PARAMS, state, PARAMS, value_fn=loss)
+    # Flax names the fields.
+    del state["info"]["sigma"]
+    with pytest.raises(ValueError, match="sigma"):
+        serialization.from_state_dict(plain.init(PARAMS), state)

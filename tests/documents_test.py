@@ -67,6 +67,14 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
     assert not [link for link in local if not (ROOT / link).exists()]
 
 
+def test_the_citation_is_of_this_version():
+    assert f"\nversion: {egd_optax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_types_come_with_the_package():
+    assert (Path(egd_optax.__file__).parent / "py.typed").exists()
+
+
 def test_pictures_are_light():
     for path in (ROOT / "docs/pictures").glob("*.png"):
         assert path.stat().st_size < 200_000

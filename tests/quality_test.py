@@ -74,12 +74,14 @@ def test_methods_keep_to_the_budget_and_use_most_of_it(name):
         assert 0.5 * budget < spent <= budget
 
 
+@pytest.mark.parametrize("accept", ["always", "finite", "best"])
 @pytest.mark.parametrize("antithetic", [False, True])
-def test_a_generation_is_charged_what_the_optimizer_evaluates(antithetic):
-    tx = evolve(optax.sgd(0.1), evolve_every=1, population_size=6, antithetic=antithetic)
+def test_a_generation_is_charged_what_the_optimizer_evaluates(antithetic, accept):
+    settings = {"population_size": 6, "antithetic": antithetic, "accept": accept}
+    tx = evolve(optax.sgd(0.1), evolve_every=1, **settings)
     params = TOY.init(jax.random.key(0))
     _, state = tx.update(params, tx.init(params), params, value_fn=lambda p: jnp.sum(p["x"] ** 2))
-    charged = generation_price(6, 16, antithetic=antithetic)
+    charged = generation_price(6, 16, antithetic=antithetic, accept=accept)
     assert charged == 16 * int(state.info.evaluations)
 
 

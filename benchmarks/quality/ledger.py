@@ -33,15 +33,19 @@ class Ledger(NamedTuple):
         return periods * self.evolve_every + min(rest // self.step, self.evolve_every - 1)
 
 
-def generation_price(population_size: int, samples: int, *, antithetic: bool = False) -> int:
+def generation_price(
+    population_size: int, samples: int, *, antithetic: bool = False, accept: str = "best"
+) -> int:
     """The price of one generation of a cycle.
 
     Args:
-        population_size: members, each evaluated on `samples`; the child is as well.
+        population_size: members, each evaluated on `samples`.
         samples: of the batch that fitness is taken over.
         antithetic: whether members come in pairs; the parent is then evaluated besides.
+        accept: the rule; all but "always" have the child evaluated too, and that parent.
     """
-    return (population_size + 1 + antithetic) * samples
+    more = 0 if accept == "always" else 1 + antithetic
+    return (population_size + more) * samples
 
 
 def descent(problem: Problem, gradients: int = 1) -> Ledger:

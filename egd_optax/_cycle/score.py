@@ -261,7 +261,7 @@ def _unformed(
         return (kept, scores, leaves, state), value
 
     unknown = jnp.full([members.size], jnp.inf, fitness_dtype())
-    start = (None, unknown, members.genome.leaves(), step_state)
+    start: _Carry = (None, unknown, members.genome.leaves(), step_state)
     trips = jnp.arange(2 + judges_best, dtype=jnp.int32)
     (_, scores, child, step_state), values = lax.scan(one, start, trips)
     of_best = jnp.where(jnp.argmin(scores) > 0, values[-1], values[0]) if judges_best else None

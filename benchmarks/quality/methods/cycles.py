@@ -171,7 +171,9 @@ def plan(
     size, population = samples(problem, static), static["population"]
     guard = min(form.guard, count(problem.train))
     unit = scale(problem) if form.absolute else 1.0
-    generation = generation_price(population, size, antithetic=form.antithetic)
+    generation = generation_price(
+        population, size, antithetic=form.antithetic, accept=static.get("accept", "best")
+    )
     generation += GUARD_EVALUATIONS * guard
     timetable = schedule(problem, static, budget, generation)
     prices = ledger.evolution(problem, timetable.evolve_every, generation, timetable.generations)

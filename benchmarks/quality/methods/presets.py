@@ -149,6 +149,7 @@ def sketch_settings(rng: np.random.Generator) -> Settings:
         "population": 8,
         "interval": 200,
         "generations": 1,
+        "accept": "always",
     }
 
 

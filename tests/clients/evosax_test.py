@@ -1,0 +1,66 @@
+"""With `step`, cycles around a base that does nothing are evosax's Open_ES, update by update."""
+
+from evosax.algorithms import Open_ES
+import jax
+from jax.experimental import io_callback
+from jax.flatten_util import ravel_pytree
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from egd_optax import evolve, noise, recombine
+
+POPULATION, SIGMA = 16, 0.1
+STEPS = {"adam": optax.adam(0.05), "momentum": optax.sgd(0.5, 0.9)}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_every_update_is_that_of_open_es(name):
+    """Open_ES is told our members and their fitness, and its mean is where our parameters are."""
+    params = {"w": jnp.linspace(-1.0, 2.0, 12).reshape(4, 3), "b": jnp.ones(3)}
+    population, scores = [], []
+
+    def note(member, value):
+        population.append(ravel_pytree(member)[0])
+        scores.append(value)
+
+    def value_fn(params):
+        value = sum(jnp.sum(jnp.abs(leaf - 0.5)) for leaf in jax.tree.leaves(params))
+        io_callback(note, None, params, value)
+        return value
+
+    # Open_ES divides by the population and by sigma, and weighs by ranks from -1/2 to 1/2; the
+    # weights of `centered_rank` above zero sum to one. This is the ratio where no two tie.
+    scale = POPULATION / (8 * SIGMA**2 * (POPULATION - 1))
+    tx = evolve(
+        optax.set_to_zero(), evolve_every=1, population_size=POPULATION, antithetic=True,
+        sigma=SIGMA, noise=noise.gaussian(relative=False), recombine=recombine.centered_rank(),
+        step_size=scale, step=STEPS[name], accept="always",
+    )  # fmt: skip
+    zeros, state = jax.tree.map(jnp.zeros_like, params), tx.init(params)
+    theirs = Open_ES(
+        POPULATION, params, optimizer=STEPS[name], std_schedule=optax.constant_schedule(SIGMA)
+    )
+    settings = theirs.default_params
+    mean = theirs.init(jax.random.key(0), params, settings)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(zeros, state, params, value_fn=value_fn)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(8):
+        population.clear()
+        scores.clear()
+        params, state = jax.block_until_ready(step(params, state))
+        jax.effects_barrier()
+        told = jnp.stack(population), jnp.stack(scores)
+        mean, _ = theirs.tell(jax.random.key(0), *_as_trees(theirs, *told), mean, settings)
+        np.testing.assert_allclose(mean.mean, ravel_pytree(params)[0], rtol=2e-5, atol=2e-5)
+    assert np.abs(mean.mean - ravel_pytree(zeros)[0]).max() > 0.1
+
+
+def _as_trees(strategy, population, scores):
+    """What Open_ES takes: a pytree of members, and their fitness."""
+    return jax.vmap(strategy._unravel_solution)(population), scores
