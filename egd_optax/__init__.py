@@ -12,6 +12,7 @@ from egd_optax import factored, host, noise, presets, recombine
 from egd_optax._bound import bind_value_fn
 from egd_optax._checks import STATIC_ARGS
 from egd_optax._cycle import CycleInfo
+from egd_optax._diagnose import Diagnosis, diagnose
 from egd_optax._egd import egd
 from egd_optax._evolve import EvolveState, evolve, is_due
 from egd_optax._explain import ExplainedLeaf, Explanation, explain
@@ -21,11 +22,13 @@ from egd_optax.execution import Execution
 __all__ = [
     "STATIC_ARGS",
     "CycleInfo",
+    "Diagnosis",
     "EvolveState",
     "Execution",
     "ExplainedLeaf",
     "Explanation",
     "bind_value_fn",
+    "diagnose",
     "egd",
     "evolve",
     "explain",

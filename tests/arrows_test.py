@@ -14,6 +14,7 @@ PACKAGES = ("aot", "benchmarks", "demo")
 # The files of a cycle: each may import those behind it.
 FILES = (
     "programs",
+    "pairs",
     "cycle",
     "generation",
     "evaluation",

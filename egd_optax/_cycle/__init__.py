@@ -3,6 +3,7 @@
 Data only flows down this list; no file imports from one above it.
 
 programs    cycles outside of jit, compiled once
+pairs       what a gradient predicts of mirrored pairs, and what their fitness says
 cycle       generations around the parent, and where they lead
 generation  one round
 evaluation  formed or factored, and how many at a time
@@ -40,6 +41,7 @@ from egd_optax._cycle.cycle import CycleInfo, in_dtypes, info_dtypes, no_cycle_y
 from egd_optax._cycle.evaluation import at_once, reason_to_form, rows_of
 from egd_optax._cycle.frozen import Frozen
 from egd_optax._cycle.members import has_factors
+from egd_optax._cycle.pairs import correlation, differences_around
 from egd_optax._cycle.parent import mutating_leaves
 from egd_optax._cycle.programs import Programs
 from egd_optax._cycle.reset import Reset, forget_the_point, reset_after_jump
@@ -56,6 +58,8 @@ __all__ = [
     "Reset",
     "at_once",
     "check_spelling",
+    "correlation",
+    "differences_around",
     "for_line_search",
     "forget_the_point",
     "has_factors",

@@ -78,7 +78,7 @@ def run_generation(
 
     own_fitness = prepare(objectives.value_fn)
     fitness = fitness_of(own_fitness, parent)
-    members = _members_of(spec, parent, key, sigma, generation)
+    members = members_of(spec, parent, key, sigma, generation)
     members, unformed, batch_size = evaluation_of(spec, members, parent, own_fitness)
     place = place_of(spec.execution, members, objectives.extra_args)
     storage = storage_of(spec.memory, spec.elite_count)
@@ -174,7 +174,7 @@ def _judged_by(
     return parent, elite, jnp.where(jnp.isfinite(child_fitness), judge(child), jnp.inf)
 
 
-def _members_of(
+def members_of(
     spec: CycleSpec, parent: Parent, key: jax.Array, sigma: jax.Array, generation: jax.Array
 ) -> Members:
     """The members around a parent, none of them drawn yet."""

@@ -1,0 +1,117 @@
+"""`diagnose`: does the gradient see what the fitness sees, and does the fitness repeat?"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from egd_optax import _checks, _cycle, noise, recombine
+from egd_optax.execution import Execution
+from egd_optax.noise import Noise
+
+
+class Diagnosis(NamedTuple):
+    """What mirrored pairs around some parameters say; scalars, from -1 to 1.
+
+    Attributes:
+        gradient_correlation: float `[]`, of the fitness differences of pairs with what the gradient
+            predicts. Near 1 the gradient sees all that the fitness does.
+        reliability: float `[]`, of the fitness differences of pairs with those on other samples.
+            Near 0 they are luck. NaN without `other_value_fn`.
+    """
+
+    gradient_correlation: jax.Array
+    reliability: jax.Array
+
+
+def diagnose(
+    value_fn: Callable[..., Any],
+    params: optax.Params,
+    grads: optax.Updates,
+    *,
+    other_value_fn: Callable[..., Any] | None = None,
+    pairs: int = 20,
+    sigma: float = 0.02,
+    noise: Noise = noise.gaussian(),
+    mutable: Any = None,
+    key: Any = 0,
+    **extra_args: Any,
+) -> Diagnosis:
+    """Measures at a checkpoint whether cycles can find what a gradient does not.
+
+    Members of a cycle are drawn in mirrored pairs. For each pair `value_fn` says which side is
+    better and by how much, and so does the gradient, to first order. Where the two agree, cycles
+    find what the next steps find for less. Where the differences do not repeat on other samples,
+    the batch is too small for this fitness. What both say in between, and how far it is to be
+    trusted, is in the guide: it is a veto, not a promise.
+
+    Args:
+        value_fn: the fitness on some samples, as passed to `update`.
+        params: pytree of arrays.
+        grads: pytree like `params`: the gradient that training follows, on the same samples.
+        other_value_fn: the fitness on as many other samples.
+        pairs: mirrored pairs to draw. A correlation c is uncertain by about (1 - c**2) /
+            sqrt(pairs).
+        sigma: as an argument of `evolve`, a number.
+        noise: as an argument of `evolve`; likewise:
+        mutable: which leaves mutate, None for all.
+        key: int seed, or a threefry key.
+        **extra_args: as passed to `update`, for those that `value_fn` and `other_value_fn` take.
+
+    Returns:
+        The two correlations, around zero; NaN where no pair differs. Costs `2 * pairs` forward
+        passes for `value_fn`, as many for `other_value_fn`, and the memory of two members.
+
+    Raises:
+        TypeError: an argument is of the wrong type, or `value_fn` returns no real scalar.
+        ValueError: an argument is out of range, or `mutable` fits no leaf.
+
+    References:
+        Correlation of a surrogate gradient with evolution's: Maheswaranathan et al., `Guided
+        evolutionary strategies <https://arxiv.org/abs/1806.10230>`_, 2019.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from egd_optax import diagnose
+        >>> def loss(params): return jnp.sum((params - 0.3) ** 2)
+        >>> def coarse(params): return loss(jnp.round(params))
+        >>> params = jnp.linspace(-1.0, 1.0, 50)
+        >>> diagnosis = diagnose(loss, params, jax.grad(loss)(params))
+        >>> bool(diagnosis.gradient_correlation > 0.99)
+        True
+        >>> diagnosis = diagnose(coarse, params, jax.grad(loss)(params), sigma=0.1)
+        >>> bool(diagnosis.gradient_correlation < 0.9)
+        True
+    """
+    pairs = _checks.check_size("pairs", pairs)
+    for name, fn in (("value_fn", value_fn), ("other_value_fn", other_value_fn)):
+        if fn is not None or name == "value_fn":
+            _checks.check_function(name, fn, "of the parameters")
+    _checks.check_operator("noise", noise, Noise, "write `noise.gaussian()`")
+    spec: _cycle.CycleSpec = _checks.check_spec(
+        _cycle.CycleSpec(
+            population_size=2 * pairs,
+            generations=1,
+            sigma=sigma,
+            noise=noise,
+            antithetic=True,
+            recombine=recombine.centered_rank(),
+            step_size=1.0,
+            accept="always",
+            mutable=mutable,
+            execution=Execution(),
+            step=None,
+        )
+    )
+    mutating = _cycle.mutating_leaves(params, mutable, grads)
+    functions = [fn for fn in (value_fn, other_value_fn) if fn is not None]
+    predicted, found = _cycle.differences_around(
+        spec, params, grads, mutating, functions, extra_args, _checks.make_key_data(key)
+    )
+    unknown = jnp.full([], jnp.nan, found.dtype)
+    return Diagnosis(
+        gradient_correlation=_cycle.correlation(predicted, found[0]),
+        reliability=unknown if len(found) < 2 else _cycle.correlation(*found),
+    )
