@@ -48,7 +48,7 @@ def searching_step(tx, **extra):
 # What a base is given.
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("evolve_now", [None, True, False])
 @pytest.mark.parametrize("make", [*SEARCHES.values(), sam], ids=[*SEARCHES, "sam"])
 def test_a_base_that_takes_no_unknown_arguments_gets_none(make, evolve_now):
@@ -65,6 +65,7 @@ def test_a_base_that_takes_no_unknown_arguments_gets_none(make, evolve_now):
     assert loss(params) < loss(START)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("make", SEARCHES.values(), ids=SEARCHES)
 def test_steps_without_a_cycle_are_those_of_a_line_search_alone(make):
     alone = searching_step(make(), value_fn=loss)
@@ -116,7 +117,7 @@ def test_an_evolve_inside_of_a_base_gets_all_that_is_its_own():
 # What a base keeps of a point.
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("reset_base", [False, True])
 @pytest.mark.parametrize("make", SEARCHES.values(), ids=SEARCHES)
 def test_what_a_base_caches_for_a_point_is_not_used_after_a_jump(make, reset_base):
@@ -194,7 +195,7 @@ def names_of(path):
     return {key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)}
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("base", MOMENTS)
 def test_moments_start_anew_and_all_else_goes_on(base):
     """Schedules, counters, keys, learned scales, cycles of an `evolve` inside."""
@@ -271,7 +272,7 @@ def product(params):
     return jnp.sum((params["w"] * params["b"] - 2.0) ** 2)
 
 
-@pytest.mark.crossed(4)
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 @pytest.mark.parametrize("base", FREEZING)
 def test_a_leaf_that_the_base_freezes_does_not_mutate(base, jit):
@@ -298,7 +299,7 @@ def test_a_base_that_moves_nothing_leaves_all_to_the_cycles(base):
 # What is evaluated is what is deployed.
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("reset_base", [False, True])
 def test_no_accepted_cycle_ends_worse_where_a_base_deploys_other_parameters(reset_base):
     deployed = contrib.schedule_free_eval_params
@@ -340,6 +341,7 @@ def test_no_accepted_cycle_ends_worse_where_a_base_deploys_other_parameters(rese
 # Nothing to choose.
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("reset_base", [False, True])
 @pytest.mark.parametrize(
     "kwargs",

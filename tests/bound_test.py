@@ -41,6 +41,7 @@ def assert_same(one, two):
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("jit", [True, False])
 def test_bound_and_passed_give_the_same_bits(jit):
     bound = trained(bind_value_fn(evolving(), loss), jit=jit)

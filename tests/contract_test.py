@@ -37,7 +37,7 @@ def make_step(tx):
     return step
 
 
-@pytest.mark.crossed(5)
+@pytest.mark.crossed(3)
 @pytest.mark.parametrize("evolve_every", [1, 3])
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("base", BASES)
@@ -78,7 +78,7 @@ def test_init_needs_only_shapes(base):
     chex.assert_trees_all_equal_shapes_and_dtypes(jax.jit(tx.init)(PARAMS), concrete)
 
 
-@pytest.mark.crossed(3)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("base", BASES)
 def test_the_state_is_stable_in_float64(base):
     with jax.enable_x64(True):
@@ -93,7 +93,7 @@ def test_the_state_is_stable_in_float64(base):
         assert state.info.child_fitness.dtype == jnp.float64
 
 
-@pytest.mark.crossed(3)
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("axis_type", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("base", ["sgd", "schedule_free_sgd"])
@@ -112,6 +112,7 @@ def test_types_are_stable_on_a_mesh(base, memory, axis_type):
         assert int(state.cycle) == 2
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("factory", ["egd", "evolve"])
 def test_static_args_let_inject_hyperparams_wrap(factory):
     options = {
@@ -221,7 +222,7 @@ RATES = {
 }
 
 
-@pytest.mark.crossed(5)
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("base", BASES)
 def test_converges_on_the_test_problems_of_optax(base, problem):

@@ -54,7 +54,7 @@ RULES = {
 
 
 # Memory modes are the same to the bit, see `invariance_test.py`: each once is enough.
-@pytest.mark.crossed(5)
+@pytest.mark.crossed(3)
 @pytest.mark.parametrize(
     ("memory", "rule", "k"),
     [
@@ -88,7 +88,7 @@ def test_member_zero_is_the_parent_and_the_others_are_not(memory):
             assert (leaf != base).any()
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.exact
 @pytest.mark.parametrize("batch_size", [2, 5])
 def test_members_are_the_same_to_the_bit_in_batches(batch_size):
@@ -165,6 +165,7 @@ def test_a_schedule_gives_the_sigma_of_each_cycle():
     np.testing.assert_allclose(sigmas, [0, 0.1, 0.1, 0.098, 0.098, 0.1 * 0.98**2], rtol=1e-6)
 
 
+@pytest.mark.crossed(4)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("kind", [noise.gaussian(), noise.low_rank()], ids=["full", "low rank"])
 def test_a_negative_zero_is_no_better_than_zero(memory, kind):

@@ -140,7 +140,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize(
     ("setting", "at_once"), [(name, (None, 4)[at % 2]) for at, name in enumerate(SETTINGS)]
 )
@@ -233,6 +233,7 @@ def test_a_mesh_of_explicit_axes_is_refused_by_name():
         run(Execution(evaluate="auto"), params, steps=1)
 
 
+@pytest.mark.wide
 def test_a_cycle_outside_of_jit_finds_the_same():
     execution = Execution(evaluate="factored")
     chex.assert_trees_all_close(run(execution, jit=False)[0], run(execution)[0], atol=1e-6)
@@ -292,6 +293,7 @@ def is_factored_by(execution, value_fn=loss, params=PARAMS, **kwargs):
     return int(state.info.evaluations) == 10
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize(
     ("add", "factored"),
     [
@@ -339,6 +341,7 @@ def program_of(population_size, at_once=8, evaluate="factored"):
     return step.lower(params).compile()
 
 
+@pytest.mark.wide
 @pytest.mark.exact
 def test_memory_does_not_grow_with_the_population():
     few, many = (program_of(size).memory_analysis().temp_size_in_bytes for size in (16, 256))
@@ -347,6 +350,7 @@ def test_memory_does_not_grow_with_the_population():
     assert many < formed
 
 
+@pytest.mark.wide
 @pytest.mark.exact
 def test_members_share_one_product_with_the_base():
     """Of eight at a time, and of the first layer, whose input they share, one for all."""

@@ -110,12 +110,12 @@ def overwriting_state(model, tx, state_type=TrainState):
     return state_type.create(apply_fn=model.apply, params=variables, tx=tx)
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("model", OVERWRITING.values(), ids=OVERWRITING)
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 def test_a_collection_overwritten_by_its_gradient_is_seen_as_the_step_leaves_it(model, jit):
     loss = overwriting_loss(model)
-    tx = egd(0.01, evolve_every=2, sigma=0.2, accept="always")
+    tx = egd(0.01, evolve_every=2, sigma=0.2, accept="finite")
 
     def step(state):
         grads = jax.grad(loss)(state.params)
@@ -287,6 +287,7 @@ def test_a_value_fn_that_updates_a_metric_is_told_to_return_the_value(jit):
 HEAD = nnx.All(nnx.Param, nnx.PathContains("outer"))
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize(
     ("of_optimizer", "of_value_fn", "message"),
     [
@@ -333,6 +334,7 @@ def test_gaps_are_told_of_with_frozen_and_not_of_the_filter(mask):
     assert int(optimizer.opt_state.inner_state.cycle[...]) == 1
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("memory", ["host", "device", "replay"])
 def test_nnx_optimizer_evolves_and_cycles_leave_no_trace_in_the_model(memory):
     model = Net(nnx.Rngs(0))

@@ -178,7 +178,7 @@ def test_one_call_for_each_evaluation_on_eight_devices(settings):
     assert_called_and_found(fn, result, run(in_jax, optimizer(**kwargs), LARGE))
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "settings", [{"spec": PartitionSpec("d")}, PAIRS], ids=["sharded", "pairs"]
 )
@@ -193,7 +193,7 @@ def test_explicit_axes(settings):
     assert_called_and_found(fn, result, run(in_jax, optimizer(**kwargs), LARGE))
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("settings", ON_EIGHT.values(), ids=ON_EIGHT)
 def test_devices_agree_on_what_is_noisy(settings):
     draw = np.random.default_rng(0).normal
@@ -227,6 +227,7 @@ def test_each_device_calls_for_its_own_samples():
     assert {kwargs["batch"].shape for _, kwargs in fn.calls} == {(2,)}
 
 
+@pytest.mark.wide
 def test_a_guard_is_called_for_what_it_judges():
     fn, guard = Counted(), Counted()
     judge = host_value_fn(guard)
@@ -247,7 +248,7 @@ def test_a_guard_is_called_for_what_it_judges():
 def test_nothing_is_dropped_or_taken_for_another():
     # Members that are all the same, and a program that returns none of what they are worth.
     fn = Counted()
-    tx = optimizer(sigma=0.0, accept="always")
+    tx = optimizer(sigma=0.0, accept="finite")
     value_fn = host_value_fn(fn)
     jax.block_until_ready(jax.jit(lambda p: step_of(tx, value_fn)(p, tx.init(p))[0])(SMALL))
     assert len(fn.calls) == 9
@@ -256,7 +257,7 @@ def test_nothing_is_dropped_or_taken_for_another():
 # Members that come together.
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("where", ["batches", "pairs on eight devices"])
 def test_a_batched_function_has_one_call_for_all(where):
     calls = []
@@ -311,6 +312,7 @@ def test_workers_call_at_the_same_time():
     assert one > 4 * eight
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("workers", [None, 2])
 def test_no_more_calls_at_a_time_than_workers(workers):
     running, most = [], []
@@ -375,6 +377,7 @@ def failing(error):
     return fn
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError("mine"), subprocess.TimeoutExpired("simulate", 5)], ids=repr
 )
@@ -400,6 +403,7 @@ def test_a_failed_batch_is_the_worst(caplog):
     assert len(caplog.records) == 4
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("wrap", [jax.jit, lambda step: step], ids=["jit", "outside"])
 def test_an_error_is_raised_where_that_is_asked_for(wrap):
     value_fn = host_value_fn(failing(ZeroDivisionError("mine")), on_error="raise")
@@ -409,7 +413,7 @@ def test_an_error_is_raised_where_that_is_asked_for(wrap):
     assert loss(params) < loss(SMALL)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "settings", [ON_EIGHT["sharded"], ON_EIGHT["members"]], ids=["sharded", "members"]
 )
@@ -422,6 +426,7 @@ def test_all_devices_raise_what_one_of_them_met(settings):
     on_eight(host_value_fn(loss), **settings)  # no device waits for another
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("worst", [np.nan, np.inf, -np.inf, 1e300], ids=str)
 def test_what_is_not_finite_counts_as_worst(worst):
     fn = lambda p: worst if p["w"][0, 0] > 1 else float(loss(p))  # noqa: E731
@@ -430,6 +435,7 @@ def test_what_is_not_finite_counts_as_worst(worst):
     chex.assert_trees_all_close(result, run(expected, optimizer(), steps=1), rtol=1e-5)
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize(
     ("returned", "batched", "message"),
     [
@@ -531,6 +537,7 @@ def test_a_second_cycle_compiles_nothing(params):
     assert not found
 
 
+@pytest.mark.wide
 def test_another_function_or_setting_is_another_program():
     def made(number):
         return host_value_fn(lambda params: float(np.sum((params["b"] - number) ** 2)))
@@ -592,7 +599,7 @@ def test_an_ensemble_is_told_to_take_turns():
     chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[0], params), first, rtol=1e-5)
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("wrap", [jax.jit, lambda step: step], ids=["jit", "outside"])
 @pytest.mark.parametrize(
     "value_fn",

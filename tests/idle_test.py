@@ -59,6 +59,7 @@ def test_egd_is_the_sgd_chain(momentum, nesterov, weight_decay, decide):
     assert_same_steps(tx, reference, evolve=decide)
 
 
+@pytest.mark.wide
 def test_egd_passes_schedules_and_the_accumulator_dtype_on():
     rate, decay = optax.cosine_decay_schedule(0.1, 10), optax.linear_schedule(1e-2, 0.0, 10)
     reference = optax.chain(
@@ -86,6 +87,7 @@ def test_evolve_is_its_base(base, memory):
     assert_same_steps(evolve(base, execution=Execution(memory=memory)), base, steps=3)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_low_precision_updates_keep_their_values(dtype):
     params, grads = jax.tree.map(lambda x: x.astype(dtype), problem())
@@ -113,6 +115,7 @@ def test_cycles_run_on_the_steps_that_is_due_names():
     assert not bool(is_due(jnp.int32(5), 3))
 
 
+@pytest.mark.wide
 def test_the_host_may_decide_and_gets_the_same_bits():
     params, grads = problem()
     tx = egd(0.1, momentum=0.9, evolve_every=3, sigma=0.1)

@@ -139,7 +139,7 @@ def test_two_cycles_share_no_noise():
     assert jnp.abs(correlation).max() < 5 / jnp.sqrt(params.size)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.exact
 @pytest.mark.parametrize(("memory", "batch_size"), [("host", 4), ("device", 8), ("replay", 2)])
 def test_members_evaluated_together_give_the_same_elites(memory, batch_size):
@@ -158,7 +158,7 @@ def test_members_evaluated_together_give_the_same_elites(memory, batch_size):
     chex.assert_trees_all_close(one[1].info, many[1].info, rtol=1e-5)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.exact
 @pytest.mark.parametrize("memory", ["host", "replay"])
 def test_the_noise_of_a_leaf_does_not_depend_on_mutable(memory):

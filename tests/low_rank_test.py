@@ -32,6 +32,7 @@ def drawn(shape, members, kind, dtype=jnp.float32):
     return np.stack(seen)[1 : members + 1]
 
 
+@pytest.mark.crossed(3)
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("shape", [(40, 30), (3, 3, 8, 16), (5, 12, 10)])
 def test_a_leaf_moves_by_a_matrix_of_this_rank_over_its_last_axis(shape, rank):
@@ -41,6 +42,7 @@ def test_a_leaf_moves_by_a_matrix_of_this_rank_over_its_last_axis(shape, rank):
         assert np.all(values[rank:] < 1e-5 * values[0])
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
 @pytest.mark.parametrize("rank", [1, 4])
 def test_every_entry_has_the_promised_standard_deviation(rank, dtype):
@@ -58,7 +60,7 @@ def test_entries_members_and_rows_are_uncorrelated():
     assert np.abs(correlation).max() < 0.15
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.exact
 @pytest.mark.parametrize("shape", [(), (30,), (1, 30), (30, 1), (2, 2)])
 def test_noise_is_drawn_in_full_where_factors_would_take_as_many_numbers(shape):
@@ -73,6 +75,7 @@ def test_noise_is_drawn_in_full_where_factors_would_take_as_many_numbers(shape):
     assert (jnp.abs(updates[0]) > 1e-4).any()
 
 
+@pytest.mark.wide
 @pytest.mark.exact
 def test_vectors_move_as_with_gaussian_noise_and_matrices_do_not():
     gaussian, low_rank = (record_cycle(noise=kind)[0] for kind in KINDS)
@@ -103,6 +106,7 @@ def test_it_descends_on_a_matrix_without_gradient(memory):
 LAYERS = lambda leaf: 0 if len(leaf.shape) == 3 else ()  # noqa: E731
 
 
+@pytest.mark.crossed(3)
 @pytest.mark.parametrize("rank", [1, 2])
 @pytest.mark.parametrize(
     ("shape", "axes"),
@@ -135,7 +139,7 @@ def test_every_entry_of_a_stack_has_the_promised_standard_deviation(rank):
     np.testing.assert_allclose(np.sqrt(np.mean(members**2)), SIGMA, rtol=0.02)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.exact
 @pytest.mark.parametrize("shape", [(5, 12), (12, 1, 5)])
 def test_what_is_no_stack_of_matrices_is_drawn_in_full(shape):
@@ -143,13 +147,14 @@ def test_what_is_no_stack_of_matrices_is_drawn_in_full(shape):
     np.testing.assert_array_equal(*(drawn(shape, 4, kind) for kind in kinds))
 
 
+@pytest.mark.wide
 @pytest.mark.exact
 def test_leaves_that_a_function_leaves_out_have_the_noise_that_they_had():
     shared, own = (record_cycle(noise=noise.low_rank(batch_axis=axes))[0] for axes in ((), LAYERS))
     chex.assert_trees_all_equal(shared, own)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.exact
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("antithetic", [False, True])

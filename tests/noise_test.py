@@ -43,7 +43,7 @@ def both_keys():
     return plain, threefry.wrap_key_data(KEY_DATA)
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.wide
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
@@ -57,6 +57,7 @@ def test_numbers_are_those_of_jax(shape, dtype, transform):
         np.testing.assert_array_equal(*map(normal, both_keys()))
 
 
+@pytest.mark.crossed(4)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_many_keys_at_once_draw_what_each_draws(shape):
     key = both_keys()[1]
@@ -67,6 +68,7 @@ def test_many_keys_at_once_draw_what_each_draws(shape):
     np.testing.assert_array_equal(together, jnp.stack(one_by_one))
 
 
+@pytest.mark.wide
 def test_numbers_do_not_depend_on_how_jax_is_set_up():
     def numbers():
         return jax.random.normal(both_keys()[1], (5, 3), jnp.complex64)
@@ -92,7 +94,7 @@ def test_a_draw_takes_no_memory_but_its_own():
     assert plain.temp_size_in_bytes > leaf.nbytes  # else the generator here is needless
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
 @KINDS
 def test_noise_is_rounded_before_it_is_added(kind, dtype):
@@ -131,7 +133,7 @@ def test_a_member_in_low_precision_is_rounded_by_an_operation_that_xla_keeps(dty
     assert "reduce_precision" not in str(jax.make_jaxpr(plus)(wide, deviation))
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @KINDS
 @pytest.mark.parametrize("antithetic", [False, True])

@@ -54,6 +54,7 @@ def test_equal_fitness_weighs_the_same_and_says_nothing():
         np.testing.assert_array_equal(centered_ranks(jnp.array(silent)), 0)
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("antithetic", [False, True])
 @pytest.mark.parametrize(
     ("batch_size", "kind"),
@@ -115,6 +116,7 @@ def test_a_pair_takes_one_draw_which_is_that_of_its_first_member():
     chex.assert_trees_all_equal(plain[3], paired[3])
 
 
+@pytest.mark.wide
 @pytest.mark.exact
 def test_mirrored_elites_are_the_same_in_every_memory_mode():
     wave = jnp.linspace(-1, 2, 24).reshape(4, 6)
@@ -217,7 +219,7 @@ def guarded(guard, **kwargs):
     return params, optax.apply_updates(params, updates), state.info
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize(
     "rule", [recombine.mean(), recombine.centered_rank()], ids=["mean", "centered_rank"]
 )
@@ -241,6 +243,7 @@ def test_what_the_guard_cannot_judge_is_not_taken(accept):
     chex.assert_trees_all_equal(start, landed)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize(("batch_size", "bad"), [(1, np.nan), (4, -np.inf)])
 def test_a_member_without_finite_fitness_weighs_nothing(bad, batch_size):
     def score_of(params):

@@ -16,7 +16,10 @@ import pytest
 from egd_optax import egd, evolve
 
 # What we say of it is right, and is not what is tested here.
-pytestmark = pytest.mark.filterwarnings("ignore:optax.MultiSteps runs a due cycle")
+pytestmark = [
+    pytest.mark.wide,
+    pytest.mark.filterwarnings("ignore:optax.MultiSteps runs a due cycle"),
+]
 
 # The suites call `update` without a `value_fn`. That of contributed optimizers hands its objective
 # to the one that it knows under this name.

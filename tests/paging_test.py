@@ -68,7 +68,7 @@ def temp_in_copies(memory, population_size, elite_count, **kwargs):
     return compiled.memory_analysis().temp_size_in_bytes / (512 * 512 * 4)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("memory", ["host", "device"])
 def test_an_elite_costs_one_page_and_a_member_none(memory):
     few = temp_in_copies(memory, 16, 6)
@@ -77,7 +77,7 @@ def test_an_elite_costs_one_page_and_a_member_none(memory):
     assert temp_in_copies(memory, 64, 6) - few < 0.1
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("memory", "kind"),
     [("replay", noise.gaussian()), ("host", noise.low_rank()), ("device", noise.low_rank())],
@@ -112,7 +112,7 @@ def test_a_cycle_holds_two_copies(kind, parents, kwargs):
     assert copies_of(8, 256, noise=kind, **kwargs) < 2 + parents + 2.5 / 8
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @KINDS
 @pytest.mark.parametrize("population_size", [4, 64])
 def test_small_leaves_are_held_more_often_whatever_the_population(kind, population_size):
@@ -260,6 +260,7 @@ scores = st.lists(
 )
 
 
+@pytest.mark.wide
 @given(scores=scores, count=st.integers(1, 9))
 def test_the_slots_hold_the_k_smallest_by_fitness_and_member(scores, count):
     fitness = jnp.array(scores, jnp.float32)

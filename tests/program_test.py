@@ -62,6 +62,7 @@ def test_value_fn_may_close_over_what_the_step_traces():
     assert step._cache_size() == 1
 
 
+@pytest.mark.crossed(3)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("reset_base", [False, True])
 def test_one_compilation_and_a_stable_state(memory, reset_base):
@@ -103,7 +104,7 @@ def test_on_cpu_uncommitted_parameters_compile_once_too(memory):
     assert step._cache_size() == 1
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("key", [0, "array"])
 def test_params_and_state_may_be_donated(memory, key):
@@ -127,7 +128,7 @@ def test_params_and_state_may_be_donated(memory, key):
     tx.init(PARAMS)  # the key was not donated with the state
 
 
-@pytest.mark.crossed(3)
+@pytest.mark.crossed(1)
 @pytest.mark.exact
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("base", [optax.sgd(0.1), optax.adamw(0.1)], ids=["sgd", "adamw"])

@@ -45,7 +45,7 @@ def one_cycle(accept, memory):
 RUNS = {(a, m): one_cycle(a, m) for a in ("improved", "best") for m in MEMORY}
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("accept", ["improved", "best"])
 @given(shapes=shapes, log_sigma=st.floats(-4, 1), seed=st.integers(0, 2**31 - 1))
@@ -71,7 +71,7 @@ def poisoned(bad, is_bad):
 BAD = [jnp.nan, jnp.inf, -jnp.inf]
 
 
-@pytest.mark.crossed(4)
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize(
@@ -130,6 +130,7 @@ def test_the_base_step_stands_if_no_member_is_finite(bad, accept, memory):
     assert jnp.isinf(jnp.stack(state.info[1:5])).all()
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize(
     "rule",
     [recombine.elite_weights(jnp.sqrt, elite_fraction=1.0), recombine.member_weights(jnp.sqrt)],

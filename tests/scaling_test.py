@@ -77,7 +77,7 @@ def assert_sharded(params, layout, names):
         assert params[name].sharding.is_equivalent_to(expected, params[name].ndim)
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize(
     ("layout", "memory"),
     [
@@ -100,7 +100,7 @@ def test_layouts_agree_on_parameters_and_elites(layout, memory, elites_seen):
     assert_sharded(params, layout, names=("w0", "w1"))  # XLA chooses for the bias, as with optax
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize(
     ("kind", "layout"),
@@ -132,6 +132,7 @@ def test_a_divided_population_gives_the_same_bits(kind, devices):
     chex.assert_trees_all_equal(*jax.device_get((params, expected)))
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("kind", ["mean", "ranked"])
 def test_divided_inside_of_shard_map(kind):
     layout = LAYOUTS["pop, data"]
@@ -167,7 +168,7 @@ def test_divided_inside_of_pmap():
     assert_same_run(jax.tree.map(lambda x: x[0], (params, state)), "mean")
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("before", "after"),
     [({"data": 8}, {"pop": 2, "data": 2, "fsdp": 2}), ({"pop": 2, "fsdp": 4}, {"data": 1})],

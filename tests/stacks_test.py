@@ -100,7 +100,7 @@ def test_each_leaf_has_the_noise_that_it_draws_by_itself(kind, dtype):
         np.testing.assert_allclose(found, noise_of_one(kind, leaf, at), rtol=1e-3, atol=1e-7)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.exact
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_the_noise_of_a_leaf_does_not_depend_on_what_it_stands_beside(kind):
@@ -111,6 +111,7 @@ def test_the_noise_of_a_leaf_does_not_depend_on_what_it_stands_beside(kind):
         chex.assert_trees_all_equal(some, all_of_them[first:last])
 
 
+@pytest.mark.wide
 def test_in_float64_too():
     with jax.enable_x64(True):
         leaves = leaves_of(SHAPES) + leaves_of(SHAPES, jnp.float64)
@@ -121,6 +122,7 @@ def test_in_float64_too():
             np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.crossed(4)
 @pytest.mark.parametrize("length", [1, 5, 8, 9, 255, 4096])
 def test_a_row_goes_on_where_the_one_before_it_ended(length):
     runs = [numbers.Run(leaf, noise.Normal((length,))) for leaf in (1, 0, 1)]
@@ -193,7 +195,7 @@ def different_pieces(text, of):
     return len({body for body in without_names if f" {of}(" in body})
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.exact
 @pytest.mark.parametrize("kwargs", [{}, SETTINGS["batches"]], ids=["host", "batches"])
 def test_equal_layers_are_equal_pieces_of_program(kwargs):

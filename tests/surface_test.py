@@ -135,9 +135,9 @@ def test_defaults_are_those_of_the_operators():
 
 def test_what_the_package_exports():
     assert sorted(egd_optax.__all__) == [
-        "CycleInfo", "EvolveState", "Execution", "ExplainedLeaf", "Explanation", "STATIC_ARGS",
-        "bind_value_fn", "diagnose", "egd", "evolve", "explain", "factored", "host", "is_due", "noise",
-        "presets", "recombine", "with_frozen",
+        "CycleInfo", "Diagnosis", "EvolveState", "Execution", "ExplainedLeaf", "Explanation",
+        "STATIC_ARGS", "bind_value_fn", "diagnose", "egd", "evolve", "explain", "factored", "host",
+        "is_due", "noise", "presets", "recombine", "with_frozen",
     ]  # fmt: skip
     assert all(hasattr(egd_optax, name) for name in egd_optax.__all__)
     assert STATIC_ARGS == ("population_size", "generations", "mutable", "reset_base")

@@ -68,6 +68,7 @@ def test_evolve_around_accumulation_counts_micro_steps():
     assert int(state.base_state.gradient_step) == 4
 
 
+@pytest.mark.wide
 def test_inside_accumulation_the_caller_limits_the_cycle_to_the_last_micro_step():
     evaluated = []
 
@@ -97,6 +98,7 @@ def test_inside_accumulation_the_caller_limits_the_cycle_to_the_last_micro_step(
     assert forwards == 3 * forwards_decided  # the cycle is repeated on every micro-step
 
 
+@pytest.mark.wide
 def test_apply_if_finite_holds_the_counter_while_gradients_are_not_finite():
     tx = optax.apply_if_finite(egd(0.1, evolve_every=2), max_consecutive_errors=5)
     state, params = tx.init(PARAMS), PARAMS
@@ -208,6 +210,7 @@ def test_an_average_of_the_parameters_follows_the_jumps():
         chex.assert_trees_all_close(average, expected, rtol=1e-6)
 
 
+@pytest.mark.wide
 def test_two_evolves_run_their_own_cycles():
     inner = evolve(optax.sgd(0.1), evolve_every=2, sigma=0.02)
     params, state = run(evolve(inner, evolve_every=3, sigma=0.2, key=1), 6)

@@ -1,4 +1,4 @@
-"""Runs the benchmark: `python -m benchmarks.quality [run|time|ablate|report|unpack] [options]`."""
+"""Runs the benchmark: `python -m benchmarks.quality COMMAND [options]`."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import measure, table
-from benchmarks.quality import archive, figure, report, timing
+from benchmarks.quality import archive, diagnosis, figure, report, timing
 from benchmarks.quality.methods import METHODS, VARIANTS
 from benchmarks.quality.methods.method import Method
 from benchmarks.quality.problem import Problem
@@ -19,7 +19,7 @@ from benchmarks.quality.runner import Effort, complete
 FOLDER = measure.RESULTS / "quality"
 QUICK = Effort(trials=2, tune_seeds=1, seeds=2, share=0.05)
 ROUNDS, QUICK_ROUNDS = 7, 3
-COMMANDS = ("run", "time", "ablate", "report", "unpack")
+COMMANDS = ("run", "time", "ablate", "diagnose", "report", "unpack")
 # Problems that the metric preset is taken apart on.
 ABLATED = ("ternary_absmax", "ternary_mse")
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -43,6 +43,8 @@ def main() -> None:
         if arguments.command == "ablate" or quick:
             ablated = arguments.problem or list(ABLATED)
             run(ablated, arguments.variant or list(VARIANTS), store, effort, console)
+        if arguments.command == "diagnose" or quick:
+            diagnose(problems, store, console, seeds=2 if quick else None)
         if arguments.command == "report" or quick:
             show(problems, store, console, publish=not quick)
 
@@ -65,6 +67,19 @@ def time(problems: list[str], store: Store, effort: Effort, rounds: int, console
         with console.status(f"{name}: time"):
             timing.time_all(problem, store, effort, rounds)
         _complete(problem, [timing.equal_time(problem, store)], store, effort, console)
+
+
+def diagnose(problems: list[str], store: Store, console: Console, *, seeds: int | None) -> None:
+    """Asks at checkpoints of the base's runs what cycles could find; keeps it if all are asked."""
+    rows = []
+    for name in problems:
+        with console.status(f"{name}: diagnose"):
+            found = diagnosis.rows_of(PROBLEMS[name](), store, seeds=seeds or diagnosis.SEEDS)
+        rows += found
+        for row in found:
+            console.print(row["problem"], row["base"], row["preset"], row["at"])
+    if seeds is None and len(problems) == len(PROBLEMS):
+        diagnosis.save(rows)
 
 
 def show(problems: list[str], store: Store, console: Console, *, publish: bool) -> None:
