@@ -36,9 +36,38 @@ def documents() -> dict[Path, dict[str, list[tuple[str, list[str], Rows]]]]:
     """The files that hold tables, by the name of their marks."""
     return {
         ROOT / "docs/results/costs.md": {"costs": [idle(), cycle(), noise()]},
+        ROOT / "docs/guide/diagnosing.md": {"diagnosis": [diagnosis()]},
         ROOT / "docs/guide/factored.md": {"costs": [factored(), factored_gpu()]},
         ROOT / "benchmarks" / "README.md": {"costs": list(tables()), "pod_plan": [pod_plan()]},
     }
+
+
+def diagnosis() -> tuple[str, list[str], Rows]:
+    """What runs of the base say of cycles, and who wins."""
+    rows = measure.load("diagnosis")["rows"]
+
+    def said(row: dict[str, Any], name: str) -> str:
+        found = [at[name] for at in row["at"]]
+        return ", ".join("none" if one is None else f"{one['median']:.2f}" for one in found)
+
+    body = [
+        [
+            f"{row['problem']} ({row['kind']})",
+            row["base"],
+            row["preset"],
+            said(row, "gradient_correlation"),
+            said(row, "reliability"),
+            f"{row['base_median']:.3g}",
+            f"{row['preset_median']:.3g}",
+            f"{row['better']} / {row['same']} / {row['worse']}",
+        ]
+        for row in rows
+    ]
+    header = [
+        "problem", "base", "preset", "gradient_correlation", "reliability", "base ends at",
+        "preset ends at", "better / same / worse",
+    ]  # fmt: skip
+    return "Correlations at 10, 50 and 90 % of a run, and scores", header, body
 
 
 def idle() -> tuple[str, list[str], Rows]:

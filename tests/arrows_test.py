@@ -19,6 +19,7 @@ FILES = (
     "generation",
     "evaluation",
     "score",
+    "batches",
     "unformed",
     "total",
     "step",

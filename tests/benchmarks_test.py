@@ -12,7 +12,9 @@ RESULTS = sorted(path.stem for path in measure.RESULTS.glob("*.json"))
 
 
 @pytest.mark.parametrize(
-    ("path", "shown"), table.documents().items(), ids=["costs", "factored", "benchmarks"]
+    ("path", "shown"),
+    table.documents().items(),
+    ids=["costs", "diagnosing", "factored", "benchmarks"],
 )
 def test_the_tables_shown_are_those_of_the_results(path, shown):
     document = path.read_text()

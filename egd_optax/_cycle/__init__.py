@@ -8,6 +8,7 @@ cycle       generations around the parent, and where they lead
 generation  one round
 evaluation  formed or factored, and how many at a time
 score       all members -> fitness
+batches     some members at a time, on each device
 unformed    members that are evaluated as their factors
 total       the child: the parent plus the sum of weight * (member - parent)
 step        the child: where an optax transformation leads to along that sum

@@ -1,8 +1,7 @@
 """Mutate and evaluate: every member is drawn, scored and forgotten, and then their child."""
 
 from collections.abc import Callable
-import math
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax._cycle import xla
-from egd_optax._cycle.draws import Drawn
+from egd_optax._cycle.batches import Keep, in_batches, unformed_in_batches
 from egd_optax._cycle.elites import Elites
 from egd_optax._cycle.fitness import Fitness, fitness_dtype
 from egd_optax._cycle.members import Carrier, Members
@@ -22,15 +21,12 @@ from egd_optax._cycle.unformed import Unformed
 
 # Scores the members but a parent that stands beside them, some at a time.
 Batches = Callable[[Members, Elites | None], tuple[Elites | None, jax.Array]]
-T = TypeVar("T")
 # Makes the child of the members, from what is kept of them and the fitness of all, `[size]`, in the
 # memory of a member that there is no more need of, if there is one; and the next state of `step`.
 ChildOf = Callable[
     [Members, Elites | None, jax.Array, Leaves | None, optax.OptState],
     tuple[Leaves, optax.OptState],
 ]
-# Inserts a member with its fitness and its leaves into what is kept.
-Keep = Callable[[Elites | None, jax.Array, jax.Array, Leaves], Elites | None]
 # What is kept, the fitness of the members, the leaves that are evaluated next, the state of `step`.
 _Carry = tuple[Elites | None, jax.Array, Leaves, optax.OptState]
 
@@ -101,8 +97,8 @@ def score(
 
     def batches(inside: Members, kept: Elites | None) -> tuple[Elites | None, jax.Array]:
         if unformed is None:
-            return _batches(inside, fitness, place, keep, kept, batch_size=batch_size)
-        return None, _unformed_batches(inside, place, unformed, batch_size=batch_size)
+            return in_batches(inside, fitness, place, keep, kept, batch_size=batch_size)
+        return None, unformed_in_batches(inside, place, unformed, batch_size=batch_size)
 
     if unformed is not None:
         unformed = unformed._replace(bases=place.beside_members(unformed.bases))
@@ -266,112 +262,3 @@ def _unformed(
     (_, scores, child, step_state), values = lax.scan(one, start, trips)
     of_best = jnp.where(jnp.argmin(scores) > 0, values[-1], values[0]) if judges_best else None
     return Scored(None, scores, child, step_state, values[1], of_best)
-
-
-def _unformed_batches(
-    members: Members, place: Place, unformed: Unformed, *, batch_size: int
-) -> jax.Array:
-    """The fitness of the members but the parent, in equal batches, the last one filled up.
-
-    What fills up repeats a member, and does not count.
-    """
-    pair = members.pair
-    draws = (members.size - 1) // pair
-    share = math.ceil(draws / place.devices)
-    size = _size_of_equal_batches(share, max(1, batch_size // pair))
-    batches = math.ceil(share / size)
-    last = 1 + pair * (draws - 1)
-
-    def batch(_: None, at: jax.Array) -> tuple[None, jax.Array]:
-        firsts = 1 + pair * at
-        counts = jnp.repeat((at < draws), pair)
-        carriers = members.carry_many(jnp.minimum(firsts, last), alone=isinstance(place, Alone))
-        evaluate = jax.vmap if batch_size > 1 else _mapped
-        return None, evaluate(unformed.evaluate)(carriers, counts)
-
-    def lane(index: jax.Array) -> tuple[None, jax.Array]:
-        own = jnp.arange(batches * size, dtype=jnp.int32).reshape(batches, size)
-        # A device has no part in the share of the next one.
-        own = jnp.where(own < share, index * share + own, draws)
-        _, scores = lax.scan(batch, None, own)
-        return None, scores.reshape(-1)[: share * pair]
-
-    _, scores = place.each(lane)
-    return scores[: draws * pair]
-
-
-def _size_of_equal_batches(count: int, most: int) -> int:
-    """At most so many, and more than half of that, so that as few as can be fill up."""
-    most = min(most, count)
-    return min(range(most // 2 + 1, most + 1), key=lambda size: (-(-count // size) * size, -size))
-
-
-def _batches(
-    members: Members,
-    fitness: Fitness,
-    place: Place,
-    keep: Keep,
-    kept: Elites | None,
-    *,
-    batch_size: int,
-) -> tuple[Elites | None, jax.Array]:
-    """Scores the members, but for a parent that stands beside pairs.
-
-    Where devices do not divide the members, the last ones repeat one for nothing: no repeated
-    evaluation counts.
-    """
-    pair = members.pair
-    first = int(members.antithetic)  # the parent stands beside pairs, else it is one of them
-    draws = (members.size - first) // pair
-    share = math.ceil(draws / place.devices)
-    evaluate = jax.vmap if batch_size > 1 else _mapped
-    last = first + pair * (draws - 1)
-
-    def batch(kept: Elites | None, firsts: jax.Array) -> tuple[Elites | None, jax.Array]:
-        counts = jnp.broadcast_to((firsts <= last)[:, None], (firsts.size, pair)).reshape(-1)
-        inside, firsts = members.kept_inside(jnp.minimum(firsts, last))
-        numbers = (firsts[:, None] + jnp.arange(pair, dtype=jnp.int32)).reshape(-1)
-        carriers = inside.carry_many(firsts, alone=isinstance(place, Alone))
-
-        def one(carrier: Drawn | Leaves, counts: jax.Array) -> jax.Array:
-            return fitness(inside.formed(carrier), counts)
-
-        scores: jax.Array = evaluate(one)(carriers, counts)
-        if kept is None:
-            return kept, scores
-
-        def insert(at: jax.Array, kept: Elites | None) -> Elites | None:
-            carrier = jax.tree.map(lambda leaf: leaf[at], carriers)
-            return keep(kept, numbers[at], scores[at], inside.formed(carrier))
-
-        return lax.fori_loop(0, numbers.size, insert, kept), scores
-
-    def lane(index: jax.Array) -> tuple[Elites | None, jax.Array]:
-        own = index * share + jnp.arange(share, dtype=jnp.int32)
-        return _scan_in_batches(batch, kept, first + pair * own, max(1, batch_size // pair))
-
-    kept, scores = place.each(lane)
-    return kept, scores[: draws * pair]
-
-
-def _mapped(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """`jax.vmap`, one after another."""
-    return lambda *args: lax.map(lambda each: fn(*each), args)
-
-
-def _scan_in_batches(
-    fn: Callable[[T, jax.Array], tuple[T, jax.Array]], carry: T, xs: jax.Array, size: int
-) -> tuple[T, jax.Array]:
-    """`lax.scan` over `size` entries of `xs`, `[n]`, at a time; the last batch has what is left.
-
-    `fn` maps the carry and some entries to the carry and their results, a vector. Returns the
-    carry, and the results of all entries in one vector. What is left is one more program.
-    """
-    size = min(size, xs.size)
-    whole = xs.size // size * size
-    carry, results = lax.scan(fn, carry, xs[:whole].reshape(-1, size))
-    results = results.reshape(-1)
-    if whole < xs.size:
-        carry, rest = fn(carry, xs[whole:])
-        results = jnp.concatenate([results, rest])
-    return carry, results
