@@ -54,7 +54,7 @@ notebooks: $(VENV)/installed
 
 # Wheel and sdist, and the tests of one on the other.
 test-build: $(VENV)/installed
-	$(BIN)/nox --session build
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nox --session build
 
 # Compiles for a TPU and a GPU that are not here, and reads the programs.
 test-aot: $(AOT)/installed

@@ -23,9 +23,9 @@ os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *hidden])
 PYTHONS = nox.project.python_versions(nox.project.load_toml())
 
 
-# Where `make test` finds out most for its time.
-FAST = ("-m", "not exact and not wide and not long")
-HURRY = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# The two parts of `make test`, and how XLA compiles for them.
+HURRIED = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+PARTS = {"not exact and not wide and not long": HURRIED, "exact and not wide and not long": ""}
 
 
 @nox.session(python=PYTHONS)
@@ -40,7 +40,7 @@ def tests(session: nox.Session, resolution: str) -> None:
 def build(session: nox.Session) -> None:
     """Builds wheel and sdist, and runs the tests of the sdist on the wheel.
 
-    Those of `make test` that compile fast; others with `nox -s build -- ARGUMENTS OF PYTEST`.
+    Those of `make test`; others with `nox -s build -- ARGUMENTS OF PYTEST`.
     """
     folder = Path(session.create_tmp()).resolve() / "build"
     shutil.rmtree(folder, ignore_errors=True)
@@ -55,8 +55,9 @@ def build(session: nox.Session) -> None:
     shutil.rmtree(unpacked / "egd_optax")
     session.chdir(unpacked)
     session.run("python", "-c", "import egd_optax; assert 'site-packages' in egd_optax.__file__")
-    arguments = session.posargs or FAST
-    session.run(
-        "python", "-m", "pytest", "-n", "auto", *arguments, "tests", "README.md", "docs",
-        env={"XLA_FLAGS": "" if session.posargs else HURRY},
-    )  # fmt: skip
+    pytest = ("python", "-m", "pytest", "-n", "auto", "tests", "README.md", "docs")
+    if session.posargs:
+        session.run(*pytest, *session.posargs)
+        return
+    for marked, flags in PARTS.items():
+        session.run(*pytest, "-m", marked, env={"XLA_FLAGS": flags})

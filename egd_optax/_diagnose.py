@@ -20,6 +20,14 @@ class Diagnosis(NamedTuple):
             predicts. Near 1 the gradient sees all that the fitness does.
         reliability: float `[]`, of the fitness differences of pairs with those on other samples.
             Near 0 they are luck. NaN without `other_value_fn`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from egd_optax import diagnose
+        >>> params = jnp.ones(4)
+        >>> diagnosis = diagnose(jnp.sum, params, jnp.ones(4), other_value_fn=jnp.sum)
+        >>> round(float(diagnosis.reliability), 3)
+        1.0
     """
 
     gradient_correlation: jax.Array

@@ -28,6 +28,17 @@ class EvolveState(NamedTuple):
         base_state: state of the base optimizer.
         info: what the latest cycle did, `CycleInfo`.
         step_state: state of `step`, in float32 or wider; `optax.EmptyState` without one.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from egd_optax import evolve
+        >>> tx = evolve(optax.sgd(0.1), evolve_every=2)
+        >>> params = jnp.ones(3)
+        >>> state = tx.init(params)
+        >>> for _ in range(4):
+        ...   updates, state = tx.update(params, state, params, value_fn=jnp.sum)
+        >>> int(state.count), int(state.cycle), bool(jnp.isfinite(state.info.best_fitness))
+        (4, 2, True)
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as in optax's states

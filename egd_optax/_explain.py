@@ -27,6 +27,13 @@ class ExplainedLeaf(NamedTuple):
             made of, by their positions, the `primitive` that uses it, `where` that is, whether it
             is `formed` there, its `shape`, `dtype` and `size` there, and with how many `rows` it
             is multiplied for one member.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from egd_optax import explain
+        >>> (leaf,) = explain(lambda w: jnp.sum(jnp.ones((8, 64)) @ w), jnp.ones((64, 32))).leaves
+        >>> leaf.evaluated, leaf.shape, [use.primitive for use in leaf.uses]
+        ('factored', (64, 32), ['dot_general'])
     """
 
     path: str
@@ -46,6 +53,13 @@ class Explanation(NamedTuple):
         members_at_once: how many factored members are evaluated at a time, where
             `candidate_batch_size` is None, or all of them if they are fewer.
         reason_to_form: why `evaluate="auto"` forms the members, None where it does not.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from egd_optax import explain
+        >>> explanation = explain(lambda w: jnp.sum(jnp.ones((8, 64)) @ w), jnp.ones((64, 32)))
+        >>> explanation.rows, explanation.members_at_once, explanation.reason_to_form
+        (8, 256, None)
     """
 
     leaves: tuple[ExplainedLeaf, ...]

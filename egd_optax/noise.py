@@ -28,6 +28,8 @@ import jax.numpy as jnp
 from egd_optax._checks import check_axes, check_flag, check_size, check_static_number
 from egd_optax._written import Written, settle
 
+__all__ = ["Noise", "gaussian", "low_rank"]
+
 # What the noise of one leaf is made of; a pytree of arrays.
 Parts = Any
 # Axes of a leaf, or what tells them of its shape and dtype.
@@ -79,6 +81,23 @@ class Noise:
         divisible: promise that a leaf of which a side but the last is split in two, in row-major
             order, is drawn the same numbers, so that devices along `population_axis` can each
             sum a part of it.
+
+    Example:
+        Noise that is the same for all columns of a matrix, a number for each row.
+
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from egd_optax import evolve, noise
+        >>> class WholeRows(noise.Noise):
+        ...   redraw = True
+        ...   def draw(self, key, std, leaf):
+        ...     return std * jax.random.normal(key, leaf.shape[:1])
+        ...   def form(self, rows, leaf):
+        ...     return jnp.broadcast_to(rows.reshape(-1, *[1] * (leaf.ndim - 1)), leaf.shape)
+        >>> tx = evolve(optax.sgd(0.0), evolve_every=1, noise=WholeRows())
+        >>> params = jnp.ones((3, 4))
+        >>> updates, _ = tx.update(params, tx.init(params), params, value_fn=jnp.sum)
+        >>> bool((updates == updates[:, :1]).all())
+        True
     """
 
     relative: bool = True

@@ -24,6 +24,15 @@ import jax.numpy as jnp
 from egd_optax._checks import check_fraction, check_function, check_static_number
 from egd_optax._written import Written, settle
 
+__all__ = [
+    "Recombine",
+    "centered_rank",
+    "elite_weights",
+    "mean",
+    "member_weights",
+    "softmax",
+]
+
 
 class Recombine:
     """What each member weighs; subclass it for a rule that `elite_weights` cannot express.
@@ -34,6 +43,19 @@ class Recombine:
 
     Attributes:
         finite: promise that no weight of a member of finite fitness is NaN or infinite.
+
+    Example:
+        The best and the second best, weighed 2 to 1.
+
+        >>> import jax.numpy as jnp
+        >>> from egd_optax import egd, recombine
+        >>> class BestTwo(recombine.Recombine):
+        ...   def support(self, population_size):
+        ...     return 2
+        ...   def weights(self, fitness, support):
+        ...     rank = jnp.argsort(jnp.argsort(fitness))
+        ...     return jnp.where(rank == 0, 2 / 3, jnp.where(rank == 1, 1 / 3, 0))
+        >>> tx = egd(0.1, recombine=BestTwo())
     """
 
     finite: bool = False

@@ -1,5 +1,6 @@
 """What README and guide show runs as pasted; doctest runs what has prompts."""
 
+import importlib
 import inspect
 from pathlib import Path
 import re
@@ -65,6 +66,25 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
     local = [link for pair in links for link in pair if link and not link.startswith("http")]
     assert len(local) > 15
     assert not [link for link in local if not (ROOT / link).exists()]
+
+
+def public():
+    """All that users call or subclass, by name, with where its example may stand."""
+    names = ("noise", "recombine", "execution", "presets", "host", "factored", "flax")
+    modules = [importlib.import_module(f"egd_optax.{name}") for name in names]
+    for module in (egd_optax, *modules):
+        for name, value in vars(module).items():
+            listed = name in getattr(module, "__all__", [])
+            own = getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
+            if (listed or own) and (inspect.isclass(value) or inspect.isfunction(value)):
+                # What a rule of one's own is made of is shown together, in the module.
+                together = module.__doc__ if module.__name__ == "egd_optax.factored" else ""
+                yield f"{module.__name__}.{name}", inspect.getdoc(value) + together
+
+
+@pytest.mark.parametrize(("name", "text"), dict(public()).items())
+def test_everything_public_has_an_example(name, text):
+    assert ">>>" in text
 
 
 def test_the_citation_is_of_this_version():

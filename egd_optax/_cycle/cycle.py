@@ -50,6 +50,15 @@ class CycleInfo(NamedTuple):
             the population and, unless accept="always" takes the child unseen, the parent of
             antithetic pairs and the child; where members are not formed and accept="best"
             decides, the best one once more, formed.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from egd_optax import evolve
+        >>> tx = evolve(optax.sgd(0.1), evolve_every=1, population_size=8)
+        >>> params = jnp.ones(3)
+        >>> _, state = tx.update(params, tx.init(params), params, value_fn=jnp.sum)
+        >>> int(state.info.evaluations), bool(state.info.best_fitness <= state.info.parent_fitness)
+        (9, True)
     """
 
     cycle_index: jax.Array

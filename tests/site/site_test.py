@@ -81,7 +81,8 @@ def test_every_public_name_has_an_entry_and_an_example(site):
         public |= {
             f"{module.__name__}.{key}"
             for key, value in vars(module).items()
-            if not key.startswith("_") and getattr(value, "__module__", "") == module.__name__
+            if key in getattr(module, "__all__", vars(module)) and not key.startswith("_")
+            and getattr(value, "__module__", "") == module.__name__
             and (inspect.isclass(value) or inspect.isfunction(value))
         }  # fmt: skip
     missing = {name for name in public if name not in entries}
