@@ -74,9 +74,9 @@ def public():
     modules = [importlib.import_module(f"egd_optax.{name}") for name in names]
     for module in (egd_optax, *modules):
         for name, value in vars(module).items():
-            listed = name in getattr(module, "__all__", [])
             own = getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
-            if (listed or own) and (inspect.isclass(value) or inspect.isfunction(value)):
+            listed = name in module.__all__ if hasattr(module, "__all__") else own
+            if listed and (inspect.isclass(value) or inspect.isfunction(value)):
                 # What a rule of one's own is made of is shown together, in the module.
                 together = module.__doc__ if module.__name__ == "egd_optax.factored" else ""
                 yield f"{module.__name__}.{name}", inspect.getdoc(value) + together
