@@ -24,6 +24,8 @@ NOTES = (
     "gradient. Adam takes that of the loss before rounding; EGD does so too, and its cycles "
     "follow the loss after rounding. Straight-through differentiates as if there were no "
     "rounding, a trick that not every loss has.",
+    "Where EGD loses: four-bit weights and a ternary convolutional network with straight-through "
+    "gradients, and wherever a gradient does the job; docs/results/quality.md has all of it.",
 )
 
 
