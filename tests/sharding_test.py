@@ -126,10 +126,11 @@ def test_each_device_computes_its_share_of_a_population():
             place = place_of(Execution(population_axis="pop", mesh=mesh), members, {})
             assert isinstance(place, Lanes)
             fitness = lambda g, counts=None: jnp.mean((jnp.tanh(inputs @ g[0]) @ g[1]) ** 2)  # noqa: E731
-            child_of = lambda members, *_: members.genome.leaves()  # noqa: E731
+            child_of = lambda members, *_: (members.genome.leaves(), ())  # noqa: E731
             return score(
-                members, fitness, place, Nowhere(), child_of, batch_size=size // devices
-            ).members
+                members, fitness, place, Nowhere(), child_of, (),
+                selects_only=False, batch_size=size // devices,
+            ).members  # fmt: skip
 
         compiled = jax.jit(scores).lower(genome, jax.random.key_data(jax.random.key(0))).compile()
         return compiled.cost_analysis()["flops"]
