@@ -152,7 +152,7 @@ def shards(tx, mapping):
     return jax.jit(sharded)(batches)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
 def test_a_mapped_axis_that_is_not_named_is_an_error_where_replicas_would_drift(mapping):
     with pytest.raises(ValueError, match="`axis_name` must name the mapped axes, got None.*'data'"):
@@ -161,7 +161,7 @@ def test_a_mapped_axis_that_is_not_named_is_an_error_where_replicas_would_drift(
     assert (named == named[0]).all()
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("mapping", ["pmap", "shard_map"])
 def test_no_axis_can_be_named_where_each_device_has_a_model_of_its_own(mapping):
     own = shards(optimizer("host", axis_name=()), mapping)

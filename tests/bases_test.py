@@ -65,7 +65,7 @@ def test_a_base_that_takes_no_unknown_arguments_gets_none(make, evolve_now):
     assert loss(params) < loss(START)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("make", SEARCHES.values(), ids=SEARCHES)
 def test_steps_without_a_cycle_are_those_of_a_line_search_alone(make):
     alone = searching_step(make(), value_fn=loss)
@@ -195,7 +195,7 @@ def names_of(path):
     return {key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)}
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("base", MOMENTS)
 def test_moments_start_anew_and_all_else_goes_on(base):
     """Schedules, counters, keys, learned scales, cycles of an `evolve` inside."""

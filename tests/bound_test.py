@@ -41,7 +41,7 @@ def assert_same(one, two):
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("jit", [True, False])
 def test_bound_and_passed_give_the_same_bits(jit):
     bound = trained(bind_value_fn(evolving(), loss), jit=jit)
@@ -49,6 +49,7 @@ def test_bound_and_passed_give_the_same_bits(jit):
     assert int(bound[1].cycle) == 2
 
 
+@pytest.mark.wide
 def test_what_the_caller_passes_comes_first():
     bound = bind_value_fn(evolving(), loss, evolve=False)
     assert int(trained(bound)[1].cycle) == 0
@@ -57,6 +58,7 @@ def test_what_the_caller_passes_comes_first():
     assert not np.array_equal(passed[0], trained(evolving(), value_fn=loss)[0])
 
 
+@pytest.mark.wide
 def test_arguments_that_value_fn_names_are_bound_with_it():
     def scaled(params, factor):
         return loss(params) * factor
@@ -66,11 +68,13 @@ def test_arguments_that_value_fn_names_are_bound_with_it():
     assert_same(one, two)
 
 
+@pytest.mark.wide
 def test_a_guard_is_bound_with_the_fitness():
     one = trained(bind_value_fn(evolving(), loss, accept_value_fn=other))
     assert_same(one, trained(evolving(), value_fn=loss, accept_value_fn=other))
 
 
+@pytest.mark.wide
 def test_the_wrapper_that_drops_value_fn_goes_inside_a_chain():
     def drops(tx):
         return optax.GradientTransformation(

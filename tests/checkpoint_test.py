@@ -43,7 +43,7 @@ def advance(tx, params, state, steps):
     return params, state
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("target", ["concrete", "abstract"])
 @pytest.mark.parametrize("memory", ["host", "device", "replay"])
 def test_orbax_resumes_in_the_middle_of_an_interval(tmp_path, memory, target):

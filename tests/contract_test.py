@@ -78,7 +78,7 @@ def test_init_needs_only_shapes(base):
     chex.assert_trees_all_equal_shapes_and_dtypes(jax.jit(tx.init)(PARAMS), concrete)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("base", BASES)
 def test_the_state_is_stable_in_float64(base):
     with jax.enable_x64(True):
@@ -112,7 +112,7 @@ def test_types_are_stable_on_a_mesh(base, memory, axis_type):
         assert int(state.cycle) == 2
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("factory", ["egd", "evolve"])
 def test_static_args_let_inject_hyperparams_wrap(factory):
     options = {
@@ -183,6 +183,7 @@ def test_a_function_mutable_must_be_a_static_argument(make, first):
     assert int(init(STATIC_ARGS, matrices).inner_state.count) == 0
 
 
+@pytest.mark.wide
 def test_an_injected_sigma_schedule_runs_by_the_step():
     tx = optax.inject_hyperparams(egd, static_args=STATIC_ARGS)(
         learning_rate=optax.linear_schedule(0.1, 0.0, 10),

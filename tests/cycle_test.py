@@ -151,6 +151,7 @@ def test_acceptance_takes_what_its_rule_says(memory, accept, sigma):
     assert bool(info.accepted) == (expected is not parent)
 
 
+@pytest.mark.wide
 def test_a_schedule_gives_the_sigma_of_each_cycle():
     schedule = optax.exponential_decay(0.1, transition_steps=1, decay_rate=0.98)
     tx = evolve(optax.sgd(0.1), evolve_every=2, sigma=schedule)

@@ -65,6 +65,7 @@ def test_ledger_charges_what_the_optimizer_evaluates(antithetic):
     assert method.ledger.spent(3) == 3 * 3 * 8 + cycles
 
 
+@pytest.mark.wide
 def test_run_reports_the_cycles_and_validations_it_paid_for():
     result = run(SMALL_EGD, ternarize, digits.load(), seed=7, budget=SMALL_BUDGET, checks=4)
     assert result.forwards == SMALL_EGD.ledger.spent(SMALL_EGD.ledger.steps_within(SMALL_BUDGET))

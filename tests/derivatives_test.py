@@ -60,7 +60,7 @@ def test_through_steps_without_a_cycle_derivatives_are_those_of_the_base(
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("reset_base", [False, True])
 @pytest.mark.parametrize("mode", ["reverse", "forward", "forward, jitted", "jitted"])
 def test_what_a_cycle_chose_is_a_constant(mode, reset_base):

@@ -160,7 +160,7 @@ def test_a_cycle_finds_what_one_of_formed_members_finds(setting, at_once, monkey
     assert more == best * kwargs.get("generations", 1)  # the best one once more, formed
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("accept", ["improved", "best"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_the_outcome_is_judged_as_the_parameters_that_it_becomes(accept, dtype):
@@ -181,6 +181,7 @@ def test_the_outcome_is_judged_as_the_parameters_that_it_becomes(accept, dtype):
     assert any(accepted)
 
 
+@pytest.mark.wide
 def test_low_precision_members_have_the_ranks_of_those_that_float32_has(monkeypatch):
     """Formed members of bfloat16 round their weights, which says less of them."""
     seen = scores_of(monkeypatch)
@@ -224,6 +225,7 @@ def test_devices_find_what_one_finds(where, antithetic):
     assert own.info.evaluations == state.info.evaluations
 
 
+@pytest.mark.wide
 def test_a_mesh_of_explicit_axes_is_refused_by_name():
     mesh = jax.make_mesh((4,), ("x",), axis_types=(AxisType.Explicit,))
     with jax.set_mesh(mesh):
@@ -249,6 +251,7 @@ def test_a_member_that_is_not_finite_is_never_chosen():
     assert jnp.isfinite(value_fn(params))
 
 
+@pytest.mark.wide
 def test_layers_of_a_stack_have_factors_of_their_own():
     params = {"layers": data(3, 16, 16) / 4, "out": data(16, 4, seed=2) / 4}
 

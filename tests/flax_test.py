@@ -141,6 +141,7 @@ def test_a_collection_overwritten_by_its_gradient_is_seen_as_the_step_leaves_it(
     assert bool(info.accepted)
 
 
+@pytest.mark.wide
 def test_each_objective_sees_the_collection_that_it_is_of():
     def evaluates(updates, state, params, *, value_fn, scale):
         return updates, value_fn(params, scale=scale)
@@ -225,6 +226,7 @@ def values(model):
     return jax.tree.map(value, nnx.to_pure_dict(nnx.state(model)))
 
 
+@pytest.mark.wide
 def test_nnx_value_fn_scores_a_copy_in_evaluation_mode():
     model = Net(nnx.Rngs(0))
     nnx_loss(model)  # moves the running statistics
@@ -253,6 +255,7 @@ def shares_its_statistics(model):
     return lambda params: nnx_loss(nnx.merge(graphdef, params, rest))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("make_value_fn", [overwrites_the_model, shares_its_statistics])
 @pytest.mark.parametrize("jit", [False, True])
 def test_a_value_fn_that_changes_its_model_is_told_of_nnx_value_fn(make_value_fn, jit):

@@ -169,7 +169,7 @@ def test_one_call_for_each_evaluation(settings):
     )
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("settings", ON_EIGHT.values(), ids=ON_EIGHT)
 def test_one_call_for_each_evaluation_on_eight_devices(settings):
     fn = Counted()
@@ -204,6 +204,7 @@ def test_devices_agree_on_what_is_noisy(settings):
             chex.assert_trees_all_equal(*shards)
 
 
+@pytest.mark.wide
 def test_each_device_calls_for_its_own_samples():
     fn = Counted(lambda params, batch: np.mean((params["b"].sum() - batch) ** 2))
     batch = jnp.arange(16.0)
@@ -293,6 +294,7 @@ def test_a_batched_function_has_one_call_for_all(where):
     assert sizes == STEPS * per_step
 
 
+@pytest.mark.wide
 def test_workers_call_at_the_same_time():
     def simulate(params):
         time.sleep(0.05)
@@ -312,7 +314,7 @@ def test_workers_call_at_the_same_time():
     assert one > 4 * eight
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("workers", [None, 2])
 def test_no_more_calls_at_a_time_than_workers(workers):
     running, most = [], []
@@ -333,6 +335,7 @@ def test_no_more_calls_at_a_time_than_workers(workers):
 # What is minimised.
 
 
+@pytest.mark.wide
 def test_a_metric_of_scikit_learn_is_minimised():
     inputs = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
     labels = inputs[:, 0] > 0
@@ -403,7 +406,7 @@ def test_a_failed_batch_is_the_worst(caplog):
     assert len(caplog.records) == 4
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("wrap", [jax.jit, lambda step: step], ids=["jit", "outside"])
 def test_an_error_is_raised_where_that_is_asked_for(wrap):
     value_fn = host_value_fn(failing(ZeroDivisionError("mine")), on_error="raise")
@@ -586,6 +589,7 @@ def test_a_callback_in_batches_is_told_of_the_missing_argument():
     assert "egd_optax.host.host_value_fn(fn)" in note
 
 
+@pytest.mark.wide
 def test_an_ensemble_is_told_to_take_turns():
     tx = optimizer()
     step = step_of(tx, host_value_fn(loss))
@@ -612,6 +616,7 @@ def test_a_fitness_of_printed_parameters_is_warned_of(value_fn, wrap):
     assert len(warned) == 1
 
 
+@pytest.mark.wide
 def test_only_parameters_that_mutate_count_as_used():
     tx = optimizer(mutable={"w": True, "b": False})
     with pytest.warns(UserWarning, match="no parameter that mutates is used"):

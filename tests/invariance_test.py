@@ -89,7 +89,7 @@ def test_memory_modes_agree_to_the_bit(dtype, batch_size, kwargs):
     chex.assert_trees_all_equal(*runs)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.exact
 @pytest.mark.parametrize("memory", ["host", "replay"])
 def test_jit_eager_and_scan_agree_to_the_bit(memory):
@@ -111,6 +111,7 @@ def test_jit_eager_and_scan_agree_to_the_bit(memory):
     chex.assert_trees_all_equal(jitted, scanned)
 
 
+@pytest.mark.wide
 def test_runs_repeat_and_keys_differ():
     def run(key):
         return train(egd(0.1, evolve_every=3, key=key, accept="always"), mlp_params())[0]
@@ -188,6 +189,7 @@ def test_mutable_may_be_a_function_of_the_parameters():
     assert expected == mutating_leaves(params, by_shape) == (0, 2)
 
 
+@pytest.mark.wide
 def test_masking_a_leaf_does_not_change_the_noise_of_the_others():
     mask = {"w0": False, "b0": True, "w1": True}
     kwargs = {"evolve_every": 1, "accept": "always", "recombine": recombine.mean(1.0)}

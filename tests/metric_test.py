@@ -47,7 +47,7 @@ def loss_of_few_weights(params):
     return cross_entropy({"w": params["w"] * used, "b": params["b"]}) + 0.01 * jnp.sum(used)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("metric", [error_rate, one_minus_f1, int8_loss, loss_of_few_weights])
 def test_a_metric_without_gradient_is_improved_by_cycles_alone(metric):
     tx = evolve(

@@ -133,7 +133,7 @@ def test_a_member_in_low_precision_is_rounded_by_an_operation_that_xla_keeps(dty
     assert "reduce_precision" not in str(jax.make_jaxpr(plus)(wide, deviation))
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @KINDS
 @pytest.mark.parametrize("antithetic", [False, True])

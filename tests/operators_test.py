@@ -47,6 +47,7 @@ def test_weights_count_the_comparisons_that_a_member_wins(fitness, lost):
     np.testing.assert_array_equal(weights, centered_ranks(jnp.asarray(fitness) / 2 - 7))
 
 
+@pytest.mark.wide
 def test_equal_fitness_weighs_the_same_and_says_nothing():
     weights = centered_ranks(jnp.array([3.0, 1.0, 3.0, 0.0, 3.0]))
     assert weights[0] == weights[2] == weights[4] < weights[1] < weights[3]
@@ -108,6 +109,7 @@ def test_antithetic_members_are_mirrored_pairs_around_the_parent(batch_size):
         chex.assert_trees_all_close(middle, parent, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.wide
 @pytest.mark.exact
 def test_a_pair_takes_one_draw_which_is_that_of_its_first_member():
     plain, *_ = record_evaluations(population_size=5)
@@ -219,7 +221,7 @@ def guarded(guard, **kwargs):
     return params, optax.apply_updates(params, updates), state.info
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "rule", [recombine.mean(), recombine.centered_rank()], ids=["mean", "centered_rank"]
 )

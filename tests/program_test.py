@@ -104,7 +104,7 @@ def test_on_cpu_uncommitted_parameters_compile_once_too(memory):
     assert step._cache_size() == 1
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("key", [0, "array"])
 def test_params_and_state_may_be_donated(memory, key):
@@ -183,6 +183,7 @@ def test_the_program_does_not_grow_with_the_population(memory):
     assert size(4) == size(64)
 
 
+@pytest.mark.wide
 def test_a_step_under_vmap_evolves_every_member_of_an_ensemble():
     tx = egd(0.1, evolve_every=2, sigma=0.3, accept="always")
     quadratic = lambda p: jnp.sum((p - 1) ** 2)  # noqa: E731

@@ -120,6 +120,7 @@ def only_the_last_program_counts(make):
     )
 
 
+@pytest.mark.wide
 def test_what_a_jitted_function_holds_is_no_older_than_the_function():
     def make(number):
         held = jnp.full(3, number)
@@ -128,6 +129,7 @@ def test_what_a_jitted_function_holds_is_no_older_than_the_function():
     only_the_last_program_counts(make)
 
 
+@pytest.mark.wide
 def test_a_number_that_changed_is_not_taken_from_before():
     numbers = {}
 
@@ -144,6 +146,7 @@ def test_a_number_that_changed_is_not_taken_from_before():
     assert (first["b"] != second["b"]).any()
 
 
+@pytest.mark.wide
 @pytest.mark.on_cpu
 def test_a_function_that_is_called_back_is_the_one_that_was_passed():
     def make(number):
@@ -156,6 +159,7 @@ def test_a_function_that_is_called_back_is_the_one_that_was_passed():
     only_the_last_program_counts(make)
 
 
+@pytest.mark.wide
 def test_one_warning_says_what_to_write_where_every_cycle_is_another_program():
     tx = optimizer()
     with pytest.warns(UserWarning, match="Put the whole step into `jax.jit`") as warned:
@@ -163,6 +167,7 @@ def test_one_warning_says_what_to_write_where_every_cycle_is_another_program():
     assert len(warned) == 1
 
 
+@pytest.mark.wide
 def test_other_functions_are_no_reason_to_warn():
     run(optimizer(), [lambda p: loss(p) * 2, lambda p: loss(p) * 3, lambda p: loss(p) * 4, loss])
 

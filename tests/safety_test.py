@@ -45,7 +45,7 @@ def one_cycle(accept, memory):
 RUNS = {(a, m): one_cycle(a, m) for a in ("improved", "best") for m in MEMORY}
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("accept", ["improved", "best"])
 @given(shapes=shapes, log_sigma=st.floats(-4, 1), seed=st.integers(0, 2**31 - 1))
@@ -161,6 +161,7 @@ def test_a_leaf_whose_squares_overflow_stays_where_it_is():
     assert bool(state.info.accepted)
 
 
+@pytest.mark.wide
 def test_reset_base_renews_the_momentum_only_after_a_jump_and_keeps_schedules():
     rate = optax.linear_schedule(0.1, 0.0, 100)
     params, grads = jnp.ones(3), jnp.ones(3)

@@ -132,7 +132,7 @@ def test_a_divided_population_gives_the_same_bits(kind, devices):
     chex.assert_trees_all_equal(*jax.device_get((params, expected)))
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("kind", ["mean", "ranked"])
 def test_divided_inside_of_shard_map(kind):
     layout = LAYOUTS["pop, data"]
@@ -156,6 +156,7 @@ def test_divided_inside_of_shard_map(kind):
     assert_same_run((params, state), kind)
 
 
+@pytest.mark.wide
 def test_divided_inside_of_pmap():
     tx = optimizer(execution=Execution(population_axis="pop"))
     params, state, batch = start(ONE, tx)

@@ -86,6 +86,7 @@ def test_no_device_holds_a_whole_leaf(kind, sizes, axis_type):
         assert ours.is_equivalent_to(leaf.sharding, leaf.ndim)
 
 
+@pytest.mark.wide
 @pytest.mark.on_cpu
 def test_memory_is_divided_by_the_shards():
     one, eight = (
@@ -110,6 +111,7 @@ def test_host_pages_are_sharded_like_the_leaf():
     assert set(pages) == {f"{SIZE}@fsdp,{SIZE}"}
 
 
+@pytest.mark.wide
 def test_each_device_computes_its_share_of_a_population():
     def flops(devices):
         mesh = Layout({"pop": devices}).mesh

@@ -88,7 +88,7 @@ def noise_of_one(kind, leaf, at, member=3, sigma=0.3):
     return one(leaf)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_each_leaf_has_the_noise_that_it_draws_by_itself(kind, dtype):
@@ -179,7 +179,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.exact
 @pytest.mark.parametrize("kwargs", SETTINGS.values(), ids=SETTINGS)
 def test_the_generator_is_not_written_out_for_each_leaf(kwargs):

@@ -294,6 +294,7 @@ def test_a_list_of_weights_is_taken():
     assert int(state.cycle) == 1
 
 
+@pytest.mark.wide
 def test_sizes_from_numpy_give_the_program_of_python_ints():
     def program(size):
         with jax.enable_x64(True):

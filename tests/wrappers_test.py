@@ -35,6 +35,7 @@ def cycles(state):
     return int(optax.tree.get(state, "EvolveState").cycle)
 
 
+@pytest.mark.wide
 def test_chain_before_is_part_of_the_base_step():
     args = {"evolve_every": 2, "sigma": 0.1}
     outside = run(optax.chain(optax.clip(0.5), egd(0.125, **args)), 4)
@@ -124,6 +125,7 @@ def test_masked_leaves_are_seen_by_value_fn_and_left_alone():
     assert (updates["a"] != 0).all()
 
 
+@pytest.mark.wide
 def test_partition_evolves_its_own_leaves_with_extra_arguments():
     tx = optax.partition(
         {"evolved": egd(0.1, evolve_every=2), "plain": optax.adam(0.1)},
@@ -151,6 +153,7 @@ def test_partition_evolves_its_own_leaves_with_extra_arguments():
     assert loss(params) < loss(PARAMS)
 
 
+@pytest.mark.wide
 def test_reduce_on_plateau_belongs_into_the_base():
     base = optax.chain(optax.sgd(0.1), contrib.reduce_on_plateau(patience=1, factor=0.5))
     _, state = run(evolve(base, evolve_every=2), 6, value=jnp.float32(1.0))
@@ -158,6 +161,7 @@ def test_reduce_on_plateau_belongs_into_the_base():
     assert float(state.base_state[-1].scale) < 1
 
 
+@pytest.mark.wide
 def test_lookahead_is_a_base_whose_parameters_are_pairs():
     params = optax.LookaheadParams.init_synced(PARAMS)
     base = optax.lookahead(optax.sgd(0.1), sync_period=2, slow_step_size=0.5)
@@ -180,6 +184,7 @@ def test_inside_lookahead_the_missing_value_fn_is_an_error():
         tx.update(PARAMS, tx.init(params), params, value_fn=loss)
 
 
+@pytest.mark.wide
 def test_schedule_free_selects_at_the_evaluation_parameters():
     tx = evolve(contrib.schedule_free_sgd(0.1), evolve_every=2, reset_base=True, sigma=0.1)
     params, state = PARAMS, tx.init(PARAMS)
@@ -199,6 +204,7 @@ def test_schedule_free_selects_at_the_evaluation_parameters():
     assert int(state.cycle) == 10
 
 
+@pytest.mark.wide
 def test_an_average_of_the_parameters_follows_the_jumps():
     tx = egd(0.1, evolve_every=1, sigma=0.2)
     params, state, average = PARAMS, tx.init(PARAMS), PARAMS
