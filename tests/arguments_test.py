@@ -87,6 +87,7 @@ def test_what_can_only_come_by_position_is_missing_by_name():
         parent_fitness(CALLABLES["named by position"], scale=100.0)
 
 
+@pytest.mark.wide
 def test_an_argument_that_others_take_is_passed_over():
     np.testing.assert_allclose(parent_fitness(takes_scale, value=2.0, unrelated="text"), 3.0)
 

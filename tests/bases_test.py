@@ -48,7 +48,7 @@ def searching_step(tx, **extra):
 # What a base is given.
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("evolve_now", [None, True, False])
 @pytest.mark.parametrize("make", [*SEARCHES.values(), sam], ids=[*SEARCHES, "sam"])
 def test_a_base_that_takes_no_unknown_arguments_gets_none(make, evolve_now):
@@ -92,6 +92,7 @@ def test_a_line_search_may_have_an_objective_of_its_own(make):
     chex.assert_trees_all_close(around[0], alone[0], rtol=1e-6)
 
 
+@pytest.mark.wide
 def test_the_objective_of_a_line_search_may_name_what_the_library_adds():
     def value_fn(params, generation, base_state, *, batch):
         del base_state
@@ -105,6 +106,7 @@ def test_the_objective_of_a_line_search_may_name_what_the_library_adds():
     assert int(state.cycle) == 1
 
 
+@pytest.mark.wide
 def test_an_evolve_inside_of_a_base_gets_all_that_is_its_own():
     inner = optax.chain(optax.clip(1.0), evolve(optax.sgd(0.1), evolve_every=1))
     tx = evolve(inner, evolve_every=1)
@@ -117,7 +119,7 @@ def test_an_evolve_inside_of_a_base_gets_all_that_is_its_own():
 # What a base keeps of a point.
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("reset_base", [False, True])
 @pytest.mark.parametrize("make", SEARCHES.values(), ids=SEARCHES)
 def test_what_a_base_caches_for_a_point_is_not_used_after_a_jump(make, reset_base):

@@ -137,6 +137,7 @@ def test_shown_settings_are_one_of_twelve_that_tuning_tried(method):
     assert method in settings
 
 
+@pytest.mark.wide
 def test_demo_writes_the_figure_and_the_numbers(tmp_path):
     stories = [
         Story("Plain", as_trained, {"SGD": SMALL_SGD}),

@@ -169,6 +169,7 @@ def test_float64_is_computed_in_float64():
         chex.assert_trees_all_equal_shapes_and_dtypes(state, evolve(optax.sgd(0.1)).init(params))
 
 
+@pytest.mark.wide
 def test_noise_is_the_same_in_every_precision():
     params = normal((500,), jnp.float32)
     kwargs = {"noise": noise.gaussian(relative=False), "recombine": recombine.mean(1.0)}

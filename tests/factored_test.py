@@ -241,6 +241,7 @@ def test_a_cycle_outside_of_jit_finds_the_same():
     chex.assert_trees_all_close(run(execution, jit=False)[0], run(execution)[0], atol=1e-6)
 
 
+@pytest.mark.wide
 def test_a_member_that_is_not_finite_is_never_chosen():
     def value_fn(params):
         entry, before = params["first"]["w"][0, 0], PARAMS["first"]["w"][0, 0]

@@ -380,7 +380,7 @@ def failing(error):
     return fn
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError("mine"), subprocess.TimeoutExpired("simulate", 5)], ids=repr
 )
@@ -603,7 +603,7 @@ def test_an_ensemble_is_told_to_take_turns():
     chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[0], params), first, rtol=1e-5)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("wrap", [jax.jit, lambda step: step], ids=["jit", "outside"])
 @pytest.mark.parametrize(
     "value_fn",

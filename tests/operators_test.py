@@ -245,7 +245,7 @@ def test_what_the_guard_cannot_judge_is_not_taken(accept):
     chex.assert_trees_all_equal(start, landed)
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize(("batch_size", "bad"), [(1, np.nan), (4, -np.inf)])
 def test_a_member_without_finite_fitness_weighs_nothing(bad, batch_size):
     def score_of(params):
