@@ -185,3 +185,13 @@ def test_results_weigh_little():
     assert sum(path.stat().st_size for path in kept) <= 1_000_000
     assert all(path.stat().st_size < 200_000 for path in kept)
     assert not [path for path in kept if path.suffix == ".svg"]
+
+
+def test_the_summary_says_what_was_measured_with_what():
+    summary = json.loads(archive.SUMMARY.read_text())
+    assert summary["device"]
+    assert all({"jax", "jaxlib", "optax"} <= versions.keys() for versions in summary["versions"])
+    assert summary["scores"].keys() == PROBLEMS.keys()
+    for methods in summary["scores"].values():
+        assert methods
+        assert all(one["date"] and one["seeds"] == Effort().seeds for one in methods.values())
