@@ -33,8 +33,8 @@ def main() -> None:
     console = Console()
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(Path(scratch) if quick else FOLDER)
-        if not store.folder.exists():
-            archive.unpack(store.folder)
+        if not quick:
+            archive.resume(store.folder)
         problems = arguments.problem or list(PROBLEMS)
         if arguments.command == "run" or quick:
             run(problems, arguments.method or list(METHODS), store, effort, console)
@@ -46,7 +46,8 @@ def main() -> None:
         if arguments.command == "diagnose" or quick:
             diagnose(problems, store, console, seeds=2 if quick else None)
         if arguments.command == "report" or quick:
-            show(problems, store, console, publish=not quick)
+            # The tables, the summary and the plot of some problems would drop all others.
+            show(problems, store, console, publish=not quick and not arguments.problem)
 
 
 def run(

@@ -1,7 +1,8 @@
 """All trials in one compressed file, beside a summary with its checksum: what git has of a run.
 
 A run works in a folder of single files, which git ignores. `report` packs them, `unpack` gets them
-back.
+back. A mark in the folder says which archive it goes on from, so that what is packed never lacks
+what somebody else has added to the archive in between.
 """
 
 from collections.abc import Iterable
@@ -19,6 +20,23 @@ from benchmarks.quality.record import Store, written
 
 SUMMARY = RESULTS / "quality.json"
 TRIALS = RESULTS / "quality_trials.tar.xz"
+MARK = "archive.sha256"
+
+
+def resume(folder: Path) -> None:
+    """Makes a folder one to go on in: unpacks the archive, unless that was done before.
+
+    Raises:
+        ValueError: the folder goes on from another archive than there is now.
+    """
+    mark = folder / MARK
+    if not mark.exists():
+        unpack(folder)
+    elif mark.read_text() != _checksum():
+        raise ValueError(
+            f"{folder} goes on from another {TRIALS.name} than there is now, and would replace it: "
+            "move the folder away, `python -m benchmarks.quality unpack`, and add what is new."
+        )
 
 
 def pack(folder: Path, problems: Iterable[Problem]) -> None:
@@ -37,6 +55,7 @@ def pack(folder: Path, problems: Iterable[Problem]) -> None:
         "scores": {problem.name: _summary(problem, Store(folder)) for problem in problems},
     }
     SUMMARY.write_text(json.dumps(described, indent=1, allow_nan=False) + "\n")
+    (folder / MARK).write_text(_checksum())
 
 
 def unpack(folder: Path) -> None:
@@ -53,6 +72,8 @@ def unpack(folder: Path) -> None:
         )
     with tarfile.open(TRIALS) as archive:
         archive.extractall(folder, filter="data")
+    # Last: a folder that was left half unpacked has no mark, and is unpacked again.
+    (folder / MARK).write_text(found)
 
 
 def names() -> list[str]:
