@@ -1,4 +1,4 @@
-"""What to write instead: where `value_fn` fails, and where a wrapper would waste cycles."""
+"""What to write instead where `value_fn` fails, a state is foreign, or a wrapper wastes cycles."""
 
 from collections.abc import Iterator
 import contextlib
@@ -10,6 +10,7 @@ import warnings
 
 import jax
 import jax.extend.core
+import jax.numpy as jnp
 import optax
 
 
@@ -89,6 +90,44 @@ def advice_on_gaps(params: optax.Params) -> Iterator[None]:
                 "whole parameters."
             )
         raise
+
+
+@contextlib.contextmanager
+def advice_on_state(
+    base: optax.GradientTransformation, base_state: optax.OptState, params: optax.Params
+) -> Iterator[None]:
+    """Replaces the errors of a base that was given the state of another one.
+
+    They come from the middle of its arithmetic, and name neither the state nor what it lacks.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Traced, so that nothing is allocated; closed over, for parameters that are functions.
+        fresh = jax.eval_shape(lambda: base.init(params))
+        if difference := _difference(_shapes(base_state), _shapes(fresh)):
+            raise ValueError(
+                f"`state` must be that of this optimizer, got one whose {difference}: restore a "
+                "checkpoint into `tx.init(params)` of the base and the parameters that it was "
+                "saved with."
+            ) from error
+        raise
+
+
+def _shapes(state: optax.OptState) -> dict[str, tuple[int, ...]]:
+    """By path; without dtypes, as a state may have been cast."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {f"base_state{jax.tree_util.keystr(path)}": jnp.shape(leaf) for path, leaf in leaves}
+
+
+def _difference(found: dict[str, tuple[int, ...]], fresh: dict[str, tuple[int, ...]]) -> str:
+    """What one state has where another has something else, the first of it; empty if nothing."""
+    for path, shape in fresh.items():
+        if path not in found:
+            return f"`{path}` is missing"
+        if found[path] != shape:
+            return f"`{path}` has the shape {list(found[path])}, not {list(shape)}"
+    return next((f"`{path}` is none of its own" for path in found if path not in fresh), "")
 
 
 def _has_gaps(params: optax.Params) -> bool:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax import _checks, _cycle, noise, recombine
-from egd_optax._advice import warn_inside_multi_steps
+from egd_optax._advice import advice_on_state, warn_inside_multi_steps
 from egd_optax.execution import Execution
 from egd_optax.noise import Noise
 from egd_optax.recombine import Recombine
@@ -187,10 +187,10 @@ def evolve(
             not callable, or returns something other than a real scalar of at least
             float32, `evolve` is traced, or an extra argument is misspelt.
         ValueError: an argument is out of range; at `update`, `params` is missing, or
-            `mutable` does not fit them; an axis of `execution` is not mapped, is no axis of the
-            mesh, or has more devices than there are members; an axis that is mapped is not named,
-            where JAX does not notice that replicas drift apart; `noise`, `recombine` or
-            `reset_base` return what is none.
+            `mutable` does not fit them; `state` is that of another base; an axis of `execution`
+            is not mapped, is no axis of the mesh, or has more devices than there are members; an
+            axis that is mapped is not named, where JAX does not notice that replicas drift apart;
+            `noise`, `recombine` or `reset_base` return what is none.
 
     Cost:
         A step without a cycle costs a step of `base`. A generation costs `population_size`
@@ -307,7 +307,8 @@ def evolve(
         }
         _cycle.check_spelling(extra_args, filter(None, functions.values()))
         base_args = _base_args(base, state.base_state, functions, evolve, extra_args)
-        base_updates, base_state = base.update(updates, state.base_state, params, **base_args)
+        with advice_on_state(base, state.base_state, params):
+            base_updates, base_state = base.update(updates, state.base_state, params, **base_args)
         count = optax.safe_increment(state.count)
         if evolve is False:
             return base_updates, state._replace(count=count, base_state=base_state)

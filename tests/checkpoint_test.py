@@ -105,6 +105,37 @@ def test_a_run_that_an_earlier_version_stored_goes_on(path):
     chex.assert_trees_all_close(resumed, whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("jit", [jax.jit, lambda step: step], ids=["jit", "eager"])
+@pytest.mark.parametrize(
+    ("base", "params", "difference"),
+    [
+        (optax.sgd(0.1, momentum=0.9), PARAMS, r"`base_state\[0\]\.count` is missing"),
+        (None, {"b": PARAMS["b"]}, r"`base_state\[0\]\.mu\['w'\]` is missing"),
+        (None, {**PARAMS, "c": jnp.ones(2)}, r"`base_state\[0\]\.mu\['c'\]` is none of its own"),
+        (
+            None,
+            {**PARAMS, "w": jnp.ones((5, 3))},
+            r"`base_state\[0\]\.mu\['w'\]` has the shape \[5, 3\], not \[4, 3\]",
+        ),
+    ],
+    ids=["base", "lacks a leaf", "another leaf", "shape"],
+)
+def test_a_state_of_another_base_is_named(base, params, difference, jit):
+    tx, state = optimizer(), optimizer(base=base).init(params)
+    with pytest.raises(ValueError, match=f"^`state` must be .* whose {difference}: restore"):
+        jit(lambda state: tx.update(PARAMS, state, PARAMS, value_fn=loss))(state)
+
+
+def test_errors_of_a_base_whose_state_fits_are_its_own():
+    def fail(updates, state, params=None):
+        raise RuntimeError("its own")
+
+    tx = optimizer(base=optax.GradientTransformation(optax.adam(0.1).init, fail))
+    state = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tx.init(PARAMS))  # cast, but fits
+    with pytest.raises(RuntimeError, match="its own"):
+        tx.update(PARAMS, state, PARAMS, value_fn=loss)
+
+
 def test_a_state_that_does_not_fit_is_named():
     plain, stepped = optimizer(), evolve(optax.adam(0.01), step=optax.adam(0.01))
     with pytest.raises(ValueError, match=r"`state` must hold that of `step`.*tx.init\(params\)"):
