@@ -40,7 +40,7 @@ def tests(session: nox.Session, resolution: str) -> None:
 def build(session: nox.Session) -> None:
     """Builds wheel and sdist, and runs the tests of the sdist on the wheel.
 
-    Those of `make test`; others with `nox -s build -- ARGUMENTS OF PYTEST`.
+    Those of `make test`; others with `nox -s build -- ARGUMENTS OF PYTEST`, `tests` for example.
     """
     folder = Path(session.create_tmp()).resolve() / "build"
     shutil.rmtree(folder, ignore_errors=True)
@@ -55,9 +55,9 @@ def build(session: nox.Session) -> None:
     shutil.rmtree(unpacked / "egd_optax")
     session.chdir(unpacked)
     session.run("python", "-c", "import egd_optax; assert 'site-packages' in egd_optax.__file__")
-    pytest = ("python", "-m", "pytest", "-n", "auto", "tests", "README.md", "docs")
+    pytest = ("python", "-m", "pytest", "-n", "auto")
     if session.posargs:
         session.run(*pytest, *session.posargs)
         return
     for marked, flags in PARTS.items():
-        session.run(*pytest, "-m", marked, env={"XLA_FLAGS": flags})
+        session.run(*pytest, "tests", "README.md", "docs", "-m", marked, env={"XLA_FLAGS": flags})

@@ -57,7 +57,8 @@ ABOVE = (
     "egd_optax.presets",
     "flax",
 )
-CYCLE = sorted((ROOT / "egd_optax" / "_cycle").glob("*.py"))
+# Of the library that is tested: an installed one has no sources beside the tests.
+CYCLE = sorted(Path(egd_optax._cycle.__file__).parent.glob("*.py"))
 
 
 def imports(path):
