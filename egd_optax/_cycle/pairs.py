@@ -12,7 +12,7 @@ from egd_optax._cycle.arguments import taken_by
 from egd_optax._cycle.fitness import fitness_dtype, own_fitness_of
 from egd_optax._cycle.generation import members_of
 from egd_optax._cycle.members import cycle_key, displaced, mirrored
-from egd_optax._cycle.parent import aligned, snapshot, wide_dtype
+from egd_optax._cycle.parent import aligned, snapshot, widened
 from egd_optax._cycle.spec import CycleSpec
 
 
@@ -50,8 +50,8 @@ def differences_around(
         own_fitness_of(fn, parent, kwargs=taken_by(fn, extra_args), execution=spec.execution)
         for fn in functions
     ]
-    slopes = aligned(grads, params)
-    slopes = [slopes[at].astype(wide_dtype(slopes[at].dtype)) for at in mutating]
+    by_leaf = aligned(grads, params)
+    slopes = [widened(by_leaf[at]) for at in mutating]
 
     def pair(first: jax.Array) -> tuple[jax.Array, jax.Array]:
         deviation = members.deviation(members.drawn(first))

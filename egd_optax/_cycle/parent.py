@@ -130,9 +130,8 @@ class Parent(NamedTuple):
 
     def wide_leaves(self, entries: Leaves) -> Leaves:
         """The leaves of entries in float32 or wider, in their own order and shapes."""
-        wide = tuple(entry.astype(wide_dtype(entry.dtype)) for entry in entries)
-        before = tuple(leaf.astype(wide_dtype(leaf.dtype)) for leaf in self.before)
-        return self._replace(before=before).own_leaves(wide)
+        before = tuple(map(widened, self.before))
+        return self._replace(before=before).own_leaves(tuple(map(widened, entries)))
 
     def entries_of(self, own: Sequence[jax.Array]) -> Leaves:
         """The entries of a genome, from its leaves, in the dtypes of the parameters."""
@@ -222,6 +221,12 @@ def step_to(target: jax.Array, source: jax.Array, dtype: jnp.dtype) -> jax.Array
 def wide_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype that a leaf is computed in: float32, or its own where that is wider."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+
+
+def widened(leaf: jax.typing.ArrayLike) -> jax.Array:
+    """A leaf in the dtype that it is computed in."""
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(wide_dtype(leaf.dtype))
 
 
 def _wide_enough(*dtypes: jnp.dtype) -> jnp.dtype:

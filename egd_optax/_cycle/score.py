@@ -188,6 +188,21 @@ def _selected(
     return Scored(kept, scores, child, step_state, unknown)
 
 
+def _behind_the_parent(
+    members: Members, batches: Batches, child_of: ChildOf
+) -> Callable[[_Carry, Genome], _Carry]:
+    """What follows the evaluation of a parent that is scored by itself: the others, their child."""
+
+    def rest(carry: _Carry, genome: Genome) -> _Carry:
+        inside = members.around(genome)
+        kept, scores, _, state = carry
+        kept, found = batches(inside, kept)
+        scores = jnp.append(scores[0], found)
+        return kept, scores, *child_of(inside, kept, scores, None, state)
+
+    return rest
+
+
 def _in_batches(
     members: Members,
     one_by_one: Callable[[Leaves], jax.Array],
@@ -203,13 +218,7 @@ def _in_batches(
         child, step_state = child_of(members, kept, scores, None, step_state)
         return Scored(kept, scores, child, step_state, one_by_one(child))
 
-    def rest(carry: _Carry, genome: Genome) -> _Carry:
-        inside = members.around(genome)
-        kept, scores, _, state = carry
-        kept, found = batches(inside, kept)
-        scores = jnp.append(scores[0], found)
-        child, state = child_of(inside, kept, scores, None, state)
-        return kept, scores, child, state
+    rest = _behind_the_parent(members, batches, child_of)
 
     def one(carry: _Carry, last: jax.Array) -> tuple[_Carry, jax.Array]:
         kept, scores, leaves, state = xla.at_most_once(last, rest, carry, members.genome)
@@ -238,13 +247,7 @@ def _unformed(
     one program, whose rounding is the same, and a member that bfloat16 would round is judged
     rounded.
     """
-
-    def rest(carry: _Carry, genome: Genome) -> _Carry:
-        inside = members.around(genome)
-        kept, scores, _, state = carry
-        kept, found = batches(inside, kept)
-        scores = jnp.append(scores[0], found)
-        return kept, scores, *child_of(inside, kept, scores, None, state)
+    rest = _behind_the_parent(members, batches, child_of)
 
     def one(carry: _Carry, trip: jax.Array) -> tuple[_Carry, jax.Array]:
         kept, scores, leaves, state = xla.at_most_once(trip == 1, rest, carry, members.genome)

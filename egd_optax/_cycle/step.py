@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax._cycle.parent import Genome, Parent, flatten, mutating_leaves, plus, wide_dtype
+from egd_optax._cycle.parent import Genome, Parent, flatten, mutating_leaves, plus, widened
 from egd_optax._cycle.spec import Leaves
 
 
@@ -21,7 +21,7 @@ def step_state_of(
         return optax.EmptyState()
     leaves, treedef = flatten(params)
     mutating = mutating_leaves(params, mutable)
-    return step.init(_tree(treedef, len(leaves), {at: _wide(leaves[at]) for at in mutating}))
+    return step.init(_tree(treedef, len(leaves), {at: widened(leaves[at]) for at in mutating}))
 
 
 def stepped(
@@ -48,7 +48,7 @@ def stepped(
     own, sums = parent.wide_leaves(genome.leaves()), parent.wide_leaves(total)
     count = len(parent.leaves)
     everywhere = jax.tree.unflatten(parent.treedef, parent.leaves)
-    known = {at: _wide(parent.leaves[at]) for at in mutating_leaves(everywhere, mutable)}
+    known = {at: widened(parent.leaves[at]) for at in mutating_leaves(everywhere, mutable)}
     params = known | dict(zip(parent.mutating, own, strict=True))
     grads = {at: jnp.zeros_like(leaf) for at, leaf in known.items()}
     grads |= {at: -by for at, by in zip(parent.mutating, sums, strict=True)}
@@ -64,8 +64,3 @@ def stepped(
 def _tree(treedef: jax.tree_util.PyTreeDef, count: int, leaves: dict[int, jax.Array]) -> Any:
     """Some leaves of the parameters in their structure."""
     return jax.tree.unflatten(treedef, [leaves.get(at, optax.MaskedNode()) for at in range(count)])
-
-
-def _wide(leaf: jax.typing.ArrayLike) -> jax.Array:
-    leaf = jnp.asarray(leaf)
-    return leaf.astype(wide_dtype(leaf.dtype))
