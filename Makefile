@@ -46,7 +46,7 @@ $(VENV)/docs: $(VENV)/installed docs/requirements.txt
 
 # Every supported Python on this machine, at the lowest and the newest versions admitted.
 test-matrix: $(VENV)/installed
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nox
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nox --session tests
 
 # Executes the .py of every notebook and writes the .ipynb beside it.
 notebooks: $(VENV)/installed

@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items):
     crossed = collections.defaultdict(list)
     for item in items:
         if isinstance(item, pytest.DoctestItem):
-            if "docs" not in item.path.parts:
+            if "docs" not in item.path.relative_to(item.config.rootpath).parts:
                 item.add_marker(pytest.mark.exact)
         elif item.get_closest_marker("crossed"):
             crossed[item.nodeid.split("[")[0]].append(item)

@@ -1,10 +1,10 @@
 """What README and guide show runs as pasted; doctest runs what has prompts."""
 
-import importlib
 import inspect
 from pathlib import Path
 import re
 
+from public import public
 import pytest
 
 import egd_optax
@@ -12,7 +12,8 @@ from egd_optax import evolve
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
-DOCUMENTS = [path for path in DOCUMENTS if not {"_build", "notebooks"} & set(path.parts)]
+BUILT = {"_build", "notebooks"}
+DOCUMENTS = [path for path in DOCUMENTS if not BUILT & set(path.relative_to(ROOT).parts)]
 # Programs of other libraries: `tests/clients` has each of them.
 ELSEWHERE = {"works_with.md"}
 
@@ -66,20 +67,6 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
     local = [link for pair in links for link in pair if link and not link.startswith("http")]
     assert len(local) > 15
     assert not [link for link in local if not (ROOT / link).exists()]
-
-
-def public():
-    """All that users call or subclass, by name, with where its example may stand."""
-    names = ("noise", "recombine", "execution", "presets", "host", "factored", "flax")
-    modules = [importlib.import_module(f"egd_optax.{name}") for name in names]
-    for module in (egd_optax, *modules):
-        for name, value in vars(module).items():
-            own = getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")
-            listed = name in module.__all__ if hasattr(module, "__all__") else own
-            if listed and (inspect.isclass(value) or inspect.isfunction(value)):
-                # What a rule of one's own is made of is shown together, in the module.
-                together = module.__doc__ if module.__name__ == "egd_optax.factored" else ""
-                yield f"{module.__name__}.{name}", inspect.getdoc(value) + together
 
 
 @pytest.mark.parametrize(("name", "text"), dict(public()).items())

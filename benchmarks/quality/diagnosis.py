@@ -12,7 +12,7 @@ from benchmarks.quality import ledger, report, statistics
 from benchmarks.quality.methods.cycles import noise_of
 from benchmarks.quality.methods.gradient import adam, descend
 from benchmarks.quality.methods.method import sample, samples, scale, streams
-from benchmarks.quality.methods.presets import FLOOR
+from benchmarks.quality.methods.presets import FLOOR, NEAR
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Store
 from benchmarks.quality.runner import FIRST_SEED
@@ -80,7 +80,7 @@ def _at(
     size = samples(problem, evolved)
     absolute = preset == "global_"
     if absolute:
-        sigma = scale(problem) * evolved["sigma"] * 0.001**fraction
+        sigma = scale(problem) * evolved["sigma"] * NEAR**fraction
     else:
         decay = optax.cosine_decay_schedule(evolved["sigma"], 1, FLOOR)
         sigma = float(decay(fraction)) if evolved["decay"] else evolved["sigma"]

@@ -29,7 +29,7 @@ def optimizers():
 
 
 def loss(params):
-    return sum(jnp.sum((leaf - 0.5) ** 2) for leaf in jax.tree.leaves(params))
+    return sum(jnp.sum((leaf.astype(jnp.float32) - 0.5) ** 2) for leaf in jax.tree.leaves(params))
 
 
 def advance(tx, params, state, steps):
