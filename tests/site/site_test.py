@@ -117,6 +117,22 @@ def test_search_finds_evolve(browser, address):
 
 @browsing
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_fits_a_phone(browser, address, site, scheme):
+    page = browser.new_page(viewport=PHONE, color_scheme=scheme)
+    names = [path.relative_to(site) for path in site.rglob("*.html") if "_static" not in path.parts]
+    width = "document.documentElement.scrollWidth"
+    too_wide = []
+    for name in names:
+        page.goto(f"{address}/{name}")
+        if page.evaluate(width) > PHONE["width"]:
+            too_wide.append(str(name))
+    page.close()
+    assert len(names) > 20
+    assert not too_wide
+
+
+@browsing
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
     "name",
     ["index", "guide/optimizer", "guide/settings", "api/optimizer", "results/quality_methods",
