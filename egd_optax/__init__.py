@@ -11,7 +11,7 @@ child, elite or parent --> update    never worse with accept "improved" or "best
 from egd_optax import factored, host, noise, presets, recombine
 from egd_optax._bound import bind_value_fn
 from egd_optax._checks import STATIC_ARGS
-from egd_optax._cycle import CycleInfo
+from egd_optax._cycle import Aux, CycleInfo
 from egd_optax._diagnose import Diagnosis, diagnose
 from egd_optax._egd import egd
 from egd_optax._evolve import EvolveState, evolve, is_due
@@ -21,6 +21,7 @@ from egd_optax.execution import Execution
 
 __all__ = [
     "STATIC_ARGS",
+    "Aux",
     "CycleInfo",
     "Diagnosis",
     "EvolveState",

@@ -163,7 +163,7 @@ def warn_of_constant(closed: jax.extend.core.ClosedJaxpr, count: int) -> None:
     for equation in jaxpr.eqns:
         if any(map(is_reached, equation.invars)):
             reached.update(equation.outvars)
-    if count and not any(map(is_reached, jaxpr.outvars)):
+    if count and not is_reached(jaxpr.outvars[0]):  # the fitness; what comes beside it may be fixed
         warnings.warn(
             "`value_fn` returns the same for all members, for no parameter that mutates is used. "
             "It may print them: while JAX traces it they are no numbers. Pass "

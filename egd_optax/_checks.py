@@ -79,6 +79,18 @@ def check_spec(spec: Any) -> Any:
     return spec._replace(population_size=population_size, generations=generations)
 
 
+def check_aux(aux: Any) -> None:
+    """A pytree of arrays, or of their shapes and dtypes."""
+    for leaf in jax.tree.leaves(aux):
+        dtype = getattr(leaf, "dtype", None)
+        is_array = isinstance(dtype, np.dtype) and dtype.kind not in "OSUmM"
+        if not is_array and not isinstance(leaf, numbers.Number):
+            raise TypeError(
+                f"`aux` must be a pytree of arrays or of jax.ShapeDtypeStruct, got {leaf!r} in it: "
+                "pass `aux=jax.eval_shape(value_fn, params)[1]`."
+            )
+
+
 def check_population(population_size: Any, antithetic: bool) -> int:
     """At least a parent and a mutant, and an even number where members come in pairs."""
     why = ": the unmutated parent is one of them, so that nothing would mutate"

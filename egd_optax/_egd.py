@@ -32,6 +32,7 @@ def egd(
     accept: str = "best",
     reset_base: bool | Reset = False,
     mutable: Any = None,
+    aux: Any = None,
     execution: Execution = Execution(),
     key: Any = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -63,6 +64,7 @@ def egd(
         reset_base: whether the momentum starts anew after a jump, or a function that decides
             what does.
         mutable: which leaves mutate.
+        aux: what `value_fn` returns beside the fitness is like this; None if nothing.
         execution: where elites live, how many members at a time, over which devices.
         key: int seed, or a threefry key.
 
@@ -108,6 +110,7 @@ def egd(
         accept=accept,
         reset_base=reset_base,
         mutable=mutable,
+        aux=aux,
         execution=execution,
         key=key,
     )

@@ -95,6 +95,7 @@ def evolve(
     accept: str = "best",
     reset_base: bool | _cycle.Reset = False,
     mutable: Any = None,
+    aux: Any = None,
     execution: Execution = Execution(),
     key: Any = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -109,7 +110,8 @@ def evolve(
     `update` takes `value_fn` as an extra argument: `update(grads, state, params,
     value_fn=fn, accept_value_fn=None, base_value_fn=None, evolve=None, **extra)`.
 
-    * `value_fn(params, **kw)` returns a real scalar, at least float32, lower is better.
+    * `value_fn(params, **kw)` returns a real scalar, at least float32, lower is better; with
+      `aux`, a tuple of that and of what else is to be told.
       It is never differentiated and traced once; outside of `jax.jit` once a cycle, to find the
       program that an earlier cycle compiled. It gets all of `extra` if it has `**kw`, else
       those that its signature names. Where that names `generation` it gets the index of the
@@ -166,6 +168,13 @@ def evolve(
             parameters, or a callable of the parameters that returns one; None for all but those
             that `base` freezes: whose update, as traced, cannot depend on any gradient. Integer
             leaves never do.
+        aux: where `value_fn` returns (fitness, aux), a pytree of arrays or of
+            `jax.ShapeDtypeStruct` like that second part, as `jax.eval_shape(value_fn, params)[1]`
+            is; None where it returns the fitness alone. An example and no flag, for the state is
+            made before any evaluation. `state.info.aux` then holds that of the parent, the best
+            member and the child, and the sum over all evaluations: steps of an environment, for
+            example. Over `axis_name` floats are averaged, as the fitness is, and what is counted,
+            in integers, is added up.
         execution: how a cycle runs, never what it finds: where elites live, how many members
             are evaluated at a time, over which devices; see `Execution`.
         key: int seed of 32 bits, or a threefry key, which may be traced. Noise depends on the
@@ -253,6 +262,7 @@ def evolve(
     ):
         _checks.check_operator(name, operator, kind, fix)
     _checks.check_hashable("noise", noise)
+    _checks.check_aux(aux)
     if step is not None:
         step = _checks.check_base(step, "step")
     unchecked = _cycle.CycleSpec(
@@ -267,6 +277,7 @@ def evolve(
         mutable=mutable,
         execution=execution,
         step=step,
+        aux=_cycle.shapes_of(aux),
     )
     spec: _cycle.CycleSpec = _checks.check_spec(unchecked)
     programs = _cycle.Programs()
@@ -279,7 +290,7 @@ def evolve(
             cycle=jnp.zeros([], jnp.int32),
             key_data=_checks.make_key_data(key),
             base_state=base.init(params),
-            info=_cycle.no_cycle_yet(),
+            info=_cycle.no_cycle_yet(spec.aux),
             step_state=_cycle.step_state_of(spec.step, params, spec.mutable),
         )
 
@@ -306,7 +317,8 @@ def evolve(
             "base_value_fn": base_value_fn,
         }
         _cycle.check_spelling(extra_args, filter(None, functions.values()))
-        base_args = _base_args(base, state.base_state, functions, evolve, extra_args)
+        has_aux = spec.aux is not None
+        base_args = _base_args(base, state.base_state, functions, evolve, extra_args, has_aux)
         with advice_on_state(base, state.base_state, params):
             base_updates, base_state = base.update(updates, state.base_state, params, **base_args)
         count = optax.safe_increment(state.count)
@@ -327,7 +339,7 @@ def evolve(
             "params": params,
             "base_updates": base_updates,
             # In the dtypes of a cycle, for a state that was cast or made under another x64.
-            "info": _cycle.in_dtypes(state.info, _cycle.info_dtypes()),
+            "info": _cycle.in_dtypes(state.info, _cycle.info_like(spec.aux)),
             "key_data": state.key_data,
             "cycle": state.cycle.astype(jnp.int32),
             "step_state": state.step_state,
@@ -347,7 +359,7 @@ def evolve(
             cycle=state.cycle + due.astype(state.cycle.dtype),
             key_data=state.key_data,
             base_state=base_state,
-            info=_cycle.in_dtypes(info, [scalar.dtype for scalar in state.info]),
+            info=_cycle.in_dtypes(info, state.info),
             step_state=step_state,
         )
 
@@ -366,6 +378,18 @@ def _check_state(state: Any, spec: _cycle.CycleSpec) -> None:
             "`state` must hold that of `step`, got none: it was made without `step`, make it with "
             "`tx.init(params)` of the optimizer that has it."
         )
+    if spec.step is None and jax.tree.leaves(state.step_state):
+        raise ValueError(
+            "`state` must hold nothing of `step`, got that of one: it was made with `step`, pass "
+            "the same to `evolve`, or replace `step_state` by `optax.EmptyState()`."
+        )
+    expected: Any = jax.tree.structure(_cycle.info_like(spec.aux).aux)
+    found: Any = jax.tree.structure(state.info.aux)
+    if found != expected:
+        raise ValueError(
+            f"`state` must hold what `aux` is like, got {found} where that is {expected}: make it "
+            "with `tx.init(params)` of this optimizer."
+        )
 
 
 def _base_args(
@@ -374,6 +398,7 @@ def _base_args(
     functions: dict[str, Callable[..., Any] | None],
     evolve: bool | None,
     extra_args: dict[str, Any],
+    has_aux: bool,
 ) -> dict[str, Any]:
     """What the base gets of the arguments of `update`.
 
@@ -386,7 +411,8 @@ def _base_args(
         args["evolve"] = evolve
     elif objective is not None:
         added = {"generation": jnp.int32(0), "base_state": base_state}
-        args["value_fn"] = _cycle.for_line_search(objective, extra_args, added)
+        has_aux = has_aux and functions["base_value_fn"] is None
+        args["value_fn"] = _cycle.for_line_search(objective, extra_args, added, has_aux=has_aux)
     return _cycle.taken_by(base.update, extra_args | args, behind=3)
 
 

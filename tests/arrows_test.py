@@ -46,6 +46,7 @@ FILES = (
     "platform",
     "xla",
     "spec",
+    "auxiliary",
 )
 # What is built on a cycle, and what only some users have.
 ABOVE = (

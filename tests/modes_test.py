@@ -71,7 +71,7 @@ def test_a_state_keeps_the_dtypes_that_it_came_in_with(how, traced):
         with jax.enable_x64(at_update):  # float64 is not to be had without
             return [
                 jax.dtypes.canonicalize_dtype(leaf.dtype)
-                for leaf in (state.count, state.cycle, state.key_data, *state.info)
+                for leaf in jax.tree.leaves((state.count, state.cycle, state.key_data, state.info))
             ]
 
     assert dtypes(after) == dtypes(state)

@@ -240,3 +240,10 @@ def test_a_step_that_is_none_is_named():
         evolve(optax.sgd(0.1), step=optax.adam)
     tx = evolve(optax.sgd(0.1), **GROUND)
     assert tx.init(toy_params()).step_state == optax.EmptyState()
+
+
+def test_the_state_of_a_step_is_not_dropped_in_silence():
+    params = params_of()
+    state = evolve(optax.sgd(0.1), step=optax.adam(0.1), **GROUND).init(params)
+    with pytest.raises(ValueError, match="`state` must hold nothing of `step`"):
+        evolve(optax.sgd(0.1), **GROUND).update(params, state, params, value_fn=loss)

@@ -29,6 +29,7 @@ KEYWORDS = [
     "accept",
     "reset_base",
     "mutable",
+    "aux",
     "execution",
     "key",
 ]
@@ -107,14 +108,14 @@ def test_the_arguments_of_evolve():
     assert base.kind == inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert rest == keywords(evolve)
     assert [each.name for each in rest] == KEYWORDS
-    assert len(rest) == 14
+    assert len(rest) == 15
 
 
 def test_the_arguments_of_egd():
     parameters = inspect.signature(egd).parameters
     own = ["learning_rate", "momentum", "nesterov", "weight_decay", "accumulator_dtype"]
     assert list(parameters) == own + KEYWORDS
-    assert len(parameters) == 19
+    assert len(parameters) == 20
     assert [each.name for each in keywords(egd)] == own[3:] + KEYWORDS
 
 
@@ -135,7 +136,7 @@ def test_defaults_are_those_of_the_operators():
 
 def test_what_the_package_exports():
     assert sorted(egd_optax.__all__) == [
-        "CycleInfo", "Diagnosis", "EvolveState", "Execution", "ExplainedLeaf", "Explanation",
+        "Aux", "CycleInfo", "Diagnosis", "EvolveState", "Execution", "ExplainedLeaf", "Explanation",
         "STATIC_ARGS", "bind_value_fn", "diagnose", "egd", "evolve", "explain", "factored", "host",
         "is_due", "noise", "presets", "recombine", "with_frozen",
     ]  # fmt: skip

@@ -35,10 +35,12 @@ threefry    the random numbers
 platform    which one a program is for
 xla         what the compiler would do otherwise
 spec        plain data
+auxiliary   what `value_fn` returns beside the fitness
 """
 
 from egd_optax._cycle.arguments import check_spelling, for_line_search, taken_by
-from egd_optax._cycle.cycle import CycleInfo, in_dtypes, info_dtypes, no_cycle_yet, run_cycle_if
+from egd_optax._cycle.auxiliary import Aux, Auxiliary, shapes_of
+from egd_optax._cycle.cycle import CycleInfo, in_dtypes, info_like, no_cycle_yet, run_cycle_if
 from egd_optax._cycle.evaluation import at_once, reason_to_form, rows_of
 from egd_optax._cycle.frozen import Frozen
 from egd_optax._cycle.members import has_factors
@@ -51,6 +53,8 @@ from egd_optax._cycle.step import step_state_of
 from egd_optax._cycle.xla import impossible
 
 __all__ = [
+    "Aux",
+    "Auxiliary",
     "CycleInfo",
     "CycleSpec",
     "Frozen",
@@ -66,13 +70,14 @@ __all__ = [
     "has_factors",
     "impossible",
     "in_dtypes",
-    "info_dtypes",
+    "info_like",
     "mutating_leaves",
     "no_cycle_yet",
     "reason_to_form",
     "reset_after_jump",
     "rows_of",
     "run_cycle_if",
+    "shapes_of",
     "step_state_of",
     "taken_by",
 ]

@@ -43,19 +43,21 @@ def taken_by(
 
 
 def for_line_search(
-    fn: Callable[..., Any], given: Mapping[str, Any], added: Mapping[str, Any]
+    fn: Callable[..., Any], given: Mapping[str, Any], added: Mapping[str, Any], *, has_aux: bool
 ) -> Callable[..., Any]:
     """The objective of a base that evaluates it, such as a line search of optax.
 
     These refuse arguments that the signature of the objective does not name. This one names all,
-    and passes on those that the objective takes.
+    and passes on those that the objective takes. With `has_aux` that returns a tuple, and this
+    one the first part of it, the fitness.
     """
 
     @functools.wraps(fn)
     def value_fn(params: Any, **kwargs: Any) -> Any:
         # A base that evaluates is the first to do so: its error would come before a cycle's.
         with advice_on_gaps(params):
-            return fn(params, **taken_by(fn, kwargs, added))
+            value = fn(params, **taken_by(fn, kwargs, added))
+        return value[0] if has_aux else value
 
     kinds = inspect.Parameter
     first = kinds("params", kinds.POSITIONAL_ONLY)

@@ -8,6 +8,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from egd_optax._cycle import auxiliary
+from egd_optax._cycle.auxiliary import Evaluated, Seen
 from egd_optax._cycle.draws import Drawn
 from egd_optax._cycle.elites import Elites
 from egd_optax._cycle.fitness import Fitness
@@ -27,13 +29,17 @@ def in_batches(
     place: Place,
     keep: Keep,
     kept: Elites | None,
+    seen: Seen | None,
     *,
     batch_size: int,
-) -> tuple[Elites | None, jax.Array]:
+) -> tuple[Elites | None, jax.Array, Seen | None]:
     """Scores the members, but for a parent that stands beside pairs.
 
     Where devices do not divide the members, the last ones repeat one for nothing: no repeated
     evaluation counts.
+
+    Returns:
+        What is kept of them, their fitness, and what was seen with them and before.
     """
     pair = members.pair
     first = int(members.antithetic)  # the parent stands beside pairs, else it is one of them
@@ -42,39 +48,51 @@ def in_batches(
     evaluate = jax.vmap if batch_size > 1 else _mapped
     last = first + pair * (draws - 1)
 
-    def batch(kept: Elites | None, firsts: jax.Array) -> tuple[Elites | None, jax.Array]:
+    def batch(
+        carry: tuple[Elites | None, Seen | None], firsts: jax.Array
+    ) -> tuple[tuple[Elites | None, Seen | None], jax.Array]:
+        kept, seen = carry
         counts = jnp.broadcast_to((firsts <= last)[:, None], (firsts.size, pair)).reshape(-1)
         inside, firsts = members.kept_inside(jnp.minimum(firsts, last))
         numbers = (firsts[:, None] + jnp.arange(pair, dtype=jnp.int32)).reshape(-1)
         carriers = inside.carry_many(firsts, alone=isinstance(place, Alone))
 
-        def one(carrier: Drawn | Leaves, counts: jax.Array) -> jax.Array:
+        def one(carrier: Drawn | Leaves, counts: jax.Array) -> Evaluated:
             return fitness(inside.formed(carrier), counts)
 
-        scores: jax.Array = evaluate(one)(carriers, counts)
+        found = evaluate(one)(carriers, counts)
+        scores = found.value
+        seen = auxiliary.after(seen, found, numbers, counts, members.size)
         if kept is None:
-            return kept, scores
+            return (kept, seen), scores
 
         def insert(at: jax.Array, kept: Elites | None) -> Elites | None:
             carrier = jax.tree.map(lambda leaf: leaf[at], carriers)
             return keep(kept, numbers[at], scores[at], inside.formed(carrier))
 
-        return lax.fori_loop(0, numbers.size, insert, kept), scores
+        return (lax.fori_loop(0, numbers.size, insert, kept), seen), scores
 
-    def lane(index: jax.Array) -> tuple[Elites | None, jax.Array]:
+    def lane(index: jax.Array) -> tuple[Elites | None, tuple[jax.Array, Seen | None]]:
         own = index * share + jnp.arange(share, dtype=jnp.int32)
-        return _scan_in_batches(batch, kept, first + pair * own, max(1, batch_size // pair))
+        start = kept, place.beside_members(auxiliary.nothing_like(seen))
+        (of_lane, own_seen), scores = _scan_in_batches(
+            batch, start, first + pair * own, max(1, batch_size // pair)
+        )
+        return of_lane, (scores, own_seen)
 
-    kept, scores = place.each(lane)
-    return kept, scores[: draws * pair]
+    kept, (scores, lanes) = place.each(lane)
+    return kept, scores.reshape(-1)[: draws * pair], auxiliary.after_lanes(seen, lanes)
 
 
 def unformed_in_batches(
-    members: Members, place: Place, unformed: Unformed, *, batch_size: int
-) -> jax.Array:
+    members: Members, place: Place, unformed: Unformed, seen: Seen | None, *, batch_size: int
+) -> tuple[jax.Array, Seen | None]:
     """The fitness of the members but the parent, in equal batches, the last one filled up.
 
     What fills up repeats a member, and does not count.
+
+    Returns:
+        Their fitness, and what was seen with them and before.
     """
     pair = members.pair
     draws = (members.size - 1) // pair
@@ -83,22 +101,26 @@ def unformed_in_batches(
     batches = math.ceil(share / size)
     last = 1 + pair * (draws - 1)
 
-    def batch(_: None, at: jax.Array) -> tuple[None, jax.Array]:
+    def batch(seen: Seen | None, at: jax.Array) -> tuple[Seen | None, jax.Array]:
         firsts = 1 + pair * at
         counts = jnp.repeat((at < draws), pair)
         carriers = members.carry_many(jnp.minimum(firsts, last), alone=isinstance(place, Alone))
         evaluate = jax.vmap if batch_size > 1 else _mapped
-        return None, evaluate(unformed.evaluate)(carriers, counts)
+        found = evaluate(unformed.evaluate)(carriers, counts)
+        # Which ones they are is not asked, for none is the parent or the child.
+        numbers = jnp.ones_like(counts, jnp.int32)
+        return auxiliary.after(seen, found, numbers, counts, members.size), found.value
 
-    def lane(index: jax.Array) -> tuple[None, jax.Array]:
+    def lane(index: jax.Array) -> tuple[None, tuple[jax.Array, Seen | None]]:
         own = jnp.arange(batches * size, dtype=jnp.int32).reshape(batches, size)
         # A device has no part in the share of the next one.
         own = jnp.where(own < share, index * share + own, draws)
-        _, scores = lax.scan(batch, None, own)
-        return None, scores.reshape(-1)[: share * pair]
+        start = place.beside_members(auxiliary.nothing_like(seen))
+        own_seen, scores = lax.scan(batch, start, own)
+        return None, (scores.reshape(-1)[: share * pair], own_seen)
 
-    _, scores = place.each(lane)
-    return scores[: draws * pair]
+    _, (scores, lanes) = place.each(lane)
+    return scores.reshape(-1)[: draws * pair], auxiliary.after_lanes(seen, lanes)
 
 
 def _size_of_equal_batches(count: int, most: int) -> int:
@@ -107,7 +129,7 @@ def _size_of_equal_batches(count: int, most: int) -> int:
     return min(range(most // 2 + 1, most + 1), key=lambda size: (-(-count // size) * size, -size))
 
 
-def _mapped(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def _mapped(fn: Callable[..., Evaluated]) -> Callable[..., Evaluated]:
     """`jax.vmap`, one after another."""
     return lambda *args: lax.map(lambda each: fn(*each), args)
 

@@ -1,8 +1,7 @@
 """One evolution cycle: some generations around the parameters that the base step leads to."""
 
-from collections.abc import Sequence
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -11,7 +10,8 @@ import numpy as np
 import optax
 
 from egd_optax._advice import advice_on_value_fn
-from egd_optax._cycle import xla
+from egd_optax._cycle import auxiliary, xla
+from egd_optax._cycle.auxiliary import Aux, Auxiliary
 from egd_optax._cycle.constant import constant, following
 from egd_optax._cycle.fitness import fitness_dtype
 from egd_optax._cycle.generation import Outcome, run_generation
@@ -28,7 +28,7 @@ from egd_optax._cycle.spec import CycleSpec, Leaves, Objectives
 
 
 class CycleInfo(NamedTuple):
-    """What the latest cycle did; every field is a scalar array that can be logged.
+    """What the latest cycle did; every field but `aux` is a scalar array that can be logged.
 
     Fitness is float32, or float64 where x64 is enabled, and +inf stands for a fitness
     that was not finite; with `jax_debug_infs`, which refuses infinities, 3.39e38 does.
@@ -50,6 +50,7 @@ class CycleInfo(NamedTuple):
             the population and, unless accept="always" takes the child unseen, the parent of
             antithetic pairs and the child; where members are not formed and accept="best"
             decides, the best one once more, formed.
+        aux: what `value_fn` returned beside the fitness, `Aux`; None without the argument `aux`.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -69,35 +70,40 @@ class CycleInfo(NamedTuple):
     accepted: jax.Array
     sigma: jax.Array
     evaluations: jax.Array
+    aux: Aux | None = None
 
 
-def info_dtypes() -> tuple[jnp.dtype, ...]:
-    """The dtypes in which a cycle tells what it did, in the order of `CycleInfo`."""
+def info_like(aux: Auxiliary) -> Any:
+    """A `CycleInfo` of the shapes and dtypes in which a cycle tells what it did."""
     whole, real = jnp.dtype(jnp.int32), fitness_dtype()
-    return whole, real, real, real, real, jnp.dtype(jnp.bool_), real, whole
+    dtypes = whole, real, real, real, real, jnp.dtype(jnp.bool_), real, whole
+    scalars: Any = (jax.ShapeDtypeStruct((), dtype) for dtype in dtypes)
+    return CycleInfo._make([*scalars, None if aux is None else Aux(aux, aux, aux, aux)])
 
 
-def no_cycle_yet() -> CycleInfo:
+def no_cycle_yet(aux: Auxiliary) -> CycleInfo:
     """The info before the first cycle; each leaf a buffer of its own, to be donated."""
     unknown = _largest() if jax.debug_infs.value else math.inf
     values = -1, unknown, unknown, unknown, unknown, False, 0.0, 0
-    pairs = zip(values, info_dtypes(), strict=True)
-    return CycleInfo(*(jnp.asarray(np.array(value, dtype)) for value, dtype in pairs))
+    pairs = zip(values, info_like(aux), strict=False)  # of `aux` nothing is known
+    scalars = [jnp.asarray(np.array(value, like.dtype)) for value, like in pairs]
+    return CycleInfo._make([*scalars, auxiliary.nothing_kept(aux)])
 
 
-def in_dtypes(info: CycleInfo, dtypes: Sequence[jnp.dtype]) -> CycleInfo:
-    """An info in some dtypes: a step returns the state in those that it came in."""
+def in_dtypes(info: CycleInfo, like: Any) -> CycleInfo:
+    """An info in the dtypes of another: a step returns the state in those that it came in."""
 
-    def cast(scalar: jax.typing.ArrayLike, dtype: jnp.dtype) -> jax.Array:
+    def cast(scalar: jax.typing.ArrayLike, like: Any) -> jax.Array:
         scalar = jnp.asarray(scalar)
         if jax.debug_infs.value and jnp.issubdtype(scalar.dtype, jnp.floating):
             # Else JAX would refuse the state of every step before the first cycle.
             scalar = jnp.minimum(scalar, jnp.asarray(_largest(), scalar.dtype))
         # Made under x64, a state may have dtypes that are not to be had without.
-        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        dtype = jax.dtypes.canonicalize_dtype(like.dtype)
         return scalar if scalar.dtype == dtype else scalar.astype(dtype)
 
-    return CycleInfo(*map(cast, info, dtypes))
+    cast_info: CycleInfo = jax.tree.map(cast, info, like)
+    return cast_info
 
 
 def _largest() -> float:
@@ -233,19 +239,23 @@ def _generations(
         return run_generation(spec, objectives, around, key, sigma, index, step_state)
 
     def next_generation(
-        carry: tuple[Leaves, optax.OptState], index: jax.Array
-    ) -> tuple[tuple[Leaves, optax.OptState], Outcome]:
-        leaves, step_state = carry
+        carry: tuple[Leaves, optax.OptState, Aux | None], index: jax.Array
+    ) -> tuple[tuple[Leaves, optax.OptState, Aux | None], Outcome]:
+        leaves, step_state, aux = carry
         chosen, step_state, outcome = generation(parent.genome.of(leaves), index, step_state)
-        return (optax.tree.where(outcome.jumped, chosen, leaves), step_state), outcome
+        aux = auxiliary.after_generation(aux, outcome.aux, index)
+        leaves = optax.tree.where(outcome.jumped, chosen, leaves)
+        # Not one for each generation: of all of them no more is held than of one.
+        return (leaves, step_state, aux), outcome._replace(aux=None)
 
     if spec.generations > 1:
         indices = jnp.arange(spec.generations, dtype=jnp.int32)
-        start = parent.genome.leaves(), step_state
-        (genome, step_state), outcomes = lax.scan(next_generation, start, indices)
+        start = parent.genome.leaves(), step_state, auxiliary.nothing_kept(spec.aux)
+        (genome, step_state, aux), outcomes = lax.scan(next_generation, start, indices)
     else:
         genome, step_state, outcome = generation(parent.genome, jnp.int32(0), step_state)
-        outcomes = jax.tree.map(lambda scalar: scalar[None], outcome)
+        aux = outcome.aux
+        outcomes = jax.tree.map(lambda scalar: scalar[None], outcome._replace(aux=None))
     jumped = jnp.any(outcomes.jumped)
     info = CycleInfo(
         cycle_index=cycle,
@@ -256,5 +266,6 @@ def _generations(
         accepted=jumped,
         sigma=sigma,
         evaluations=jnp.sum(outcomes.evaluations, dtype=jnp.int32),
+        aux=aux,
     )
     return genome, jumped, info, step_state

@@ -9,20 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from egd_optax._advice import advice_on_gaps, advice_on_tracers, warn_of_constant
+from egd_optax._cycle.auxiliary import Auxiliary, Evaluated
 from egd_optax._cycle.axes import check_axes, check_replicas
 from egd_optax._cycle.counted import counted
 from egd_optax._cycle.parent import Parent
 from egd_optax._cycle.spec import Leaves
 from egd_optax.execution import Execution
 
-# Maps the mutating leaves of a member, one by one, and whether the result counts to its fitness.
+# Maps the mutating leaves of a member, one by one, and whether the result counts to `Evaluated`.
 OwnFitness = jax.stages.Wrapped
 
 
 class Fitness(Protocol):
-    """Maps the mutating leaves of a member to its fitness."""
+    """Maps the mutating leaves of a member to its fitness, and to what comes beside it."""
 
-    def __call__(self, genome: Leaves, counts: jax.Array | None = None) -> jax.Array:
+    def __call__(self, genome: Leaves, counts: jax.Array | None = None) -> Evaluated:
         """The fitness, `[]`; `counts`, bool `[]`, says whether it is used, None that it is."""
 
 
@@ -32,6 +33,7 @@ def own_fitness_of(
     *,
     kwargs: Mapping[str, Any],
     execution: Execution,
+    aux: Auxiliary = None,
 ) -> OwnFitness:
     """Prepares the fitness function of a generation; nothing is evaluated yet.
 
@@ -41,9 +43,10 @@ def own_fitness_of(
         parent: what the members are made around, for the leaves that do not mutate.
         kwargs: what `value_fn` takes beside parameters.
         execution: names the mapped axes that the fitness is averaged over.
+        aux: what `value_fn` returns beside the fitness is like this; None if nothing.
 
     Returns:
-        A function from the mutating leaves of a member to its fitness, `[]` of
+        A function from the mutating leaves of a member to `Evaluated`: the fitness is `[]` of
         `fitness_dtype()`, +inf where it is NaN or infinite. Jitted: all that evaluate share one
         trace of `value_fn`.
 
@@ -53,17 +56,18 @@ def own_fitness_of(
     check_axes(execution)
     axis_names = execution.axis_names
 
-    def fitness(own: Leaves, counts: jax.Array) -> jax.Array:
+    def fitness(own: Leaves, counts: jax.Array) -> Evaluated:
         member = parent.with_own_leaves(own)
         with advice_on_tracers(), advice_on_gaps(member), counted(counts):
-            value = as_fitness(value_fn(member, **kwargs))
-        value = lax.stop_gradient(value)  # of what `value_fn` closes over
+            found = as_evaluated(value_fn(member, **kwargs), aux)
+        found = lax.stop_gradient(found)  # of what `value_fn` closes over
         if axis_names:
-            value = lax.pmean(value, axis_names)
-        check_replicas(value, execution)
+            found = jax.tree.map(lambda leaf: _over_replicas(leaf, axis_names), found)
+        for leaf in jax.tree.leaves(found):
+            check_replicas(leaf, execution)
         # `lax.top_k` ranks a negative zero before the zero that it is equal to everywhere else.
-        value = jnp.where(value == 0, jnp.zeros_like(value), value)
-        return jnp.where(jnp.isfinite(value), value, jnp.inf)
+        value = jnp.where(found.value == 0, jnp.zeros_like(found.value), found.value)
+        return found._replace(value=jnp.where(jnp.isfinite(value), value, jnp.inf))
 
     return jax.jit(fitness)
 
@@ -72,15 +76,15 @@ def fitness_of(own_fitness: OwnFitness, parent: Parent) -> Fitness:
     """The same function of the mutating leaves as they stand in a genome."""
 
     @jax.jit
-    def jitted(genome: Leaves, counts: jax.Array) -> jax.Array:
+    def jitted(genome: Leaves, counts: jax.Array) -> Evaluated:
         own = parent.own_leaves(genome)
         warn_of_constant(own_fitness.trace(own, counts).jaxpr, len(own))  # traced no more
-        value: jax.Array = own_fitness(own, counts)
-        return value
+        found: Evaluated = own_fitness(own, counts)
+        return found
 
-    def evaluate(genome: Leaves, counts: jax.Array | None = None) -> jax.Array:
-        value: jax.Array = jitted(genome, jnp.ones([], jnp.bool_) if counts is None else counts)
-        return value
+    def evaluate(genome: Leaves, counts: jax.Array | None = None) -> Evaluated:
+        found: Evaluated = jitted(genome, jnp.ones([], jnp.bool_) if counts is None else counts)
+        return found
 
     return evaluate
 
@@ -90,14 +94,57 @@ def fitness_dtype() -> jnp.dtype:
     return jnp.result_type(float)
 
 
+def as_evaluated(result: Any, aux: Auxiliary) -> Evaluated:
+    """What `value_fn` returned; raises where it is not what `aux` says.
+
+    Args:
+        result: a real scalar or, where `aux` is not None, a tuple of that and what comes beside it.
+        aux: shapes and dtypes of that.
+    """
+    if aux is None:
+        return Evaluated(as_fitness(result))
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(
+            f"`value_fn` must return (fitness, aux) where `aux` is given, got {result!r}: return "
+            "both, or leave `aux` out."
+        )
+    found: Any = jax.tree.structure(result[1])
+    expected: Any = jax.tree.structure(aux)
+    if found != expected:
+        raise ValueError(
+            f"`aux` must be like what `value_fn` returns beside the fitness, got {expected} for "
+            f"{found}: pass `aux=jax.eval_shape(value_fn, params)[1]`."
+        )
+    return Evaluated(as_fitness(result[0]), jax.tree.map(_as_aux, result[1], aux))
+
+
+def _as_aux(leaf: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
+    shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
+    if shape != like.shape or not np.can_cast(dtype, like.dtype, "safe"):
+        raise ValueError(
+            f"`aux` must be like what `value_fn` returns beside the fitness, got {like.dtype} of "
+            f"shape {like.shape} for {dtype} of shape {shape}: pass "
+            "`aux=jax.eval_shape(value_fn, params)[1]`."
+        )
+    return jnp.asarray(leaf, like.dtype)
+
+
+def _over_replicas(leaf: jax.Array, axis_names: tuple[str, ...]) -> jax.Array:
+    """The mean over devices of what is measured, and the sum of what is counted."""
+    averaged = jnp.issubdtype(leaf.dtype, jnp.inexact)
+    over: Callable[..., jax.Array] = lax.pmean if averaged else lax.psum
+    return over(leaf, axis_names)
+
+
 def as_fitness(value: Any) -> jax.Array:
-    """What `value_fn` returned, `[]` of `fitness_dtype()`; raises where it is no real scalar."""
+    """The fitness that was returned, `[]` of `fitness_dtype()`; raises if it is no real scalar."""
     if not isinstance(
         value, (jax.Array, np.ndarray, np.number, np.bool_, bool, int, float, complex)
     ):
         raise TypeError(
             f"`value_fn` must return one scalar, got {value!r}: of a loss with auxiliary "
-            "outputs return the loss alone, `value_fn=lambda params: loss_fn(params)[0]`."
+            "outputs return the loss alone, `value_fn=lambda params: loss_fn(params)[0]`, or say "
+            "what they are like, `evolve(..., aux=jax.eval_shape(loss_fn, params)[1])`."
         )
     shape, dtype = jnp.shape(value), jnp.result_type(value)
     if shape != ():

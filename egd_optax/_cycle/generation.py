@@ -9,11 +9,19 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from egd_optax._cycle import auxiliary
 from egd_optax._cycle.accept import CHILD, ELITE, PARENT, accept
 from egd_optax._cycle.arguments import taken_by
+from egd_optax._cycle.auxiliary import Aux, Seen
 from egd_optax._cycle.elites import Elites, elites_of
 from egd_optax._cycle.evaluation import evaluation_of
-from egd_optax._cycle.fitness import Fitness, OwnFitness, fitness_of, own_fitness_of
+from egd_optax._cycle.fitness import (
+    Fitness,
+    OwnFitness,
+    fitness_dtype,
+    fitness_of,
+    own_fitness_of,
+)
 from egd_optax._cycle.members import Members, noise_std
 from egd_optax._cycle.parent import Parent
 from egd_optax._cycle.parts import check_noise
@@ -27,7 +35,7 @@ from egd_optax._cycle.weights import member_weights
 
 
 class Outcome(NamedTuple):
-    """What came of a generation; scalars.
+    """What came of a generation; scalars but for `aux`.
 
     Attributes:
         jumped: bool, whether it left its parent.
@@ -36,6 +44,7 @@ class Outcome(NamedTuple):
         mean: over its members of finite fitness, +inf if there is none.
         child: of its child.
         evaluations: int32, how often `value_fn` was evaluated.
+        aux: what it returned beside the fitness, None if nothing.
     """
 
     jumped: jax.Array
@@ -44,6 +53,7 @@ class Outcome(NamedTuple):
     mean: jax.Array
     child: jax.Array
     evaluations: jax.Array
+    aux: Aux | None
 
 
 def run_generation(
@@ -74,7 +84,9 @@ def run_generation(
 
     def prepare(objective: Callable[..., Any]) -> OwnFitness:
         kwargs = taken_by(objective, objectives.extra_args, added)
-        return own_fitness_of(objective, parent, kwargs=kwargs, execution=spec.execution)
+        return own_fitness_of(
+            objective, parent, kwargs=kwargs, execution=spec.execution, aux=spec.aux
+        )
 
     own_fitness = prepare(objectives.value_fn)
     fitness = fitness_of(own_fitness, parent)
@@ -115,13 +127,14 @@ def run_generation(
     judges_best = (
         unformed is not None and objectives.accept_value_fn is None and spec.accept == "best"
     )
-    kept, scores, child, state_of_child, of_child, of_best = score(
+    kept, scores, child, state_of_child, of_child, seen, of_best = score(
         members,
         fitness,
         place,
         storage,
         child_from,
         step_state,
+        auxiliary.nothing_seen(spec.aux, fitness_dtype()),
         selects_only=spec.selects_only,
         batch_size=batch_size,
         unformed=unformed,
@@ -132,12 +145,20 @@ def run_generation(
     read_best = functools.partial(storage.read, kept, members, best)
     judged = scores[0], of_best, of_child
     evaluations = spec.population_size if spec.selects_only else members.size + 1 + judges_best
-    outcome = Outcome(
-        jnp.bool_(False), scores[0], of_best, _mean(scores), of_child, jnp.int32(evaluations)
-    )
     if objectives.accept_value_fn is not None:
         judge = place.agreed(fitness_of(prepare(objectives.accept_value_fn), parent))
-        judged = _judged_by(judge, spec.accept, members, best, read_best, child, of_child)
+        judged, seen = _judged_by(
+            judge, spec.accept, members, best, read_best, child, of_child, seen
+        )
+    outcome = Outcome(
+        jumped=jnp.bool_(False),
+        parent=scores[0],
+        best=of_best,
+        mean=_mean(scores),
+        child=of_child,
+        evaluations=jnp.int32(evaluations),
+        aux=None if seen is None else seen.aux,
+    )
     # Not read off the leaves, of which a device inside of `jax.shard_map` may have a part only.
     moved = jnp.any(weights_of(scores)[1:] != 0) & (sigma != 0)
     choice = accept(spec.accept, *judged, moved)
@@ -162,16 +183,25 @@ def _judged_by(
     read_best: Callable[[jax.Array, Leaves], Leaves],
     child: Leaves,
     child_fitness: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    seen: Seen | None,
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Seen | None]:
     """Parent, best member and child on data that they were not selected on.
 
-    The best member is judged only where the rule may take it.
+    The best member is judged only where the rule may take it. Also returns what was seen beside the
+    fitness, of which these evaluations only add to the total.
     """
+
+    def judged(leaves: Leaves) -> jax.Array:
+        nonlocal seen
+        found = judge(leaves)
+        seen = auxiliary.after_one(seen, found, members.size + 2, members.size)
+        return found.value
+
     genome = members.genome.leaves()
-    parent = judge(genome)
+    parent = judged(genome)
     unjudged = jnp.full_like(parent, jnp.inf)
-    elite = judge(read_best(best > 0, genome)) if rule == "best" else unjudged
-    return parent, elite, jnp.where(jnp.isfinite(child_fitness), judge(child), jnp.inf)
+    elite = judged(read_best(best > 0, genome)) if rule == "best" else unjudged
+    return (parent, elite, jnp.where(jnp.isfinite(child_fitness), judged(child), jnp.inf)), seen
 
 
 def members_of(

@@ -58,7 +58,9 @@ def differences_around(
         ahead = members.genome.reached(displaced(genome, deviation))
         sides = [parent.own_leaves(side) for side in (ahead, mirrored(ahead, members.genome))]
         counts = jnp.bool_(True)
-        found = jnp.stack([(fn(sides[0], counts) - fn(sides[1], counts)) / 2 for fn in fitness])
+        found = jnp.stack(
+            [(fn(sides[0], counts).value - fn(sides[1], counts).value) / 2 for fn in fitness]
+        )
         pairs = zip(slopes, parent.wide_leaves(deviation), strict=True)
         # The derivative along a complex number is the real part of its product with the gradient.
         predicted = sum(jnp.sum(jnp.real(grad * by)) for grad, by in pairs)

@@ -21,6 +21,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 
 from egd_optax._cycle import xla
+from egd_optax._cycle.auxiliary import Evaluated
 from egd_optax._cycle.axes import bound_axis_size
 from egd_optax._cycle.fitness import Fitness
 from egd_optax._cycle.members import Members
@@ -29,6 +30,7 @@ from egd_optax._cycle.spec import Leaves
 from egd_optax.execution import Execution
 
 T = TypeVar("T")
+Results = TypeVar("Results")
 # Adds the weighted noise of a genome's members to zeros like it.
 Sum = Callable[[Genome, Leaves], Leaves]
 # What comes of a genome and of a sum like it: the two added up, or the sum.
@@ -42,14 +44,15 @@ class Place(Protocol):
     def devices(self) -> int:
         """The size of the axis."""
 
-    def each(self, fn: Callable[[jax.Array], tuple[T, jax.Array]]) -> tuple[T, jax.Array]:
+    def each(self, fn: Callable[[jax.Array], tuple[T, Results]]) -> tuple[T, Results]:
         """Runs `fn` for the lanes 0, 1, ..., each on its devices.
 
         Returns:
-            What a lane has kept, nothing if there are several, and the results of all lanes.
+            What a lane has kept, nothing if there are several, and the results of all lanes, with
+            a leading axis.
         """
 
-    def on_each(self, fn: Fitness) -> Callable[[Leaves], jax.Array]:
+    def on_each(self, fn: Fitness) -> Callable[[Leaves], Evaluated]:
         """The same function of leaves that all devices have, in the form that a lane has of it.
 
         Equal pieces of program are compiled once, and give the same bits. The first lane counts.
@@ -67,7 +70,7 @@ class Place(Protocol):
         As many on each device, filled up.
         """
 
-    def beside_members(self, leaves: Leaves) -> Leaves:
+    def beside_members(self, leaves: T) -> T:
         """Leaves that all devices have, as those of members, which differ from device to device."""
 
     def share(self, genome: Leaves) -> Leaves:
@@ -155,10 +158,11 @@ class Alone(NamedTuple):
     def devices(self) -> int:
         return 1
 
-    def each(self, fn: Callable[[jax.Array], tuple[T, jax.Array]]) -> tuple[T, jax.Array]:
-        return fn(jnp.int32(0))
+    def each(self, fn: Callable[[jax.Array], tuple[T, Results]]) -> tuple[T, Results]:
+        kept, results = fn(jnp.int32(0))
+        return kept, jax.tree.map(lambda leaf: leaf[None], results)
 
-    def on_each(self, fn: Fitness) -> Callable[[Leaves], jax.Array]:
+    def on_each(self, fn: Fitness) -> Callable[[Leaves], Evaluated]:
         return fn
 
     def agreed(self, fn: Fitness) -> Fitness:
@@ -171,7 +175,7 @@ class Alone(NamedTuple):
         del fill
         return values
 
-    def beside_members(self, leaves: Leaves) -> Leaves:
+    def beside_members(self, leaves: T) -> T:
         return leaves
 
     def share(self, genome: Leaves) -> Leaves:
@@ -210,18 +214,19 @@ class Lanes(NamedTuple):
     mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh
     divisible: tuple[bool, ...]
 
-    def each(self, fn: Callable[[jax.Array], tuple[T, jax.Array]]) -> tuple[T, jax.Array]:
+    def each(self, fn: Callable[[jax.Array], tuple[T, Results]]) -> tuple[T, Results]:
         lanes = self._pinned(jnp.arange(self.devices, dtype=jnp.int32), 0, self.axis)
         nothing, results = jax.vmap(fn, spmd_axis_name=self._spmd_axis_name)(lanes)
-        return nothing, self._pinned(results, 0, None).reshape(-1)
+        return nothing, jax.tree.map(lambda leaf: self._pinned(leaf, 0, None), results)
 
-    def on_each(self, fn: Fitness) -> Callable[[Leaves], jax.Array]:
-        def on_lanes(leaves: Leaves) -> jax.Array:
+    def on_each(self, fn: Fitness) -> Callable[[Leaves], Evaluated]:
+        def on_lanes(leaves: Leaves) -> Evaluated:
             copies = tuple(jnp.broadcast_to(leaf, (self.devices, *leaf.shape)) for leaf in leaves)
             lanes = tuple(self._pinned(copy, 0, self.axis) for copy in copies)
             counts = self._pinned(jnp.arange(self.devices) == 0, 0, self.axis)
             results = jax.vmap(fn, spmd_axis_name=self._spmd_axis_name)(lanes, counts)
-            return self._pinned(results, 0, None)[0]
+            first: Evaluated = jax.tree.map(lambda leaf: self._pinned(leaf, 0, None)[0], results)
+            return first
 
         return on_lanes
 
@@ -235,7 +240,7 @@ class Lanes(NamedTuple):
         del fill
         return values
 
-    def beside_members(self, leaves: Leaves) -> Leaves:
+    def beside_members(self, leaves: T) -> T:
         return leaves
 
     def share(self, genome: Leaves) -> Leaves:
@@ -323,22 +328,29 @@ class Mapped(NamedTuple):
     axis: str
     devices: int
 
-    def each(self, fn: Callable[[jax.Array], tuple[T, jax.Array]]) -> tuple[T, jax.Array]:
+    def each(self, fn: Callable[[jax.Array], tuple[T, Results]]) -> tuple[T, Results]:
         index = lax.axis_index(self.axis)
-        nothing, own = fn(index)
-        # Not `all_gather`, whose result counts as another one on every device.
-        zeros = jnp.zeros((self.devices, *own.shape), own.dtype)
-        results: jax.Array = lax.psum(zeros.at[index].set(own), self.axis)
-        return nothing, results.reshape(-1)
 
-    def on_each(self, fn: Fitness) -> Callable[[Leaves], jax.Array]:
+        def gathered(own: jax.Array) -> jax.Array:
+            # Not `all_gather`, whose result counts as another one on every device.
+            zeros = jnp.zeros((self.devices, *own.shape), own.dtype)
+            results: jax.Array = lax.psum(zeros.at[index].set(own), self.axis)
+            return results
+
+        nothing, own = fn(index)
+        return nothing, jax.tree.map(gathered, own)
+
+    def on_each(self, fn: Fitness) -> Callable[[Leaves], Evaluated]:
         return self.agreed(fn)
 
     def agreed(self, fn: Fitness) -> Fitness:
-        def of_first(genome: Leaves, counts: jax.Array | None = None) -> jax.Array:
+        def of_first(genome: Leaves, counts: jax.Array | None = None) -> Evaluated:
             first = lax.axis_index(self.axis) == 0
-            value = fn(genome, first if counts is None else first & counts)
-            agreed: jax.Array = lax.psum(jnp.where(first, value, 0), self.axis)
+            found = fn(genome, first if counts is None else first & counts)
+            agreed: Evaluated = jax.tree.map(
+                lambda leaf: lax.psum(jnp.where(first, leaf, jnp.zeros_like(leaf)), self.axis),
+                found,
+            )
             return agreed
 
         return of_first
@@ -351,8 +363,9 @@ class Mapped(NamedTuple):
         own = lax.axis_index(self.axis) + self.devices * jnp.arange(most)
         return values.at[own].get(mode="fill", fill_value=fill)
 
-    def beside_members(self, leaves: Leaves) -> Leaves:
-        return tuple(lax.pcast(leaf, self.axis, to="varying") for leaf in leaves)
+    def beside_members(self, leaves: T) -> T:
+        varying: T = jax.tree.map(lambda leaf: lax.pcast(leaf, self.axis, to="varying"), leaves)
+        return varying
 
     def share(self, genome: Leaves) -> Leaves:
         return self.beside_members(genome)

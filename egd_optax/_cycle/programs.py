@@ -22,9 +22,10 @@ import optax
 from egd_optax._advice import advice_on_gaps, advice_on_tracers, advice_on_value_fn
 from egd_optax._cycle import xla
 from egd_optax._cycle.arguments import NUMBERS, arrays_of, taken_by
+from egd_optax._cycle.auxiliary import Auxiliary, Evaluated
 from egd_optax._cycle.counted import counted, counts
 from egd_optax._cycle.cycle import CycleInfo, run_cycle_if
-from egd_optax._cycle.fitness import as_fitness
+from egd_optax._cycle.fitness import as_evaluated
 from egd_optax._cycle.spec import CycleSpec, Objectives
 from egd_optax._factored import is_jaxpr
 
@@ -69,7 +70,7 @@ class Programs:
             **step: the other arguments of `run_cycle_if`, arrays.
         """
         known = {
-            name: _known(fn, params, objectives)
+            name: _known(fn, params, objectives, spec.aux)
             for name, fn in (
                 ("value_fn", objectives.value_fn),
                 ("accept_value_fn", objectives.accept_value_fn),
@@ -130,7 +131,9 @@ class _Known(NamedTuple):
     arrays: tuple[list[Any], list[Any]]
 
 
-def _known(fn: Callable[..., Any], params: optax.Params, objectives: Objectives) -> _Known:
+def _known(
+    fn: Callable[..., Any], params: optax.Params, objectives: Objectives, aux: Auxiliary
+) -> _Known:
     """Traces a function, with numbers and strings among its arguments as they are."""
     taken = taken_by(fn, objectives.extra_args, {"base_state": objectives.base_state})
     arguments, with_arguments = arrays_of(taken)
@@ -138,10 +141,10 @@ def _known(fn: Callable[..., Any], params: optax.Params, objectives: Objectives)
 
     def value(
         arguments: list[Any], generation: jax.Array, counts: jax.Array, own: list[Any]
-    ) -> jax.Array:
+    ) -> Evaluated:
         kwargs = taken_by(fn, with_arguments(arguments), {"generation": generation})
         with advice_on_tracers(), advice_on_gaps(params), counted(counts):
-            return as_fitness(fn(with_own(own), **kwargs))
+            return as_evaluated(fn(with_own(own), **kwargs), aux)
 
     with advice_on_value_fn():
         closed = jax.make_jaxpr(value)(arguments, jnp.int32(0), jnp.bool_(True), own)
@@ -159,11 +162,12 @@ def _program(
     def objective(name: str, closed_over: list[Any], arguments: list[Any]) -> Callable[..., Any]:
         does = jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(jaxprs[name], closed_over))
 
-        def value_fn(params: optax.Params, generation: jax.Array) -> jax.Array:
-            value: jax.Array
+        def value_fn(params: optax.Params, generation: jax.Array) -> Any:
             own, _ = arrays_of(params, NUMBERS)
-            (value,) = does(*arguments, generation, counts(), *own)
-            return value
+            value, *aux = does(*arguments, generation, counts(), *own)
+            if spec.aux is None:
+                return value
+            return value, jax.tree.unflatten(jax.tree.structure(spec.aux), aux)
 
         return value_fn
 

@@ -8,7 +8,8 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from egd_optax._cycle import xla
+from egd_optax._cycle import auxiliary, xla
+from egd_optax._cycle.auxiliary import Evaluated, Seen
 from egd_optax._cycle.batches import Keep, in_batches, unformed_in_batches
 from egd_optax._cycle.elites import Elites
 from egd_optax._cycle.fitness import Fitness, fitness_dtype
@@ -20,15 +21,18 @@ from egd_optax._cycle.storage import Storage
 from egd_optax._cycle.unformed import Unformed
 
 # Scores the members but a parent that stands beside them, some at a time.
-Batches = Callable[[Members, Elites | None], tuple[Elites | None, jax.Array]]
+Batches = Callable[
+    [Members, Elites | None, Seen | None], tuple[Elites | None, jax.Array, Seen | None]
+]
 # Makes the child of the members, from what is kept of them and the fitness of all, `[size]`, in the
 # memory of a member that there is no more need of, if there is one; and the next state of `step`.
 ChildOf = Callable[
     [Members, Elites | None, jax.Array, Leaves | None, optax.OptState],
     tuple[Leaves, optax.OptState],
 ]
-# What is kept, the fitness of the members, the leaves that are evaluated next, the state of `step`.
-_Carry = tuple[Elites | None, jax.Array, Leaves, optax.OptState]
+# What is kept, the fitness of the members, the leaves that are evaluated next, the state of `step`,
+# what was seen beside the fitness.
+_Carry = tuple[Elites | None, jax.Array, Leaves, optax.OptState, Seen | None]
 
 
 class Scored(NamedTuple):
@@ -41,6 +45,7 @@ class Scored(NamedTuple):
         child: the child.
         step_state: the state of `step` behind it.
         of_child: its fitness, `[]`, +inf if it was not evaluated.
+        seen: what came beside the fitness, None if nothing does.
         of_best: that of the best member as the parameters that it would become, `[]`; None
             where that is its score.
     """
@@ -50,6 +55,7 @@ class Scored(NamedTuple):
     child: Leaves
     step_state: optax.OptState
     of_child: jax.Array
+    seen: Seen | None
     of_best: jax.Array | None = None
 
 
@@ -60,6 +66,7 @@ def score(
     storage: Storage,
     child_of: ChildOf,
     step_state: optax.OptState,
+    seen: Seen | None,
     *,
     selects_only: bool,
     batch_size: int,
@@ -75,6 +82,8 @@ def score(
         storage: where elites are kept.
         child_of: makes the child.
         step_state: the state of `step`.
+        seen: what is kept of what comes beside the fitness, before the first evaluation; None if
+            nothing is.
         selects_only: whether nothing is evaluated but what recombines: no child, and no parent
             that stands beside pairs.
         batch_size: members to evaluate at a time on a device, under `jax.vmap`.
@@ -95,23 +104,25 @@ def score(
     ) -> Elites | None:
         return None if kept is None else storage.insert(kept, member, value, leaves)
 
-    def batches(inside: Members, kept: Elites | None) -> tuple[Elites | None, jax.Array]:
+    def batches(
+        inside: Members, kept: Elites | None, seen: Seen | None
+    ) -> tuple[Elites | None, jax.Array, Seen | None]:
         if unformed is None:
-            return in_batches(inside, fitness, place, keep, kept, batch_size=batch_size)
-        return None, unformed_in_batches(inside, place, unformed, batch_size=batch_size)
+            return in_batches(inside, fitness, place, keep, kept, seen, batch_size=batch_size)
+        return None, *unformed_in_batches(inside, place, unformed, seen, batch_size=batch_size)
 
     if unformed is not None:
         unformed = unformed._replace(bases=place.beside_members(unformed.bases))
     elif batch_size == 1 and isinstance(place, Alone):
-        return _one_by_one(members, fitness, keep, kept, child_of, step_state, selects_only)
+        return _one_by_one(members, fitness, keep, kept, child_of, step_state, seen, selects_only)
     one_by_one = place.on_each(fitness)
     if selects_only:
         return _selected(
-            members, one_by_one, batches, kept, child_of, step_state, unformed is not None
+            members, one_by_one, batches, kept, child_of, step_state, seen, unformed is not None
         )
     if unformed is not None:
-        return _unformed(members, one_by_one, batches, child_of, step_state, judges_best)
-    return _in_batches(members, one_by_one, batches, keep, kept, child_of, step_state)
+        return _unformed(members, one_by_one, batches, child_of, step_state, seen, judges_best)
+    return _in_batches(members, one_by_one, batches, keep, kept, child_of, step_state, seen)
 
 
 def _one_by_one(
@@ -121,6 +132,7 @@ def _one_by_one(
     kept: Elites | None,
     child_of: ChildOf,
     step_state: optax.OptState,
+    seen: Seen | None,
     selects_only: bool,
 ) -> Scored:
     """One member after another and the child last, in the memory of one: one program for all."""
@@ -142,9 +154,9 @@ def _one_by_one(
 
     def one(
         index: jax.Array,
-        carry: tuple[Elites | None, jax.Array, Carrier, optax.OptState],
-    ) -> tuple[Elites | None, jax.Array, Carrier, optax.OptState]:
-        kept, scores, carrier, state = carry
+        carry: tuple[Elites | None, jax.Array, Carrier, optax.OptState, Seen | None],
+    ) -> tuple[Elites | None, jax.Array, Carrier, optax.OptState, Seen | None]:
+        kept, scores, carrier, state, seen = carry
         last = index == members.size
         carrier = members.carry_next(index, carrier)
         if not selects_only:
@@ -152,40 +164,47 @@ def _one_by_one(
                 last, child, (carrier, state), members.genome, kept, scores
             )
         leaves = members.leaves(carrier)
-        value = fitness(leaves)
+        found = fitness(leaves)
         # The child takes no place among the members.
-        kept = keep(kept, index, jnp.where(last, jnp.inf, value), leaves)
-        return kept, lax.dynamic_update_index_in_dim(scores, value, index, 0), carrier, state
+        kept = keep(kept, index, jnp.where(last, jnp.inf, found.value), leaves)
+        scores = lax.dynamic_update_index_in_dim(scores, found.value, index, 0)
+        seen = auxiliary.after_one(seen, found, index, members.size)
+        return kept, scores, carrier, state, seen
 
     unknown = jnp.full([count], jnp.inf, fitness_dtype())
-    start = (kept, unknown, members.carry_parent(), step_state)
-    kept, scores, *held = lax.fori_loop(jnp.int32(first), jnp.int32(count), one, start)
+    start = (kept, unknown, members.carry_parent(), step_state, seen)
+    kept, scores, *held, seen = lax.fori_loop(jnp.int32(first), jnp.int32(count), one, start)
     of_child = scores[-1]
     if selects_only:
         always = ~xla.impossible(scores)
         held = xla.at_most_once(always, child, tuple(held), members.genome, kept, scores)
         of_child = jnp.full_like(of_child, jnp.inf)
     carrier, step_state = held
-    return Scored(kept, scores[: members.size], members.carried(carrier), step_state, of_child)
+    child_leaves = members.carried(carrier)
+    return Scored(kept, scores[: members.size], child_leaves, step_state, of_child, seen)
 
 
 def _selected(
     members: Members,
-    one_by_one: Callable[[Leaves], jax.Array],
+    one_by_one: Callable[[Leaves], Evaluated],
     batches: Batches,
     kept: Elites | None,
     child_of: ChildOf,
     step_state: optax.OptState,
+    seen: Seen | None,
     unformed: bool,
 ) -> Scored:
     """The members that recombine, some at a time, and then the child, which is not evaluated."""
     unknown = jnp.full([], jnp.inf, fitness_dtype())
-    kept, scores = batches(members, kept)
+    of_parent = unknown
+    if unformed and not members.antithetic:
+        found = one_by_one(members.genome.leaves())
+        of_parent, seen = found.value, auxiliary.after_one(seen, found, 0, members.size)
+    kept, scores, seen = batches(members, kept, seen)
     if members.antithetic or unformed:  # the parent is none of those
-        of_parent = unknown if members.antithetic else one_by_one(members.genome.leaves())
         scores = jnp.append(of_parent, scores)
     child, step_state = child_of(members, kept, scores, None, step_state)
-    return Scored(kept, scores, child, step_state, unknown)
+    return Scored(kept, scores, child, step_state, unknown, seen)
 
 
 def _behind_the_parent(
@@ -195,50 +214,58 @@ def _behind_the_parent(
 
     def rest(carry: _Carry, genome: Genome) -> _Carry:
         inside = members.around(genome)
-        kept, scores, _, state = carry
-        kept, found = batches(inside, kept)
+        kept, scores, _, state, seen = carry
+        kept, found, seen = batches(inside, kept, seen)
         scores = jnp.append(scores[0], found)
-        return kept, scores, *child_of(inside, kept, scores, None, state)
+        return kept, scores, *child_of(inside, kept, scores, None, state), seen
 
     return rest
 
 
 def _in_batches(
     members: Members,
-    one_by_one: Callable[[Leaves], jax.Array],
+    one_by_one: Callable[[Leaves], Evaluated],
     batches: Batches,
     keep: Keep,
     kept: Elites | None,
     child_of: ChildOf,
     step_state: optax.OptState,
+    seen: Seen | None,
 ) -> Scored:
     """Some members at a time, in the memory of as many, on each device; then the child."""
     if not members.antithetic:  # the parent is one of the members
-        kept, scores = batches(members, kept)
+        kept, scores, seen = batches(members, kept, seen)
         child, step_state = child_of(members, kept, scores, None, step_state)
-        return Scored(kept, scores, child, step_state, one_by_one(child))
+        of_child = one_by_one(child)
+        seen = auxiliary.after_one(seen, of_child, members.size, members.size)
+        return Scored(kept, scores, child, step_state, of_child.value, seen)
 
     rest = _behind_the_parent(members, batches, child_of)
 
     def one(carry: _Carry, last: jax.Array) -> tuple[_Carry, jax.Array]:
-        kept, scores, leaves, state = xla.at_most_once(last, rest, carry, members.genome)
-        value = one_by_one(leaves)
+        kept, scores, leaves, state, seen = xla.at_most_once(last, rest, carry, members.genome)
+        found = one_by_one(leaves)
+        value = found.value
         kept = keep(kept, jnp.int32(0), jnp.where(last, jnp.inf, value), leaves)
-        return (kept, jnp.where(last, scores, scores.at[0].set(value)), leaves, state), value
+        scores = jnp.where(last, scores, scores.at[0].set(value))
+        number = jnp.where(last, members.size, 0)
+        seen = auxiliary.after_one(seen, found, number, members.size)
+        return (kept, scores, leaves, state, seen), value
 
     # The parent, which stands beside the pairs, and then all others: one program for two.
     unknown = jnp.full([members.size], jnp.inf, fitness_dtype())
-    start = (kept, unknown, members.genome.leaves(), step_state)
-    (kept, scores, child, step_state), values = lax.scan(one, start, jnp.array([False, True]))
-    return Scored(kept, scores, child, step_state, values[-1])
+    start = (kept, unknown, members.genome.leaves(), step_state, seen)
+    (kept, scores, child, step_state, seen), values = lax.scan(one, start, jnp.array([False, True]))
+    return Scored(kept, scores, child, step_state, values[-1], seen)
 
 
 def _unformed(
     members: Members,
-    one_by_one: Callable[[Leaves], jax.Array],
+    one_by_one: Callable[[Leaves], Evaluated],
     batches: Batches,
     child_of: ChildOf,
     step_state: optax.OptState,
+    seen: Seen | None,
     judges_best: bool,
 ) -> Scored:
     """The parent; all others at most so many at a time; then the child, and the best one formed.
@@ -250,18 +277,21 @@ def _unformed(
     rest = _behind_the_parent(members, batches, child_of)
 
     def one(carry: _Carry, trip: jax.Array) -> tuple[_Carry, jax.Array]:
-        kept, scores, leaves, state = xla.at_most_once(trip == 1, rest, carry, members.genome)
-        evaluated = leaves
+        kept, scores, leaves, state, seen = xla.at_most_once(trip == 1, rest, carry, members.genome)
+        evaluated, number = leaves, trip * members.size
         if judges_best:
             best = jnp.argmin(scores).astype(jnp.int32)
             evaluated = members.redrawn(best, (trip == 2) & (best > 0), leaves)
-        value = one_by_one(evaluated)
-        scores = jnp.where(trip == 0, scores.at[0].set(value), scores)
-        return (kept, scores, leaves, state), value
+            # Where the parent is the best, nothing that is kept is evaluated once more.
+            number = jnp.where(trip == 2, members.size + jnp.where(best > 0, 1, 2), number)
+        found = one_by_one(evaluated)
+        scores = jnp.where(trip == 0, scores.at[0].set(found.value), scores)
+        seen = auxiliary.after_one(seen, found, number, members.size)
+        return (kept, scores, leaves, state, seen), found.value
 
     unknown = jnp.full([members.size], jnp.inf, fitness_dtype())
-    start: _Carry = (None, unknown, members.genome.leaves(), step_state)
+    start: _Carry = (None, unknown, members.genome.leaves(), step_state, seen)
     trips = jnp.arange(2 + judges_best, dtype=jnp.int32)
-    (_, scores, child, step_state), values = lax.scan(one, start, trips)
+    (_, scores, child, step_state, seen), values = lax.scan(one, start, trips)
     of_best = jnp.where(jnp.argmin(scores) > 0, values[-1], values[0]) if judges_best else None
-    return Scored(None, scores, child, step_state, values[1], of_best)
+    return Scored(None, scores, child, step_state, values[1], seen, of_best)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from egd_optax._cycle.auxiliary import Auxiliary
 from egd_optax.execution import Execution
 from egd_optax.noise import Noise
 from egd_optax.recombine import Recombine
@@ -28,6 +29,7 @@ class CycleSpec(NamedTuple):
     mutable: object
     execution: Execution
     step: optax.GradientTransformationExtraArgs | None
+    aux: Auxiliary = None
 
     @property
     def member_count(self) -> int:

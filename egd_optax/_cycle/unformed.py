@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 
+from egd_optax._cycle.auxiliary import Evaluated
 from egd_optax._cycle.draws import Drawn
 from egd_optax._cycle.fitness import OwnFitness
 from egd_optax._cycle.members import Members
@@ -28,10 +29,10 @@ class Unformed(NamedTuple):
     bases: Leaves
     fitness: OwnFitness
 
-    def evaluate(self, drawn: Drawn, counts: jax.Array) -> jax.Array:
+    def evaluate(self, drawn: Drawn, counts: jax.Array) -> Evaluated:
         """The fitness of a member, `[]`, from what its noise is made of."""
-        value: jax.Array = evaluate(self.fitness, self.leaves(drawn), counts)
-        return value
+        found: Evaluated = evaluate(self.fitness, self.leaves(drawn), counts)
+        return found
 
     def leaves(self, drawn: Drawn) -> tuple[jax.Array | Factored, ...]:
         """The mutating leaves of a member one by one; those with factors are not formed."""
