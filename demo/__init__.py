@@ -1,1 +1,1 @@
-"""Gradient descent and EGD on scikit-learn's digits at equal compute; run with `python -m demo`."""
+"""Gradient descent and EGD at equal compute, in three stories; run with `python -m demo`."""

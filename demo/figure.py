@@ -1,4 +1,4 @@
-"""The figure: validation error against sample-forwards, a column a story."""
+"""The figure: what was reached against what was spent, a column a story."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 import numpy as np
 
+from demo import landscape
 from demo.train import Run
 
 # From the palette of Okabe and Ito, which colour-blind readers can tell apart.
@@ -18,25 +19,40 @@ STYLES = {
     "EGD": {"color": "#0072B2", "linestyle": "-"},
     "Adam, straight-through": {"color": "#E69F00", "linestyle": "--"},
     "EGD, straight-through": {"color": "#56B4E9", "linestyle": "--"},
+    "Cycles alone": {"color": "#009E73", "linestyle": ":"},
 }
 OTHER_STYLE = {"color": "#009E73", "linestyle": "-"}
 PERCENTS = (2, 3, 5, 10, 20, 50)
 
 
-def draw(results: Mapping[str, Mapping[str, Sequence[Run]]], path: Path) -> None:
-    """Draws the runs, by story and method, and saves the figure as a PNG."""
+def draw(
+    results: Mapping[str, Mapping[str, Sequence[Run]]],
+    paths: Mapping[str, Sequence[landscape.Path]],
+    path: Path,
+) -> None:
+    """Draws the runs, by story and method, and those on the landscape, and saves a PNG."""
     # Without pyplot, which would look for a display and keep the figure alive.
-    figure = Figure(figsize=(11, 5), dpi=150, layout="constrained")
+    figure = Figure(figsize=(5 * (len(results) + 1), 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+    *panels, last = figure.subplots(1, len(results) + 1, squeeze=False)[0]
     for panel, (title, methods) in zip(panels, results.items(), strict=True):
         _draw_errors(panel, methods)
-        panel.set_title(title, fontweight="bold")
+        panel.set_title(f"scikit-learn's digits: {title.lower()}", fontweight="bold")
+        panel.sharey(panels[0])
     panels[0].set_ylabel("validation error of the best checkpoint so far")
+    _draw_values(last, paths)
+    last.set_title(landscape.TITLE, fontweight="bold")
+    for panel in (*panels, last):
+        panel.xaxis.set_major_formatter(
+            FuncFormatter(lambda x, _: f"{x / 1000:,.0f}k" if x else "0")
+        )
+        panel.grid(axis="y", alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(framealpha=0.9, edgecolor="none", loc="upper right")
     seeds = max(len(runs) for methods in results.values() for runs in methods.values())
     figure.suptitle(
-        "scikit-learn's digits: gradient descent and EGD at equal compute\n"
-        f"mean and range over {seeds} seeds"
+        "Gradient descent and EGD at equal compute, mean (of values: median) and range over "
+        f"{seeds} seeds"
     )
     figure.savefig(path)
 
@@ -58,8 +74,17 @@ def _draw_errors(panel: Axes, methods: Mapping[str, Sequence[Run]]) -> None:
     panel.set_yscale("log")
     panel.set_yticks(PERCENTS, [f"{percent}%" for percent in PERCENTS])
     panel.yaxis.set_minor_formatter(NullFormatter())
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1000:,.0f}k" if x else "0"))
     panel.set_xlabel("sample-forwards (a gradient on B images counts 3 B)")
-    panel.grid(axis="y", alpha=0.3)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.legend(frameon=False, loc="upper right")
+
+
+def _draw_values(panel: Axes, paths: Mapping[str, Sequence[landscape.Path]]) -> None:
+    for name, runs in paths.items():
+        style = STYLES.get(name, OTHER_STYLE)
+        values = np.stack([run.values for run in runs])
+        forwards = runs[0].forwards
+        panel.plot(forwards, np.median(values, axis=0), label=name, linewidth=2, **style)
+        lowest, highest = values.min(axis=0), values.max(axis=0)
+        panel.fill_between(forwards, lowest, highest, color=style["color"], alpha=0.18, lw=0)
+    panel.set_yscale("log")
+    panel.set_ylabel("value; the global minimum is 0")
+    panel.set_xlabel("evaluations (a gradient counts 3)")

@@ -13,6 +13,7 @@ import optax
 from rich.box import SIMPLE
 from rich.table import Table
 
+from demo import landscape
 from demo.method import Method
 from demo.stories import Story
 from demo.train import Run
@@ -20,6 +21,8 @@ import egd_optax
 
 # Runs, one a seed, by the title of the story and the name of the method.
 Results = Mapping[str, Mapping[str, Sequence[Run]]]
+# Runs on the landscape, one a seed, by the name of the method.
+Paths = Mapping[str, Sequence[landscape.Path]]
 
 
 def table(results: Results) -> Table:
@@ -42,7 +45,38 @@ def table(results: Results) -> Table:
     return rows
 
 
-def save(results: Results, stories: Sequence[Story], path: Path) -> None:
+def landscape_table(paths: Paths) -> Table:
+    """The values at the end, a row a method."""
+    rows = Table(
+        title=f"{landscape.TITLE}: the last value",
+        box=SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    rows.add_column("Method", no_wrap=True)
+    for column in ("Lowest seed", "Highest", f"Below {landscape.SOLVED}", "Forwards", "Cycles"):
+        rows.add_column(column, justify="right", no_wrap=True)
+    for name, runs in paths.items():
+        last = [run.values[-1] for run in runs]
+        solved = sum(value < landscape.SOLVED for value in last)
+        rows.add_row(
+            name,
+            f"{min(last):.2g}",
+            f"{max(last):.2g}",
+            f"{solved} of {len(last)}",
+            f"{runs[0].forwards[-1]:,}",
+            f"{runs[0].cycles}",
+        )
+    return rows
+
+
+def save(
+    results: Results,
+    stories: Sequence[Story],
+    paths: Paths,
+    descents: Mapping[str, landscape.Descent],
+    path: Path,
+) -> None:
     """Writes everything but the parameters, and what it takes to get it again."""
     content = {
         "versions": {
@@ -56,6 +90,16 @@ def save(results: Results, stories: Sequence[Story], path: Path) -> None:
                 for name, method in story.methods.items()
             }
             for story in stories
+        },
+        "landscape": {
+            name: {
+                "settings": descents[name]._asdict(),
+                "runs": [
+                    {"seed": run.seed, "value": run.values[-1], "forwards": run.forwards[-1]}
+                    for run in runs
+                ],
+            }
+            for name, runs in paths.items()
         },
     }
     # Operators as one writes them.

@@ -2,7 +2,8 @@
 
 Every method gets 12 settings, on seeds that the demo does not show, and is judged as in
 the demo: by the best checkpoint on the validation images, after rounding where the story
-rounds. The lowest mean validation error wins, ties to the lower loss.
+rounds. The lowest mean validation error wins, ties to the lower loss. On the landscape it is the
+lowest mean value at the end.
 """
 
 import itertools
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 
 from benchmarks.quality import digits
+from demo import landscape
 from demo.method import Method
 from demo.stories import BUDGET, CHECKS, STORIES, Story
 from demo.train import run
@@ -58,6 +60,16 @@ def tune(method: Method, story: Story, data: digits.Digits) -> None:
         print(f"  {error:7.2%} {loss:.3f}  {setting}", flush=True)
 
 
+def tune_descent(method: landscape.Descent) -> None:
+    """Prints the grid of a method of the landscape, best setting first."""
+    results = []
+    for setting in landscape.grid(method):
+        runs = [landscape.run(setting, seed=seed, budget=landscape.BUDGET) for seed in SEEDS]
+        results.append((float(np.mean([one.values[-1] for one in runs])), setting))
+    for value, setting in sorted(results):
+        print(f"  {value:12.3g}  {setting}", flush=True)
+
+
 def main() -> None:
     """Tunes every method of every story."""
     data = digits.load()
@@ -65,6 +77,9 @@ def main() -> None:
         for name, method in story.methods.items():
             print(f"{story.title}: {name}", flush=True)
             tune(method, story, data)
+    for name, descent in landscape.METHODS.items():
+        print(f"{landscape.TITLE}: {name}", flush=True)
+        tune_descent(descent)
 
 
 if __name__ == "__main__":

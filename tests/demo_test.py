@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks.quality import digits
 from benchmarks.quality.ledger import Ledger
 from benchmarks.quality.ternary import round_tensor, straight_through
-from demo import network
+from demo import landscape, network
 from demo.__main__ import main
 from demo.method import Cycles, Method
 from demo.stories import BUDGET, CHECKS, SEEDS, STORIES, Story, as_trained, ternarize
@@ -35,6 +35,7 @@ SMALL_CYCLES = Cycles(
 )
 SMALL_EGD = SMALL_SGD._replace(cycles=SMALL_CYCLES)
 SMALL_BUDGET = 1_300
+DESCENTS = landscape.METHODS
 
 
 @pytest.mark.parametrize("ledger", [Ledger(96), Ledger(96, 1056, 10), Ledger(3, 500, 1)])
@@ -89,7 +90,7 @@ def test_a_run_repeats_to_the_bit_and_seeds_differ():
 
 
 def test_ternarize_leaves_three_values_a_matrix_and_the_biases():
-    params = jax.tree.map(lambda leaf: leaf + 0.1, network.init(jax.random.key(0)))
+    params = jax.tree.map(lambda leaf: leaf + 0.01, network.init(jax.random.key(0)))
     rounded = ternarize(params)
     for (path, before), after in zip(
         jax.tree.leaves_with_path(params), jax.tree.leaves(rounded), strict=True
@@ -99,7 +100,7 @@ def test_ternarize_leaves_three_values_a_matrix_and_the_biases():
         else:
             values = np.unique(after)
             assert len(values) == 3
-            assert values[0] == -values[2]
+            assert values[2] == -values[0] == np.abs(before).max()
             assert values[1] == 0
     for leaf in jax.tree.leaves(ternarize(jax.tree.map(jnp.zeros_like, params))):
         assert not np.any(leaf)
@@ -150,6 +151,8 @@ def test_demo_writes_the_figure_and_the_numbers(tmp_path):
         seeds=(7, 8),
         budget=SMALL_BUDGET,
         checks=2,
+        descents={"Adam": DESCENTS["Adam"], "EGD": DESCENTS["EGD"]},
+        evaluations=SMALL_BUDGET,
         console=Console(file=printed),
     )
     assert (tmp_path / "new" / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -163,5 +166,40 @@ def test_demo_writes_the_figure_and_the_numbers(tmp_path):
                 assert 0 <= result["test_error"] <= 1
                 assert np.isfinite(result["test_loss"])
                 assert len(result["validation"]) == 2
+    for name in ("Adam", "EGD"):
+        runs = content["landscape"][name]["runs"]
+        assert [result["seed"] for result in runs] == [7, 8]
+        assert all(np.isfinite(result["value"]) for result in runs)
     # A progress bar that is not on a terminal prints itself once, not for every check.
-    assert len(printed.getvalue().splitlines()) < 40
+    assert len(printed.getvalue().splitlines()) < 50
+
+
+@pytest.mark.parametrize("name", DESCENTS)
+def test_a_descent_pays_for_what_is_evaluated(name):
+    method = DESCENTS[name]
+    path = landscape.run(method, seed=3, budget=SMALL_BUDGET)
+    assert SMALL_BUDGET - method.ledger.spent(1) < path.forwards[-1] <= SMALL_BUDGET
+    assert path.forwards == sorted(path.forwards)
+    assert len(path.values) == len(path.forwards)
+    if method.sigma is not None:
+        params = {"x": jnp.ones(100)}
+        optimizer = method.optimizer(1, jax.random.key(0))
+        _, state = optimizer.update(
+            params, optimizer.init(params), params, value_fn=lambda p: jnp.sum(p["x"])
+        )
+        assert method.ledger.cycle == state.info.evaluations
+
+
+@pytest.mark.parametrize("name", DESCENTS)
+def test_shown_descents_are_one_of_twelve_that_tuning_tried(name):
+    settings = landscape.grid(DESCENTS[name])
+    assert len(set(settings)) == 12
+    assert DESCENTS[name] in settings
+
+
+def test_paths_from_one_seed_repeat_and_others_differ():
+    first, again, other = (
+        landscape.run(DESCENTS["EGD"], seed=seed, budget=SMALL_BUDGET) for seed in (7, 7, 8)
+    )
+    assert first.values == again.values
+    assert first.values[0] != other.values[0]

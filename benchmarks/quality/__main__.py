@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import measure, table
 from benchmarks.quality import archive, diagnosis, figure, report, timing
-from benchmarks.quality.methods import METHODS, VARIANTS
+from benchmarks.quality.methods import CARRIED, METHODS, VARIANTS
 from benchmarks.quality.methods.method import Method
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.problems import PROBLEMS
@@ -19,7 +19,7 @@ from benchmarks.quality.runner import Effort, complete
 FOLDER = measure.RESULTS / "quality"
 QUICK = Effort(trials=2, tune_seeds=1, seeds=2, share=0.05)
 ROUNDS, QUICK_ROUNDS = 7, 3
-COMMANDS = ("run", "time", "ablate", "diagnose", "report", "unpack")
+COMMANDS = ("run", "time", "ablate", "carry", "diagnose", "report", "unpack")
 # Problems that the metric preset is taken apart on.
 ABLATED = ("ternary_absmax", "ternary_mse")
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -43,6 +43,8 @@ def main() -> None:
         if arguments.command == "ablate" or quick:
             ablated = arguments.problem or list(ABLATED)
             run(ablated, arguments.variant or list(VARIANTS), store, effort, console)
+        if arguments.command == "carry" or quick:
+            run(problems, arguments.carried or list(CARRIED), store, effort, console)
         if arguments.command == "diagnose" or quick:
             diagnose(problems, store, console, seeds=2 if quick else None)
         if arguments.command == "report" or quick:
@@ -56,7 +58,7 @@ def run(
     """Tunes and runs methods or variants on problems."""
     for name in problems:
         problem = PROBLEMS[name]()
-        chosen = [{**METHODS, **VARIANTS}[name] for name in methods]
+        chosen = [{**METHODS, **VARIANTS, **CARRIED}[name] for name in methods]
         applicable = [method for method in chosen if method.applies(problem)]
         _complete(problem, applicable, store, effort, console)
 
@@ -120,6 +122,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--method", action="append", choices=METHODS, help="all if not given")
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="all if not given")
+    parser.add_argument("--carried", action="append", choices=CARRIED, help="all if not given")
     parser.add_argument("--trials", type=int, default=16, help="settings drawn for a method")
     parser.add_argument("--tune-seeds", type=int, default=2, help="seeds of each of them")
     parser.add_argument("--seeds", type=int, default=30, help="fresh seeds of the best of them")

@@ -12,7 +12,7 @@ class Ledger(NamedTuple):
     """The prices of one method.
 
     Attributes:
-        step: price of a gradient step.
+        step: price of a gradient step, 0 of a step without a gradient.
         cycle: price of an evolution cycle, 0 for a method without cycles.
         evolve_every: steps between cycles.
     """
@@ -30,7 +30,8 @@ class Ledger(NamedTuple):
         period = self.spent(self.evolve_every)
         periods, rest = divmod(budget, period)
         # The last step of a period is followed by a cycle, for which the rest is too small.
-        return periods * self.evolve_every + min(rest // self.step, self.evolve_every - 1)
+        most = self.evolve_every - 1
+        return periods * self.evolve_every + (min(rest // self.step, most) if self.step else most)
 
 
 def generation_price(

@@ -71,7 +71,7 @@ def complete(
 
     if method.settings_of:
         source = complete(METHODS[method.settings_of], problem, store, effort)
-        settings: Settings = source["settings"]
+        settings: Settings = method.changed(source["settings"])
     else:
         settings = _tuned(record, trainer, method, problem, effort, save, on_run)
     if record.get("settings") != settings:

@@ -2,7 +2,14 @@
 
 from collections.abc import Iterable
 
-from benchmarks.quality.methods import gradient, presets, straight_through, strategies, variants
+from benchmarks.quality.methods import (
+    carried,
+    gradient,
+    presets,
+    straight_through,
+    strategies,
+    variants,
+)
 from benchmarks.quality.methods.method import Method
 
 
@@ -15,6 +22,9 @@ METHODS = _by_name(
     for family in (gradient, straight_through, strategies, presets)
     for method in family.METHODS
 )
+
+# Runs of another length.
+CARRIED = _by_name(carried.METHODS)
 
 # What the ablation runs besides, against the metric preset.
 VARIANTS = _by_name(variants.METHODS)

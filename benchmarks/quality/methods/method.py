@@ -40,6 +40,7 @@ class Method(NamedTuple):
         applies: whether the method can run on a problem.
         data: what a run is given of a problem.
         settings_of: the method whose settings it takes over, or None to tune its own.
+        changed: what becomes of settings that it takes over.
         budget: sample-forwards that it may spend, over those of the others.
     """
 
@@ -49,6 +50,7 @@ class Method(NamedTuple):
     applies: Callable[[Problem], bool] = lambda problem: True
     data: Callable[[Problem], Batch] = lambda problem: problem.train
     settings_of: str | None = None
+    changed: Callable[[Settings], Settings] = lambda settings: settings
     budget: float = 1.0
 
 
