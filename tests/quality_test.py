@@ -150,7 +150,7 @@ def test_the_tables_shown_are_those_of_the_records(folder):
     problems = [make() for name, make in PROBLEMS.items() if (folder / name).exists()]
     store = Store(folder)
     shown = report.rewritten(document, list(report.sections(problems, store)))
-    assert report.with_ablations(shown, list(report.ablations(problems, store))) == document
+    assert report.with_varied(shown, report.varied(problems, store)) == document
     assert document.count("| metric |") >= 2
     overview = report.OVERVIEW.read_text()
     assert report.with_overview(overview, list(report.overview(problems, store))) == overview

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import measure, table
 from benchmarks.quality import archive, diagnosis, figure, report, timing
-from benchmarks.quality.methods import CARRIED, METHODS, VARIANTS
+from benchmarks.quality.methods import CARRIED, DIRECTIONS, METHODS, VARIANTS
 from benchmarks.quality.methods.method import Method
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.problems import PROBLEMS
@@ -19,7 +19,7 @@ from benchmarks.quality.runner import Effort, complete
 FOLDER = measure.RESULTS / "quality"
 QUICK = Effort(trials=2, tune_seeds=1, seeds=2, share=0.05)
 ROUNDS, QUICK_ROUNDS = 7, 3
-COMMANDS = ("run", "time", "ablate", "carry", "diagnose", "report", "unpack")
+COMMANDS = ("run", "time", "ablate", "direct", "carry", "diagnose", "report", "unpack")
 # Problems that the metric preset is taken apart on.
 ABLATED = ("ternary_absmax", "ternary_mse")
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -43,6 +43,8 @@ def main() -> None:
         if arguments.command == "ablate" or quick:
             ablated = arguments.problem or list(ABLATED)
             run(ablated, arguments.variant or list(VARIANTS), store, effort, console)
+        if arguments.command == "direct" or quick:
+            run(problems, arguments.direction or list(DIRECTIONS), store, effort, console)
         if arguments.command == "carry" or quick:
             run(problems, arguments.carried or list(CARRIED), store, effort, console)
         if arguments.command == "diagnose" or quick:
@@ -58,7 +60,7 @@ def run(
     """Tunes and runs methods or variants on problems."""
     for name in problems:
         problem = PROBLEMS[name]()
-        chosen = [{**METHODS, **VARIANTS, **CARRIED}[name] for name in methods]
+        chosen = [{**METHODS, **VARIANTS, **DIRECTIONS, **CARRIED}[name] for name in methods]
         applicable = [method for method in chosen if method.applies(problem)]
         _complete(problem, applicable, store, effort, console)
 
@@ -89,14 +91,15 @@ def show(problems: list[str], store: Store, console: Console, *, publish: bool) 
     """Prints the tables; with `publish` writes them into the documentation, and the plot."""
     loaded = [PROBLEMS[name]() for name in problems]
     sections = list(report.sections(loaded, store))
-    ablations = list(report.ablations(loaded, store))
-    for header, shown in ((report.HEADER, sections), (report.ABLATION_HEADER, ablations)):
-        for title, rows in shown:
-            console.print(table.pretty(title, header, rows))
+    varied = list(report.varied(loaded, store))
+    for title, rows in sections:
+        console.print(table.pretty(title, report.HEADER, rows))
+    for _, title, rows in varied:
+        console.print(table.pretty(title, report.VARIED_HEADER, rows))
     found = {problem.name: (problem, report.records(problem, store)) for problem in loaded}
     if publish:
         document = report.rewritten(report.README.read_text(), sections)
-        report.README.write_text(report.with_ablations(document, ablations))
+        report.README.write_text(report.with_varied(document, varied))
         shown = list(report.overview(loaded, store))
         report.OVERVIEW.write_text(report.with_overview(report.OVERVIEW.read_text(), shown))
         archive.pack(store.folder, loaded)
@@ -122,6 +125,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--method", action="append", choices=METHODS, help="all if not given")
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="all if not given")
+    parser.add_argument("--direction", action="append", choices=DIRECTIONS, help="all if not given")
     parser.add_argument("--carried", action="append", choices=CARRIED, help="all if not given")
     parser.add_argument("--trials", type=int, default=16, help="settings drawn for a method")
     parser.add_argument("--tune-seeds", type=int, default=2, help="seeds of each of them")

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks import table
 from benchmarks.quality import statistics, timing
-from benchmarks.quality.methods import METHODS, VARIANTS
+from benchmarks.quality.methods import CARRIED, DIRECTIONS, METHODS, VARIANTS, carried, directions
 from benchmarks.quality.methods.presets import METRIC, OURS
 from benchmarks.quality.methods.variants import PREFIX
 from benchmarks.quality.problem import Problem
@@ -20,8 +20,7 @@ OVERVIEW_START = "<!-- quality: made by `python -m benchmarks.quality report` --
 OVERVIEW_END = "<!-- /quality -->\n"
 START = "<!-- scores: made by `python -m benchmarks.quality report` -->\n"
 END = "<!-- /scores -->\n"
-ABLATION_START = "<!-- ablation: made by `python -m benchmarks.quality report` -->\n"
-ABLATION_END = "<!-- /ablation -->\n"
+VARIED = ("ablation", "directions", "carried")
 HEADER = [
     "method",
     "median",
@@ -32,7 +31,7 @@ HEADER = [
     "forwards",
     "time",
 ]
-ABLATION_HEADER = ["variant", "median", "mean ± sd", "better / same / worse", "difference (95 %)"]
+VARIED_HEADER = ["variant", "median", "mean ± sd", "better / same / worse", "difference (95 %)"]
 OVERVIEW_HEADER = [
     "problem",
     "reference",
@@ -71,17 +70,29 @@ def sections(problems: Iterable[Problem], store: Store) -> Iterator[tuple[str, R
             yield title, rows(problem, found, store.load(problem.name, timing.NAME))
 
 
-def ablations(problems: Iterable[Problem], store: Store) -> Iterator[tuple[str, Rows]]:
-    """Title and rows of the table of every problem that the metric preset was taken apart on."""
+def varied(problems: Iterable[Problem], store: Store) -> Iterator[tuple[str, str, Rows]]:
+    """What was varied, and title and rows of the table of every problem that it was varied on."""
+    as_it_is = f"{directions.PREFIX}as_it_is"
     for problem in problems:
-        found = _scored(problem, [METRIC.name, *VARIANTS], store)
-        if METRIC.name in found and len(found) > 1:
-            reference = scores(found[METRIC.name])
+        base = timing.baseline(problem)
+        longer = [
+            ("carried", base + ending, [name for name in CARRIED if name.endswith(ending)], "")
+            for ending in map(carried.suffix, carried.TIMES)
+        ]
+        for what, reference, names, strip in (
+            ("ablation", METRIC.name, [METRIC.name, *VARIANTS], PREFIX),
+            ("directions", as_it_is, [*DIRECTIONS, "straight_through"], directions.PREFIX),
+            *longer,
+        ):
+            found = _scored(problem, names, store)
+            if reference not in found or len(found) == 1:
+                continue
             body = [
-                [name.removeprefix(PREFIX), *_location(ours), *_comparison(ours, reference)]
+                [name.removeprefix(strip), *_location(ours), *_comparison(ours, against)]
+                for against in [scores(found[reference])]
                 for name, ours in ((name, scores(found[name])) for name in _ranked(found))
             ]
-            yield f"{problem.name}, variants against {METRIC.name}", body
+            yield what, f"{problem.name}, against {reference.removeprefix(strip)}", body
 
 
 def overview(problems: Iterable[Problem], store: Store) -> Iterator[list[str]]:
@@ -120,10 +131,15 @@ def rewritten(document: str, shown: Sections) -> str:
     return table.replaced(document, START, END, _titled(HEADER, shown))
 
 
-def with_ablations(document: str, shown: Sections) -> str:
-    """A document with the tables of today's ablations."""
-    text = _titled(ABLATION_HEADER, shown)
-    return table.replaced(document, ABLATION_START, ABLATION_END, text)
+def with_varied(document: str, shown: Iterable[tuple[str, str, Rows]]) -> str:
+    """A document with the tables of what was varied, each in its place."""
+    shown = list(shown)
+    for what in VARIED:
+        start = f"<!-- {what}: made by `python -m benchmarks.quality report` -->\n"
+        own = [(title, body) for kind, title, body in shown if kind == what]
+        text = _titled(VARIED_HEADER, own)
+        document = table.replaced(document, start, f"<!-- /{what} -->\n", text)
+    return document
 
 
 def _titled(header: list[str], shown: Sections) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from benchmarks.quality.methods import (
     carried,
+    directions,
     gradient,
     presets,
     straight_through,
@@ -22,6 +23,9 @@ METHODS = _by_name(
     for family in (gradient, straight_through, strategies, presets)
     for method in family.METHODS
 )
+
+# Changes to cycles on straight-through gradients.
+DIRECTIONS = _by_name(directions.METHODS)
 
 # Runs of another length.
 CARRIED = _by_name(carried.METHODS)

@@ -1,48 +1,59 @@
-"""Runs three times as long with the settings of the short run: do they carry over?
+"""Longer runs with the settings of the short one: do they carry over?
 
 As they are, and in two ways that keep small what cycles stir up in a longer run: noise smaller by
-the square root of three, so that as much of it adds up, or as many cycles, farther apart.
+the square root of the length, so that as much of it adds up, or as many cycles, farther apart.
 """
 
 from collections.abc import Callable
+import functools
 import math
 
 from benchmarks.quality.methods import gradient, presets, straight_through
 from benchmarks.quality.methods.method import Method, Settings
 
-SUFFIX = "_carried_3x"
-TIMES = 3
+# How many times as long.
+TIMES = (3, 10)
+
+Change = Callable[[Settings, int], Settings]
 
 
-def less_noise(settings: Settings) -> Settings:
+def suffix(times: int) -> str:
+    """What the names of runs end with that are so many times as long."""
+    return f"_carried_{times}x"
+
+
+def less_noise(settings: Settings, times: int) -> Settings:
     """Noise whose variance, added up over all cycles, is that of the short run."""
-    return {**settings, "sigma": settings["sigma"] / math.sqrt(TIMES)}
+    return {**settings, "sigma": settings["sigma"] / math.sqrt(times)}
 
 
-def rarer(settings: Settings) -> Settings:
+def rarer(settings: Settings, times: int) -> Settings:
     """Cycles as many as in the short run."""
-    return {**settings, "interval": TIMES * settings["interval"]}
+    return {**settings, "interval": times * settings["interval"]}
 
 
-def as_they_are(settings: Settings) -> Settings:
-    """The settings of the short run."""
-    return settings
-
-
-def _carried(method: Method, change: Callable[[Settings], Settings] = as_they_are) -> Method:
-    how = "" if change is as_they_are else f"_{change.__name__}"
-    return method._replace(
-        name=f"{method.name}{how}{SUFFIX}",
+def _carried(method: Method, times: int, change: Change | None = None) -> Method:
+    how = "" if change is None else f"_{change.__name__}"
+    carried = method._replace(
+        name=f"{method.name}{how}{suffix(times)}",
         settings_of=method.name,
-        changed=change,
-        budget=float(TIMES),
+        budget=float(times),
     )
+    if change is None:
+        return carried
+    return carried._replace(changed=functools.partial(change, times=times))
 
 
 _ADAM = next(method for method in gradient.METHODS if method.name == "adam")
 _METRIC = tuple(method for method in presets.OURS if method.name.startswith("metric"))
+_AS_THEY_ARE = _ADAM, straight_through.STRAIGHT_THROUGH, *presets.OURS
 
 METHODS = (
-    *map(_carried, (_ADAM, straight_through.STRAIGHT_THROUGH, *presets.OURS)),
-    *(_carried(method, change) for method in _METRIC for change in (less_noise, rarer)),
+    *(_carried(method, times) for times in TIMES for method in _AS_THEY_ARE),
+    *(
+        _carried(method, times, change)
+        for times in TIMES
+        for method in _METRIC
+        for change in (less_noise, rarer)
+    ),
 )

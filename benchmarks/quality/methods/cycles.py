@@ -107,7 +107,8 @@ class Run(NamedTuple):
         optimizer: maps rates, and arguments of `egd_optax.evolve` that take precedence,
             to the optimizer.
         step: takes the step of a number with an optimizer and returns what comes of it,
-            and the loss before it; with `evolve` it ends with a cycle.
+            and the loss before it; with `evolve` it ends with a cycle, whose members are
+            evaluated on `size` samples if that is given.
         value_fn: maps the number of a step to the fitness of parameters in its cycle.
     """
 
@@ -186,17 +187,20 @@ def plan(
                 form.base(rates, timetable.steps, keys.noise),
                 evolve_every=timetable.evolve_every,
                 generations=timetable.generations,
-                population_size=population,
                 noise=noise_of(static, relative=not form.absolute),
                 antithetic=form.antithetic,
-                execution=Execution(candidate_batch_size=population),
                 key=keys.noise,
-                **{**form.options(rates, static, timetable.cycles), **options},
+                **{
+                    "population_size": population,
+                    "execution": Execution(candidate_batch_size=population),
+                    **form.options(rates, static, timetable.cycles),
+                    **options,
+                },
             )
 
         gradient = jax.value_and_grad(objective)
 
-        def fitness(key: jax.Array, batch: Batch) -> dict[str, Any]:
+        def fitness(key: jax.Array, batch: Batch, size: int = size) -> dict[str, Any]:
             def draw(generation: jax.Array, size: int) -> Batch:
                 return sample(data, jax.random.fold_in(key, generation), size)
 
@@ -217,10 +221,11 @@ def plan(
             optimizer: optax.GradientTransformationExtraArgs,
             *,
             evolve: bool,
+            size: int = size,
         ) -> tuple[Carry, jax.Array]:
             params, state = carry
             batch = sample(data, jax.random.fold_in(keys.batches, at), problem.batch_size)
-            extra = fitness(jax.random.fold_in(keys.fitness, at), batch) if evolve else {}
+            extra = fitness(jax.random.fold_in(keys.fitness, at), batch, size) if evolve else {}
             loss, gradients = gradient(params, batch)
             updates, state = optimizer.update(gradients, state, params, evolve=evolve, **extra)
             return (optax.apply_updates(params, updates), state), loss

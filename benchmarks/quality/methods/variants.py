@@ -80,49 +80,83 @@ def layer_by_layer(run: Run, params: Params) -> Params:
     return cycles.in_periods(run.timetable, idle, evolving, start)[0]
 
 
-def layer_a_pair(run: Run, params: Params) -> Params:
-    """Each mirrored pair moves one layer, the next pair the next; noise of full rank."""
+# Shapes standard normal numbers, a pytree like the parameters, into the noise of a pair: from the
+# number of the pair, the numbers, the state of the optimizer, and what earlier cycles left.
+Shape = Callable[[jax.Array, Params, Any, Any], Params]
+
+
+def with_noise(
+    run: Run,
+    params: Params,
+    shape: Shape,
+    memory: Any = None,
+    remember: Callable[[Any, Params, Any], Any] = lambda memory, step, at: memory,
+) -> Params:
+    """The metric preset, written out for noise of full rank that the library does not draw.
+
+    Args:
+        run: what the loop is made of.
+        params: the initial parameters.
+        shape: shapes the noise; the result is scaled to `sigma` and the parameters, leaf by leaf.
+        memory: what there is before the first cycle.
+        remember: what there is after a cycle, from what was before, the step that the cycle took,
+            and its number.
+    """
     optimizer = run.optimizer(run.rates)
     pairs, cycles_in_all = run.static["population"] // 2, run.timetable.cycles
     sigma = run.rates["sigma"]
     sigma_at = decaying(sigma, cycles_in_all) if run.static["decay"] else lambda _: sigma
-    layers, _ = jax.tree.flatten(params, is_leaf=lambda node: node is not params)
-    layer_of = [at for at, layer in enumerate(layers) for _ in jax.tree.leaves(layer)]
 
-    def idle(at: jax.Array, carry: Carry) -> Carry:
-        return run.step(at, carry, optimizer, evolve=False)[0]
+    def idle(at: jax.Array, carry: tuple[Carry, Any]) -> tuple[Carry, Any]:
+        return run.step(at, carry[0], optimizer, evolve=False)[0], carry[1]
 
-    def evolving(at: jax.Array, carry: Carry) -> Carry:
-        parent, state = idle(at, carry)
+    def evolving(at: jax.Array, carry: tuple[Carry, Any]) -> tuple[Carry, Any]:
+        (parent, state), memory = idle(at, carry)
         leaves, treedef = jax.tree.flatten(parent)
-        sigma = sigma_at(at // run.timetable.evolve_every)
+        number = at // run.timetable.evolve_every
+        sigma = sigma_at(number)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data, impl="threefry2x32"), at)
         value_fn = run.value_fn(at)
 
-        def noise(pair: jax.Array, n: int) -> jax.Array:
-            leaf = leaves[n]
-            scale = sigma * jnp.maximum(jnp.sqrt(jnp.mean(leaf**2)), MIN_SCALE)
-            own = jax.random.fold_in(jax.random.fold_in(key, pair), n)
-            return (pair % len(layers) == layer_of[n]) * scale * jax.random.normal(own, leaf.shape)
+        def deviation(pair: jax.Array) -> Params:
+            own = jax.random.fold_in(key, pair)
+            normal = [
+                jax.random.normal(jax.random.fold_in(own, n), leaf.shape)
+                for n, leaf in enumerate(leaves)
+            ]
+            noise = shape(pair, treedef.unflatten(normal), state, memory)
+            return jax.tree.map(
+                lambda leaf, by: sigma * jnp.maximum(jnp.sqrt(jnp.mean(leaf**2)), MIN_SCALE) * by,
+                parent,
+                noise,
+            )
 
-        def deviation(pair: jax.Array) -> list[jax.Array]:
-            return [noise(pair, n) for n in range(len(leaves))]
-
-        def score(deviation: list[jax.Array]) -> jax.Array:
-            member = treedef.unflatten(map(jnp.add, leaves, deviation))
-            return value_fn(member, jnp.int32(0))
+        def score(deviation: Params) -> jax.Array:
+            return value_fn(optax.tree.add(parent, deviation), jnp.int32(0))
 
         half = jax.vmap(deviation)(jnp.arange(pairs))
         both = jax.tree.map(lambda leaf: jnp.concatenate([leaf, -leaf]), half)
         weights = centered_ranks(jax.vmap(score)(both))
         weights *= -run.rates["recombine_step"] / jnp.sum(jnp.maximum(weights, 0))
-        child = [
-            leaf + jnp.tensordot(weights, by, 1) for leaf, by in zip(leaves, both, strict=True)
-        ]
-        return treedef.unflatten(child), state
+        step = jax.tree.map(lambda by: jnp.tensordot(weights, by, 1), both)
+        return (optax.tree.add(parent, step), state), remember(memory, step, number)
 
-    start = params, optimizer.init(params)
-    return cycles.in_periods(run.timetable, idle, evolving, start)[0]
+    start = (params, optimizer.init(params)), memory
+    return cycles.in_periods(run.timetable, idle, evolving, start)[0][0]
+
+
+def layer_a_pair(run: Run, params: Params) -> Params:
+    """Each mirrored pair moves one layer, the next pair the next; noise of full rank."""
+    layers, treedef = jax.tree.flatten(params, is_leaf=lambda node: node is not params)
+
+    def shape(pair: jax.Array, normal: Params, state: Any, memory: Any) -> Params:
+        own = treedef.flatten_up_to(normal)
+        return treedef.unflatten(
+            jax.tree.map(lambda leaf, at=at: (pair % len(layers) == at) * leaf, layer)
+            for at, layer in enumerate(own)
+        )
+
+    return with_noise(run, params, shape)
 
 
 def sigma_by_success(run: Run, params: Params) -> Params:
