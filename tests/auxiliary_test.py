@@ -71,7 +71,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("accept", ["always", "finite", "improved", "best"])
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.crossed(14)
+@pytest.mark.crossed(6)
 def test_what_comes_back_belongs_to_the_fitness_beside_it(name, accept):
     """The parameters that were evaluated come back: their fitness is that of `info`."""
     settings = {**SETTINGS[name], "accept": accept}
@@ -103,7 +103,7 @@ def test_what_comes_back_belongs_to_the_fitness_beside_it(name, accept):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.crossed(5)
+@pytest.mark.crossed(2)
 def test_nothing_else_changes(name):
     params, info = run(2, **SETTINGS[name], accept="best")
     plain, without = run(2, **SETTINGS[name], accept="best", value_fn=loss, aux=None)
@@ -185,7 +185,7 @@ def test_inside_of_scan_outside_of_jit_and_back_from_a_checkpoint():
 
 @pytest.mark.parametrize("name", ["plain", "pairs", "factored", "factored pairs"])
 @pytest.mark.parametrize("accept", ["always", "best"])
-@pytest.mark.crossed(3)
+@pytest.mark.crossed(1)
 def test_devices_that_divide_the_members_find_the_same(name, accept):
     settings = {"population_size": 16, **SETTINGS[name], "accept": accept}
     _, expected = run(**settings)

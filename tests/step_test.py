@@ -56,6 +56,7 @@ def run(tx, params, steps=3, value_fn=loss):
     ],
     ids=["plain", "elites of pairs", "generations in batches", "factored"],
 )
+@pytest.mark.crossed(5)
 def test_a_step_of_sgd_at_rate_one_is_the_plain_step(accept, kwargs):
     settings = {**GROUND, "accept": accept, **kwargs}
     plain, state = run(evolve(optax.sgd(0.1), **settings), params_of())
@@ -201,6 +202,7 @@ def test_devices_that_share_the_members_step_as_one_does():
     ],
     ids=["one by one", "batches", "factored", "generations"],
 )
+@pytest.mark.crossed(3)
 def test_a_child_that_is_taken_unseen_costs_no_evaluation(antithetic, kwargs):
     seen, parent, landed, info = record_evaluations(
         antithetic=antithetic, accept="always",

@@ -9,7 +9,7 @@ draw a stack a piece for each stack: there are about as many stacks of a size as
 Large leaves stand alone: a stack is a copy, which takes as much memory as its leaves.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import itertools
 from typing import Any, NamedTuple, TypeVar
 
@@ -99,20 +99,23 @@ class Stacks(NamedTuple):
         }
 
         def out(
-            views: dict[int, jax.Array], entries: Sequence[jax.Array | None]
+            views: dict[int, jax.Array],
+            entries: Sequence[jax.Array | None],
+            numbers: Mapping[int, jax.Array],
         ) -> dict[int, jax.Array]:
             leaves: dict[int, jax.Array] = {}
             for group, entry in zip(self.groups, entries, strict=True):
-                if len(group) > 1 and entry is not None:
-                    leaves.update(zip(group, lax.split(entry, (1,) * len(group)), strict=True))
-            return {
-                at: lax.convert_element_type(lax.squeeze(leaves[at], [0]), view.dtype)
-                for at, view in views.items()
-            }
+                for place, at in enumerate(group if len(group) > 1 and entry is not None else ()):
+                    leaf = lax.dynamic_index_in_dim(
+                        entry, numbers[place], keepdims=False, allow_negative_indices=False
+                    )
+                    leaves[at] = lax.convert_element_type(leaf, views[at].dtype)
+            return leaves
 
         if not views:
             return {}
-        leaves = xla.at_most_once(on, out, views, entries)
+        numbers = xla.unknown(on.astype(jnp.int32), range(max(map(len, self.groups))))
+        leaves = xla.at_most_once(on, out, views, entries, numbers)
         return {at: self._own_shape(leaf, at) for at, leaf in leaves.items()}
 
     def _own_shape(self, leaf: jax.Array, at: int) -> jax.Array:
