@@ -3,8 +3,8 @@
 A network has hundreds of leaves and a handful of shapes. XLA:CPU compiles each operation on a leaf
 as a piece of program of its own, and equal pieces once: what is done to small leaves takes far
 longer to compile than to run. So leaves of one size are stacked while a cycle runs, and unstacked
-where `value_fn` sees them. To take a leaf out of a stack is a piece for each position in it, and to
-draw a stack a piece for each stack: there are about as many stacks of a size as leaves in each.
+where `value_fn` sees them. To make a stack is one piece, as large as the leaves in it are many, and
+each stack is moved and drawn by itself: there are about as many stacks of a size as leaves in each.
 
 Large leaves stand alone: a stack is a copy, which takes as much memory as its leaves.
 """
@@ -79,8 +79,9 @@ class Stacks(NamedTuple):
     ) -> dict[int, jax.Array]:
         """The leaves of stacks, by their position, where `on` holds; else the buffers.
 
-        Each comes in a buffer of its own. XLA would take a leaf out of its stack within what uses
-        it, which is then another piece of program for each layer of a network.
+        Each comes in a buffer of its own, from a place in its stack that XLA does not know. Else
+        XLA would take a leaf out of its stack within what uses it, or at a place of its own, and
+        either is another piece of program for each layer of a network.
 
         Args:
             entries: of a genome; those of None are left out.
@@ -105,7 +106,9 @@ class Stacks(NamedTuple):
         ) -> dict[int, jax.Array]:
             leaves: dict[int, jax.Array] = {}
             for group, entry in zip(self.groups, entries, strict=True):
-                for place, at in enumerate(group if len(group) > 1 and entry is not None else ()):
+                if len(group) == 1 or entry is None:
+                    continue
+                for place, at in enumerate(group):
                     leaf = lax.dynamic_index_in_dim(
                         entry, numbers[place], keepdims=False, allow_negative_indices=False
                     )
@@ -183,13 +186,13 @@ def stacks_of(
 
 
 def _stack_length(count: int) -> int:
-    """How many of so many leaves to stack, so that the fewest different pieces are compiled."""
+    """How many of so many leaves to stack: few in each, and few stacks and leaves that are left."""
 
-    def pieces(length: int) -> int:
+    def cost(length: int) -> int:
         stacks, rest = divmod(count, length)
         return length + stacks + rest
 
-    return min(range(1, count + 1), key=pieces)
+    return min(range(1, count + 1), key=cost)
 
 
 def is_divided(leaf: jax.Array) -> bool:
