@@ -133,9 +133,7 @@ def test_a_row_goes_on_where_the_one_before_it_ended(length):
     for run, leaf in enumerate((1, 0, 1)):
         key = threefry.wrap_key_data(keys[leaf])
         expected = parts.draw(noise.gaussian(), key, jnp.float32(1), jnp.ones(length))
-        np.testing.assert_allclose(
-            rows.read(drawn, run, 1, rows.begins(run))[0], expected, rtol=1e-6
-        )
+        np.testing.assert_allclose(rows.read(drawn, run, 1)[0], expected, rtol=1e-6)
 
 
 def test_a_stack_has_leaves_of_one_size_and_kind_and_gives_them_back():

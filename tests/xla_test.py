@@ -118,30 +118,6 @@ def test_computed_once_draws_once_for_all_entries_of_a_product():
     assert once < 0.6 * work(factors)
 
 
-@pytest.mark.parametrize("many", [False, True], ids=["one", "vmap"])
-def test_what_is_read_at_an_unknown_place_is_the_same_piece_wherever_that_is(many):
-    def read(numbers):
-        def run(x, n):
-            places = numbers(n, (2, 0, 1))
-            parts = [lax.dynamic_index_in_dim(x, places[at], keepdims=False) for at in range(3)]
-            return lax.optimization_barrier(tuple(map(jnp.sin, parts)))
-
-        mapped = jax.vmap(run) if many else run
-        args = (jnp.stack([ONES] * 5), jnp.arange(5)) if many else (ONES, jnp.int32(0))
-        text = compiled_text(mapped, *args)
-        assert " gather(" not in text
-        return len(re.findall(" dynamic-slice\\(", text))
-
-    assert read(xla.unknown) == 3
-    assert read(lambda _, numbers: {number: jnp.int32(number) for number in numbers}) == 0
-
-
-def test_numbers_that_xla_does_not_know_are_what_they_are():
-    numbers = jax.jit(lambda n: xla.unknown(n, (5, 0, 2, 5)))(jnp.int32(3))
-    assert numbers == {5: 5, 0: 0, 2: 2}
-    assert xla.unknown(jnp.int32(3), ()) == {}
-
-
 def test_kept_inside_holds_no_sum_beside_a_loop():
     def run(keep):
         def total(params, updates, xs):

@@ -10,7 +10,6 @@ XLA:CPU compiles equal pieces of program once. What comes out of the loop is a b
 that what is done with the noise of one leaf is, for all leaves of a shape, the same piece.
 """
 
-from collections.abc import Iterator, Mapping
 import functools
 from typing import NamedTuple
 
@@ -88,13 +87,12 @@ class Draws(NamedTuple):
             keys = self._keys(key, member)
             # A loop in the loop: none of what follows draws again what it uses.
             rows = xla.computed_once(stds[0], self._rows, keys, stds)
-            begins = xla.unknown(member, self._begins())
 
             def entry(at: int) -> Parts:
                 place, many = self.places[at], len(self.stacks.groups[at])
                 own_key = keys[starts[at] : starts[at] + many] if many > 1 else keys[starts[at]]
                 if place is not None:
-                    made_of = self._read(place, rows[place.rows], many, begins)
+                    made_of = self._read(place, rows[place.rows], many)
                 elif self.small[at]:
                     made_of = own_draw(at, own_key)
                 else:
@@ -171,17 +169,9 @@ class Draws(NamedTuple):
             for rows in self.rows
         )
 
-    def _begins(self) -> Iterator[int]:
-        """The rows that parts of entries start in."""
-        for place in filter(None, self.places):
-            yield from map(self.rows[place.rows].begins, place.firsts)
-
-    def _read(
-        self, place: _Place, drawn: jax.Array, many: int, begins: Mapping[int, jax.Array]
-    ) -> Parts:
+    def _read(self, place: _Place, rows: jax.Array, many: int) -> Parts:
         """The parts of an entry."""
-        rows = self.rows[place.rows]
-        read = [rows.read(drawn, first, many, begins[rows.begins(first)]) for first in place.firsts]
+        read = [self.rows[place.rows].read(rows, first, many) for first in place.firsts]
         read = read if many > 1 else [part[0] for part in read]
         return read[0] if len(read) == 1 else tuple(read)
 

@@ -5,7 +5,7 @@ nothing else, so a member can be drawn again at any time, anywhere: on another
 device, in another order, or after a resume. That is what `memory="replay"` rests on.
 """
 
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 from jax import lax
@@ -151,15 +151,13 @@ class Members(NamedTuple):
             return leaves, (leaves, mirrored(leaves, self.genome))[: self.pair]
 
         if self.noise.redraw:
-            # A product with 1 or -1: to put the two side by side takes far longer to compile.
-            both = jnp.array([1, -1][: self.pair], jnp.int32)
-            each_side = jax.vmap(self._draws.scale, (None, 0))
-            sides: Any = jax.vmap(lambda first: each_side(drawn_of(first), both))(firsts)
+            drawn = jax.vmap(drawn_of)(firsts)
+            turned = jax.vmap(lambda one: self._draws.scale(one, -1))(drawn)
+            sides: tuple[Drawn | Leaves, ...] = (drawn, turned)[: self.pair]
         else:  # one after another, in the memory of the members and of one draw
-            _, apart = lax.scan(next_pair, self.genome.leaves(), firsts)
-            sides = jax.tree.map(lambda *of_sides: jnp.stack(of_sides, 1), *apart)
+            _, sides = lax.scan(next_pair, self.genome.leaves(), firsts)
         carried: Drawn | Leaves = jax.tree.map(
-            lambda part: part.reshape(-1, *part.shape[2:]), sides
+            lambda *of_sides: jnp.stack(of_sides, 1).reshape(-1, *of_sides[0].shape[1:]), *sides
         )
         return carried
 

@@ -11,7 +11,6 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -81,23 +80,13 @@ class Rows(NamedTuple):
         whole = [run.normal.whole for run in self.runs]
         return self._where(whole, xla.rounded_to_add(rows), xla.rounded_to_multiply(rows))
 
-    def begins(self, first: int) -> int:
-        """The row that a run starts in."""
-        return sum(self._counts[:first])
-
-    def read(self, rows: jax.Array, first: int, many: int, begins: jax.Array) -> jax.Array:
-        """The numbers of so many runs of one length, `[many, *shape]`.
-
-        Args:
-            rows: what was drawn.
-            first: the first of the runs.
-            many: how many.
-            begins: the row that it starts in, int32 `[]`.
-        """
-        each, run = self._counts[first], self.runs[first]
-        part = lax.dynamic_slice_in_dim(rows, begins, many * each, allow_negative_indices=False)
-        numbers = part.reshape(many, each * LENGTH)[:, : run.numbers]
-        return numbers.reshape(many, *run.normal.shape)
+    def read(self, rows: jax.Array, first: int, many: int) -> jax.Array:
+        """The numbers of so many runs of one length, `[many, *shape]`."""
+        each = self._counts[first]
+        begin = sum(self._counts[:first])
+        run = self.runs[first]
+        part = rows[begin : begin + many * each].reshape(many, each * LENGTH)
+        return part[:, : run.numbers].reshape(many, *run.normal.shape)
 
     @property
     def _counts(self) -> tuple[int, ...]:

@@ -3,13 +3,13 @@
 A network has hundreds of leaves and a handful of shapes. XLA:CPU compiles each operation on a leaf
 as a piece of program of its own, and equal pieces once: what is done to small leaves takes far
 longer to compile than to run. So leaves of one size are stacked while a cycle runs, and unstacked
-where `value_fn` sees them. To make a stack is one piece, as large as the leaves in it are many, and
-each stack is moved and drawn by itself: there are about as many stacks of a size as leaves in each.
+where `value_fn` sees them. To take a leaf out of a stack is a piece for each position in it, and to
+draw a stack a piece for each stack: there are about as many stacks of a size as leaves in each.
 
 Large leaves stand alone: a stack is a copy, which takes as much memory as its leaves.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import itertools
 from typing import Any, NamedTuple, TypeVar
 
@@ -79,9 +79,8 @@ class Stacks(NamedTuple):
     ) -> dict[int, jax.Array]:
         """The leaves of stacks, by their position, where `on` holds; else the buffers.
 
-        Each comes in a buffer of its own, from a place in its stack that XLA does not know. Else
-        XLA would take a leaf out of its stack within what uses it, or at a place of its own, and
-        either is another piece of program for each layer of a network.
+        Each comes in a buffer of its own. XLA would take a leaf out of its stack within what uses
+        it, which is then another piece of program for each layer of a network.
 
         Args:
             entries: of a genome; those of None are left out.
@@ -100,25 +99,20 @@ class Stacks(NamedTuple):
         }
 
         def out(
-            views: dict[int, jax.Array],
-            entries: Sequence[jax.Array | None],
-            numbers: Mapping[int, jax.Array],
+            views: dict[int, jax.Array], entries: Sequence[jax.Array | None]
         ) -> dict[int, jax.Array]:
             leaves: dict[int, jax.Array] = {}
             for group, entry in zip(self.groups, entries, strict=True):
-                if len(group) == 1 or entry is None:
-                    continue
-                for place, at in enumerate(group):
-                    leaf = lax.dynamic_index_in_dim(
-                        entry, numbers[place], keepdims=False, allow_negative_indices=False
-                    )
-                    leaves[at] = lax.convert_element_type(leaf, views[at].dtype)
-            return leaves
+                if len(group) > 1 and entry is not None:
+                    leaves.update(zip(group, lax.split(entry, (1,) * len(group)), strict=True))
+            return {
+                at: lax.convert_element_type(lax.squeeze(leaves[at], [0]), view.dtype)
+                for at, view in views.items()
+            }
 
         if not views:
             return {}
-        numbers = xla.unknown(on.astype(jnp.int32), range(max(map(len, self.groups))))
-        leaves = xla.at_most_once(on, out, views, entries, numbers)
+        leaves = xla.at_most_once(on, out, views, entries)
         return {at: self._own_shape(leaf, at) for at, leaf in leaves.items()}
 
     def _own_shape(self, leaf: jax.Array, at: int) -> jax.Array:
@@ -186,13 +180,13 @@ def stacks_of(
 
 
 def _stack_length(count: int) -> int:
-    """How many of so many leaves to stack: few in each, and few stacks and leaves that are left."""
+    """How many of so many leaves to stack, so that the fewest different pieces are compiled."""
 
-    def cost(length: int) -> int:
+    def pieces(length: int) -> int:
         stacks, rest = divmod(count, length)
         return length + stacks + rest
 
-    return min(range(1, count + 1), key=cost)
+    return min(range(1, count + 1), key=pieces)
 
 
 def is_divided(leaf: jax.Array) -> bool:

@@ -5,7 +5,7 @@ Each docstring says what XLA would do, what the function forces, and where that 
 difference any more can go.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -77,37 +77,6 @@ def computed_once(witness: jax.Array, fn: Callable[..., C], *operands: Any) -> C
     pred = ~impossible(witness)  # always, which XLA cannot know
     result: C = at_most_once(pred, lambda _, *values: traced(*values), blank, *operands)
     return result
-
-
-def unknown(witness: jax.Array, numbers: Iterable[int]) -> dict[int, jax.Array]:
-    """Numbers that XLA does not know, int32 `[]` each, by what they are.
-
-    XLA:CPU compiles equal pieces of program once, but to read an array at a place that it knows is
-    another piece for each place. A number that comes out of a loop is in a buffer of its own, and
-    reading at it is the same piece wherever that is. Seen on CPU with jax 0.10.2.
-
-    Args:
-        witness: see `impossible`.
-        numbers: which.
-    """
-    values = tuple(dict.fromkeys(numbers))
-    if not values:
-        return {}
-
-    @jax.custom_batching.custom_vmap
-    def held(witness: jax.Array) -> tuple[jax.Array, ...]:
-        # Of a number that is not one of them: XLA knows what a loop leaves as it was.
-        blank = (jnp.int32(-1),) * len(values)
-        return at_most_once(~impossible(witness), lambda _: tuple(map(jnp.int32, values)), blank)
-
-    # A place that might differ within a batch would make a gather of what reads at it.
-    @held.def_vmap
-    def _one_for_all(
-        _: int, batched: list[bool], witness: jax.Array
-    ) -> tuple[tuple[jax.Array, ...], tuple[bool, ...]]:
-        return held(witness[0] if batched[0] else witness), (False,) * len(values)
-
-    return dict(zip(values, held(witness), strict=True))
 
 
 def whole_on_each_device(tree: T, mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None) -> T:
