@@ -169,7 +169,9 @@ def scalars(info, prefix="egd/"):
     """What the latest cycle did, as Python floats; nothing before the first."""
     if float(info.cycle_index) < 0:
         return {}
-    return {prefix + name: float(value) for name, value in info._asdict().items()}
+    fields = info._asdict()
+    fields.pop("aux")  # what a `value_fn` returns beside the fitness, which need not be a scalar
+    return {prefix + name: float(value) for name, value in fields.items()}
 
 
 scalars(create(tx).opt_state.info)
