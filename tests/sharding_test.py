@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from egd_optax import Execution, evolve, noise, recombine
+from egd_optax._cycle.auxiliary import Evaluated
 from egd_optax._cycle.members import Members
 from egd_optax._cycle.parent import Genome
 from egd_optax._cycle.place import Lanes, place_of
@@ -111,7 +112,6 @@ def test_host_pages_are_sharded_like_the_leaf():
     assert set(pages) == {f"{SIZE}@fsdp,{SIZE}"}
 
 
-@pytest.mark.wide
 def test_each_device_computes_its_share_of_a_population():
     def flops(devices):
         mesh = Layout({"pop": devices}).mesh
@@ -127,10 +127,13 @@ def test_each_device_computes_its_share_of_a_population():
             )  # fmt: skip
             place = place_of(Execution(population_axis="pop", mesh=mesh), members, {})
             assert isinstance(place, Lanes)
-            fitness = lambda g, counts=None: jnp.mean((jnp.tanh(inputs @ g[0]) @ g[1]) ** 2)  # noqa: E731
+
+            def fitness(leaves, counts=None):
+                return Evaluated(jnp.mean((jnp.tanh(inputs @ leaves[0]) @ leaves[1]) ** 2))
+
             child_of = lambda members, *_: (members.genome.leaves(), ())  # noqa: E731
             return score(
-                members, fitness, place, Nowhere(), child_of, (),
+                members, fitness, place, Nowhere(), child_of, (), None,
                 selects_only=False, batch_size=size // devices,
             ).members  # fmt: skip
 
