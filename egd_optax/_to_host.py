@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from egd_optax._cycle.counted import counts
-from egd_optax._cycle.fitness import fitness_dtype
 
 # What of an array XLA:CPU hands over at a time, in bytes. JAX gives a callback arrays of its own,
 # which XLA:CPU copies on a thread of the pool that programs run on, and where all threads wait for
@@ -68,29 +67,32 @@ class Form:
 
 jax.tree_util.register_static(Form)
 # Maps which evaluations count, bool `[n]`, the arrays of all of them by position, and the form of
-# the arguments to the results, `[n]`.
-Answer = Callable[[np.ndarray, dict[int, np.ndarray], Form], np.ndarray]
+# the arguments to the results, `[n, ...]` each.
+Answer = Callable[[np.ndarray, dict[int, np.ndarray], Form], list[np.ndarray]]
+# The shapes and dtypes of the results of one evaluation, asked for where it is traced.
+Shapes = Callable[[], list[jax.ShapeDtypeStruct]]
 
 
-def to_host(answer: Answer) -> Callable[[Any], jax.Array]:
-    """Returns a function from arguments to a number that Python answers with.
+def to_host(answer: Answer, shapes: Shapes) -> Callable[[Any], list[jax.Array]]:
+    """Returns a function from arguments to numbers that Python answers with.
 
     Args:
         answer: called on the host. Evaluations under `jax.vmap` come together.
+        shapes: of its results, no bools among them; the first one is a float.
 
     Returns:
         A function of a pytree of arrays and other objects, to be traced.
     """
-    calls = _calls(answer)
+    calls = _calls(answer, shapes)
 
     @jax.custom_batching.custom_vmap
-    def evaluate(counted: jax.Array, arrays: dict[int, jax.Array], form: Form) -> jax.Array:
+    def evaluate(counted: jax.Array, arrays: dict[int, jax.Array], form: Form) -> list[jax.Array]:
         return calls(counted, arrays, form)
 
     @evaluate.def_vmap
     def many(
         size: int, batched: Any, counted: jax.Array, arrays: dict[int, jax.Array], form: Form
-    ) -> tuple[jax.Array, bool]:
+    ) -> tuple[list[jax.Array], list[bool]]:
         def all_own(leaf: jax.Array, is_batched: bool, is_own: bool) -> jax.Array:
             if not is_own:  # then it is batched
                 leaf = leaf[:, None]
@@ -107,10 +109,11 @@ def to_host(answer: Answer) -> Callable[[Any], jax.Array]:
             for at, leaf in arrays.items()
         }
         whether = all_own(counted, batched[0], True)
-        values = evaluate(whether, spread, dataclasses.replace(form, own=own))
-        return values.reshape(size, each_size), True
+        results = evaluate(whether, spread, dataclasses.replace(form, own=own))
+        divided = [leaf.reshape(size, each_size, *leaf.shape[1:]) for leaf in results]
+        return divided, [True] * len(divided)
 
-    def call(args: Any) -> jax.Array:
+    def call(args: Any) -> list[jax.Array]:
         leaves, structure = jax.tree.flatten(args)
         arrays = {at: _plain(leaf) for at, leaf in enumerate(leaves) if _is_array(leaf)}
         others = tuple((at, leaf) for at, leaf in enumerate(leaves) if at not in arrays)
@@ -118,38 +121,45 @@ def to_host(answer: Answer) -> Callable[[Any], jax.Array]:
         first = counts()
         for name in alike:
             first &= lax.axis_index(name) == 0
-        values = evaluate(first[None], arrays, Form(structure, others))
-        value = _cast_to_varying(values.reshape(()), varying)
-        return lax.psum(jnp.where(first, value, 0), alike) if alike else value
+
+        def of_all(leaf: jax.Array) -> jax.Array:
+            value = _cast_to_varying(leaf.reshape(leaf.shape[1:]), varying)
+            if not alike:
+                return value
+            told: jax.Array = lax.psum(jnp.where(first, value, jnp.zeros_like(value)), alike)
+            return told
+
+        return [of_all(leaf) for leaf in evaluate(first[None], arrays, Form(structure, others))]
 
     return call
 
 
-def _calls(answer: Answer) -> Callable[..., jax.Array]:
+def _calls(answer: Answer, shapes: Shapes) -> Callable[..., list[jax.Array]]:
     """The call, with arrays as they are or, where XLA:CPU needs that, in pieces."""
 
-    def at_once(counted: Any, arrays: dict[int, Any], form: Form) -> np.ndarray:
+    def at_once(counted: Any, arrays: dict[int, Any], form: Form) -> list[np.ndarray]:
         return answer(np.asarray(counted), {at: np.asarray(x) for at, x in arrays.items()}, form)
 
     def kept_at_once(
         counted: Any, arrays: dict[int, Any], form: Form
-    ) -> tuple[np.ndarray, np.int32]:
+    ) -> tuple[list[np.ndarray], np.int32]:
         try:
             return at_once(counted, arrays, form), np.int32(0)
         except Exception as error:
-            return np.full(counted.shape, np.inf, fitness_dtype()), _failed(error)
+            # Of no use, for what comes next raises.
+            return [np.zeros((*counted.shape, *x.shape), x.dtype) for x in shapes()], _failed(error)
 
     def at_last(
-        ticket: Any, counted: Any, arrays: dict[int, Any], shapes: dict[int, Any], form: Form
-    ) -> tuple[np.ndarray, np.int32]:
+        ticket: Any, counted: Any, arrays: dict[int, Any], sizes: dict[int, Any], form: Form
+    ) -> tuple[list[np.ndarray], np.int32]:
         pieces = _taken(int(ticket))
-        large = {at: np.concatenate(pieces[at]).reshape(shapes[at]) for at in shapes}
+        large = {at: np.concatenate(pieces[at]).reshape(sizes[at]) for at in sizes}
         for leaf in large.values():
             leaf.setflags(write=False)  # as are those that come at once
         return kept_at_once(counted, {**arrays, **large}, form)
 
-    def call(counted: jax.Array, arrays: dict[int, jax.Array], form: Form) -> jax.Array:
-        result = jax.ShapeDtypeStruct(counted.shape, fitness_dtype())
+    def call(counted: jax.Array, arrays: dict[int, jax.Array], form: Form) -> list[jax.Array]:
+        result = [jax.ShapeDtypeStruct((*counted.shape, *x.shape), x.dtype) for x in shapes()]
         large = [at for at, leaf in arrays.items() if leaf.nbytes > _PIECE]
 
         def whole(counted: jax.Array, arrays: dict[int, jax.Array]) -> Any:
@@ -160,17 +170,18 @@ def _calls(answer: Answer) -> Callable[..., jax.Array]:
             for at in large:
                 ticket = _sent(ticket, at, arrays[at])
             small = {at: leaf for at, leaf in arrays.items() if at not in large}
-            shapes = {at: np.array(arrays[at].shape, np.int32) for at in large}
-            return io_callback(at_last, (result, _TICKET), ticket, counted, small, shapes, form)
+            sizes = {at: np.array(arrays[at].shape, np.int32) for at in large}
+            return io_callback(at_last, (result, _TICKET), ticket, counted, small, sizes, form)
 
         def on_cpu(counted: jax.Array, arrays: dict[int, jax.Array]) -> Any:
             if large:
-                values, failed = in_pieces(counted, arrays)
+                found, failed = in_pieces(counted, arrays)
             else:
-                values, failed = io_callback(kept_at_once, (result, _TICKET), counted, arrays, form)
-            return lax.cond(failed > 0, _raised, lambda values, _: values, values, failed)
+                found, failed = io_callback(kept_at_once, (result, _TICKET), counted, arrays, form)
+            return lax.cond(failed > 0, _raised, lambda found, _: found, found, failed)
 
-        return _on_mesh(lax.platform_dependent(counted, arrays, cpu=on_cpu, default=whole))
+        found = lax.platform_dependent(counted, arrays, cpu=on_cpu, default=whole)
+        return [_on_mesh(leaf) for leaf in found]
 
     return call
 
@@ -240,11 +251,12 @@ def _raise(context: Any, out: Any, failed: Any) -> None:
     raise _ERRORS.get(int(np.asarray(failed)), RuntimeError("`fn` failed in another process."))
 
 
-def _raised(values: jax.Array, failed: jax.Array) -> jax.Array:
+def _raised(found: list[jax.Array], failed: jax.Array) -> list[jax.Array]:
     """Raises on every device that comes here."""
+    values, *others = found
     nothing = jax.ShapeDtypeStruct((), values.dtype)
     zero: jax.Array = buffer_callback(_raise, nothing)(failed)
-    return values + zero
+    return [values + zero, *others]
 
 
 def _axes_of(arrays: dict[int, jax.Array]) -> tuple[tuple[str, ...], tuple[str, ...]]:

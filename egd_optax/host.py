@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from egd_optax._checks import check_choice, check_flag, check_function, check_size
+from egd_optax._checks import check_aux, check_choice, check_flag, check_function, check_size
+from egd_optax._cycle import auxiliary
 from egd_optax._cycle.fitness import fitness_dtype
 from egd_optax._to_host import Form, to_host
 
@@ -27,7 +28,8 @@ def host_value_fn(
     batched: bool = False,
     workers: int | None = None,
     on_error: str = "worst",
-) -> Callable[..., jax.Array]:
+    aux: Any = None,
+) -> Callable[..., Any]:
     """Makes a `value_fn`, or an `accept_value_fn`, of a plain Python function.
 
     It runs wherever a `value_fn` does: in `jax.jit` and `lax.scan` and outside of them, in
@@ -63,6 +65,10 @@ def host_value_fn(
             `jax.errors.JaxRuntimeError` of it that holds the traceback. In `jax.shard_map` and
             `jax.pmap` over several devices, and on accelerators, those that did not fail wait for
             those that did: XLA:CPU logs the error and, after a minute, ends the process.
+        aux: an example of what `fn` returns beside the fitness, then a tuple of both: arrays or
+            numbers, or their shapes and dtypes; None if nothing. Pass the same to `evolve`, whose
+            `state.info.aux` keeps it. It is zero where `fn` raises, and if `batched` has a
+            leading axis `[members]` in what `fn` returns.
 
     Returns:
         A function of parameters and keyword arguments, with the signature of `fn`.
@@ -92,10 +98,21 @@ def host_value_fn(
         ...   no_gradient, tx.init(params), params, value_fn=value_fn, target=target)
         >>> bool(state.info.best_fitness < state.info.parent_fitness)
         True
+
+        What a simulator counts comes back beside the fitness:
+
+        >>> def simulated(params):
+        ...   return float(np.abs(params["w"]).max()), {"steps": 100}
+        >>> tx = evolve(optax.sgd(0.1), evolve_every=1, sigma=0.3, aux={"steps": 0})
+        >>> value_fn = host.host_value_fn(simulated, aux={"steps": 0})
+        >>> updates, state = tx.update(no_gradient, tx.init(params), params, value_fn=value_fn)
+        >>> int(state.info.aux.total["steps"]) == 100 * int(state.info.evaluations)
+        True
     """
     check_function("fn", fn, "of the parameters")
     check_flag("batched", batched)
     check_choice("on_error", on_error, ("worst", "raise"))
+    check_aux(aux)
     if workers is not None:
         workers = check_size("workers", workers)
         if batched:
@@ -104,8 +121,29 @@ def host_value_fn(
                 "call for all members. Let `fn` divide them."
             )
     free = threading.Semaphore(workers or 1)  # for devices that call at the same time, too
+    structure = jax.tree.structure(aux)
 
-    def tried(count: int, *args: Any, **kwargs: Any) -> np.ndarray:
+    def shapes() -> list[jax.ShapeDtypeStruct]:
+        """Of the fitness, and of what comes beside it."""
+        beside = jax.tree.leaves(auxiliary.shapes_of(aux))
+        return [jax.ShapeDtypeStruct((), fitness_dtype()), *beside]
+
+    def nothing(count: int) -> list[np.ndarray]:
+        value, *beside = (np.zeros((count, *leaf.shape), leaf.dtype) for leaf in shapes())
+        return [np.full_like(value, np.inf), *beside]
+
+    def checked(result: Any, members: tuple[int, ...]) -> list[np.ndarray]:
+        if aux is None:
+            return [_checked(result, members)]
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(
+                f"`fn` must return (fitness, aux) where `aux` is given, got {result!r}: return "
+                "both, or leave `aux` out."
+            )
+        value, beside = result
+        return [_checked(value, members), *_checked_aux(beside, structure, shapes()[1:], members)]
+
+    def tried(count: int, *args: Any, **kwargs: Any) -> list[np.ndarray]:
         """What `fn` makes of `count` members."""
         try:
             with free:
@@ -114,19 +152,23 @@ def host_value_fn(
             if on_error == "raise":
                 raise
             logger.warning("`fn` of `host_value_fn` failed: counts as worst.", exc_info=True)
-            return np.full(count, np.inf)
-        return _checked(result, (count,) if batched else ()).reshape(count)
+            return nothing(count)
+        found = checked(result, (count,) if batched else ())
+        return found if batched else [leaf[None] for leaf in found]
 
-    def answer(counted: np.ndarray, arrays: dict[int, np.ndarray], form: Form) -> np.ndarray:
-        values = np.full(counted.shape, np.inf, fitness_dtype())
+    def answer(counted: np.ndarray, arrays: dict[int, np.ndarray], form: Form) -> list[np.ndarray]:
+        results = nothing(counted.size)
         members = np.flatnonzero(counted)
         if members.size:
             found = together(members, arrays, form) if batched else each(members, arrays, form)
             with np.errstate(over="ignore"):  # what is too large for float32 is infinite
-                values[members] = found
-        return values
+                for result, leaf in zip(results, found, strict=True):
+                    result[members] = leaf
+        return results
 
-    def together(members: np.ndarray, arrays: dict[int, np.ndarray], form: Form) -> np.ndarray:
+    def together(
+        members: np.ndarray, arrays: dict[int, np.ndarray], form: Form
+    ) -> list[np.ndarray]:
         of_params = form.structure.children()[0].num_leaves
 
         def of_members(at: int, leaf: np.ndarray) -> np.ndarray:
@@ -139,24 +181,48 @@ def host_value_fn(
         params, kwargs = form.filled({at: of_members(at, leaf) for at, leaf in arrays.items()})
         return tried(members.size, params, **kwargs)
 
-    def each(members: np.ndarray, arrays: dict[int, np.ndarray], form: Form) -> np.ndarray:
-        def one(member: int) -> np.ndarray:
+    def each(members: np.ndarray, arrays: dict[int, np.ndarray], form: Form) -> list[np.ndarray]:
+        def one(member: int) -> list[np.ndarray]:
             own = {at: x[member, ...] if at in form.own else x for at, x in arrays.items()}
             params, kwargs = form.filled(own)
             return tried(1, params, **kwargs)
 
         if workers is None or members.size == 1:
-            return np.concatenate([one(member) for member in members])
-        with ThreadPoolExecutor(workers) as pool:
-            return np.concatenate(list(pool.map(one, members)))
+            found = [one(member) for member in members]
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                found = list(pool.map(one, members))
+        return [np.concatenate(leaves) for leaves in zip(*found, strict=True)]
 
-    call = to_host(answer)
+    call = to_host(answer, shapes)
 
     @functools.wraps(fn)
-    def value_fn(params: Any, **kwargs: Any) -> jax.Array:
-        return call((params, kwargs))
+    def value_fn(params: Any, **kwargs: Any) -> Any:
+        value, *beside = call((params, kwargs))
+        return value if aux is None else (value, jax.tree.unflatten(structure, beside))
 
     return value_fn
+
+
+def _checked_aux(
+    found: Any, structure: Any, shapes: list[jax.ShapeDtypeStruct], members: tuple[int, ...]
+) -> list[np.ndarray]:
+    """What came beside the fitness; raises where it is not like the example."""
+    if jax.tree.structure(found) != structure:
+        raise ValueError(
+            f"`aux` must be like what `fn` returns beside the fitness, got {structure} for "
+            f"{jax.tree.structure(found)}: pass an example of what it returns."
+        )
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
+    for leaf, like in zip(leaves, shapes, strict=True):
+        expected = (*members, *like.shape)
+        if leaf.shape != expected or not np.can_cast(leaf.dtype, like.dtype, "same_kind"):
+            raise ValueError(
+                f"`aux` must be like what `fn` returns beside the fitness, got {like.dtype} of "
+                f"shape {expected} for {leaf.dtype} of shape {leaf.shape}: pass an example of "
+                "what it returns."
+            )
+    return leaves
 
 
 def _checked(result: Any, shape: tuple[int, ...]) -> np.ndarray:

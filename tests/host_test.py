@@ -464,12 +464,97 @@ def test_what_fn_returns(returned, batched, message):
         ([loss], {"workers": 0}, ValueError, "`workers` must be at least 1, got 0"),
         ([loss], {"workers": 2.0}, TypeError, "`workers` must be a Python int, got 2.0"),
         ([loss], {"workers": 2, "batched": True}, ValueError, "`workers` must be left out.*2"),
+        ([loss], {"aux": {"steps": "3"}}, TypeError, "`aux` must be a pytree of arrays .*'3'"),
         ([loss], {"on_error": "ignore"}, ValueError, '`on_error` must be "worst" or "raise", got' ),
     ],
 )  # fmt: skip
 def test_settings(args, kwargs, error, message):
     with pytest.raises(error, match=message):
         host_value_fn(*args, **kwargs)
+
+
+# What comes beside the fitness.
+
+AUX = {"steps": 0, "moments": np.zeros(2, np.float32)}
+
+
+def simulated(params):
+    """What a simulator knows beside the fitness: how long it took, and where it ended."""
+    first = params["w"][0, 0]
+    beside = {"steps": 3 + int(first > 1), "moments": np.array([first, first**2])}
+    return loss(params), beside
+
+
+def simulated_in_jax(params):
+    first = params["w"][0, 0]
+    beside = {"steps": 3 + (first > 1).astype(int), "moments": jnp.array([first, first**2])}
+    return loss(params, jnp), beside
+
+
+def assert_aux_agrees(result, expected):
+    chex.assert_trees_all_close(*jax.device_get((result[1].info, expected[1].info)), rtol=1e-5)
+    evaluations = int(result[1].info.evaluations)
+    assert 3 * evaluations <= int(result[1].info.aux.total["steps"]) <= 4 * evaluations
+
+
+@pytest.mark.crossed(2)
+@pytest.mark.parametrize("settings", ON_ONE.values(), ids=ON_ONE)
+def test_aux_is_what_python_returned(settings):
+    kwargs = {**settings}
+    params, wrap = kwargs.pop("params", SMALL), kwargs.pop("wrap", jax.jit)
+    tx = optimizer(aux=AUX, **kwargs)
+    result = run(host_value_fn(simulated, aux=AUX, workers=2), tx, params, wrap)
+    assert_aux_agrees(result, run(simulated_in_jax, tx, params))
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("settings", ON_EIGHT.values(), ids=ON_EIGHT)
+def test_aux_on_eight_devices(settings):
+    result = on_eight(host_value_fn(simulated, aux=AUX), aux=AUX, **settings)
+    expected = on_eight(simulated_in_jax, aux=AUX, **settings)
+    chex.assert_trees_all_close(*jax.device_get((result[1].info, expected[1].info)), rtol=1e-5)
+
+
+def test_aux_of_all_members_at_once():
+    tx = optimizer(BATCHES, population_size=7, aux=AUX)
+
+    def of_each(params):
+        members = [jax.tree.map(lambda leaf: leaf[i], params) for i in range(len(params["b"]))]  # noqa: B023
+        values, beside = zip(*map(simulated, members), strict=True)
+        return np.stack(values), jax.tree.map(lambda *leaves: np.stack(leaves), *beside)
+
+    result = run(host_value_fn(of_each, batched=True, aux=AUX), tx)
+    assert_aux_agrees(result, run(simulated_in_jax, tx))
+
+
+def test_aux_of_a_member_that_fails_is_zero():
+    def fn(params):
+        if params["w"][0, 0] != 1:  # as the parent has it
+            raise ZeroDivisionError("mine")
+        return simulated(params)
+
+    _, state = run(host_value_fn(fn, aux=AUX), optimizer(aux=AUX, accept="best"), steps=1)
+    assert int(state.info.evaluations) == 9
+    assert state.info.best_fitness == state.info.parent_fitness
+    # All mutants failed, so that the child is the parent once more.
+    parent, best, child, total = (each["steps"] for each in state.info.aux)
+    assert (parent, best, child, total) == (3, 3, 3, 6)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (1.0, r"TypeError: `fn` must return \(fitness, aux\) where `aux` is given, got 1.0"),
+        ((1.0, {"steps": 1}), "ValueError: `aux` must be like what `fn` returns .*moments"),
+        ((1.0, {**AUX, "steps": 0.5}), r"ValueError: .* int32 of shape \(\) for float64 of shape"),
+        ((1.0, {**AUX, "moments": 0}), r"ValueError: .*float32 of shape \(2,\) for int64 of shape"),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_aux_that_is_not_like_the_example(returned, message):
+    value_fn = host_value_fn(lambda params: returned, aux=AUX)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=message):
+        run(value_fn, optimizer(aux=AUX))
 
 
 # Arguments.
