@@ -13,12 +13,12 @@ import optax
 import pytest
 
 from benchmarks.measure import RESULTS
-from benchmarks.quality import archive, report, statistics
+from benchmarks.quality import archive, decisions, report, statistics
 from benchmarks.quality.ledger import generation_price
-from benchmarks.quality.methods import METHODS
-from benchmarks.quality.methods.method import split
+from benchmarks.quality.methods import DECIDING, METHODS
+from benchmarks.quality.methods.method import Trainer, split, streams
 from benchmarks.quality.problem import Problem
-from benchmarks.quality.problems import PROBLEMS
+from benchmarks.quality.problems import POLICIES, PROBLEMS
 from benchmarks.quality.record import Store
 from benchmarks.quality.runner import FIRST_SEED, FIRST_TUNE_SEED, Effort, complete, draws
 from egd_optax import evolve, presets, recombine
@@ -76,6 +76,40 @@ def test_methods_keep_to_the_budget_and_use_most_of_it(name):
     for settings in draws(method, 4):
         spent = method.plan(TOY, split(settings)[1], budget).forwards
         assert 0.5 * budget < spent <= budget
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_what_decides_keeps_to_the_budget_and_uses_most_of_it(name):
+    method = DECIDING[name]
+    if not method.applies(TOY):
+        assert "global_" in method.settings_of
+        return
+    arms = [METHODS[arm] for arm in method.settings_of]
+    for base, preset in zip(*(draws(arm, 4) for arm in arms), strict=True):
+        spent = method.plan(TOY, split(method.changed(base, preset))[1], TOY.budget).forwards
+        assert 0.9 * TOY.budget < spent <= TOY.budget
+
+
+def decided(way, problem, *, base_rate, preset_rate=0.01):
+    """Where a run ends that decides whether to evolve."""
+    method = DECIDING[f"{way}_metric"]
+    base, preset = (METHODS[arm].settings(np.random.default_rng(0)) for arm in method.settings_of)
+    base, preset = {**base, "learning_rate": base_rate}, {**preset, "learning_rate": preset_rate}
+    return Trainer(method, problem, problem.budget)(method.changed(base, preset), 0)["x"]
+
+
+def test_a_race_is_won_by_whoever_is_ahead():
+    start = TOY.init(streams(jax.random.key(0)).init)["x"]
+    # A base that stands still loses to cycles, and cycles that diverge lose to it.
+    assert not jnp.array_equal(decided("race", TOY, base_rate=0.0), start)
+    assert jnp.array_equal(decided("race", TOY, base_rate=0.0, preset_rate=math.nan), start)
+
+
+def test_a_gradient_that_sees_all_that_the_fitness_does_vetoes_cycles():
+    start = TOY.init(streams(jax.random.key(0)).init)["x"]
+    assert jnp.array_equal(decided("vetoed_race", TOY, base_rate=0.0), start)
+    coarse = TOY._replace(fitness=lambda params, batch: jnp.sum(jnp.round(params["x"]) ** 2))
+    assert not jnp.array_equal(decided("vetoed_race", coarse, base_rate=0.0), start)
 
 
 @pytest.mark.parametrize("accept", ["always", "finite", "best"])
@@ -150,7 +184,10 @@ def test_the_tables_shown_are_those_of_the_records(folder):
     problems = [make() for name, make in PROBLEMS.items() if (folder / name).exists()]
     store = Store(folder)
     shown = report.rewritten(document, list(report.sections(problems, store)))
-    assert report.with_varied(shown, report.varied(problems, store)) == document
+    policies = [make() for make in POLICIES.values()]
+    assert report.with_varied(shown, report.varied([*problems, *policies], store)) == document
+    guide = decisions.GUIDE.read_text()
+    assert decisions.with_rows(guide, decisions.rows(problems, store)) == guide
     assert document.count("| metric |") >= 2
     overview = report.OVERVIEW.read_text()
     assert report.with_overview(overview, list(report.overview(problems, store))) == overview

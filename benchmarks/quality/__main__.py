@@ -1,6 +1,7 @@
 """Runs the benchmark: `python -m benchmarks.quality COMMAND [options]`."""
 
 import argparse
+import importlib.util
 from pathlib import Path
 import tempfile
 
@@ -8,10 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import measure, table
-from benchmarks.quality import archive, diagnosis, figure, report, timing
-from benchmarks.quality.methods import CARRIED, DIRECTIONS, METHODS, VARIANTS
+from benchmarks.quality import archive, decisions, diagnosis, figure, report, timing
+from benchmarks.quality.methods import CARRIED, DECIDING, DIRECTIONS, METHODS, POLICIES, VARIANTS
 from benchmarks.quality.methods.method import Method
 from benchmarks.quality.problem import Problem
+from benchmarks.quality.problems import POLICIES as POLICY_PROBLEMS
 from benchmarks.quality.problems import PROBLEMS
 from benchmarks.quality.record import Store
 from benchmarks.quality.runner import Effort, complete
@@ -19,9 +21,21 @@ from benchmarks.quality.runner import Effort, complete
 FOLDER = measure.RESULTS / "quality"
 QUICK = Effort(trials=2, tune_seeds=1, seeds=2, share=0.05)
 ROUNDS, QUICK_ROUNDS = 7, 3
-COMMANDS = ("run", "time", "ablate", "direct", "carry", "diagnose", "report", "unpack")
+COMMANDS = (
+    "run",
+    "time",
+    "ablate",
+    "direct",
+    "carry",
+    "decide",
+    "policies",
+    "diagnose",
+    "report",
+    "unpack",
+)
 # Problems that the metric preset is taken apart on.
 ABLATED = ("ternary_absmax", "ternary_mse")
+_ALL = {**METHODS, **VARIANTS, **DIRECTIONS, **CARRIED, **DECIDING}
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 
@@ -47,6 +61,12 @@ def main() -> None:
             run(problems, arguments.direction or list(DIRECTIONS), store, effort, console)
         if arguments.command == "carry" or quick:
             run(problems, arguments.carried or list(CARRIED), store, effort, console)
+        if arguments.command == "decide" or quick:
+            run(problems, arguments.decider or list(DECIDING), store, effort, console)
+        if arguments.command == "policies" or (quick and importlib.util.find_spec("gymnax")):
+            solvers = [POLICIES[name] for name in arguments.solver or POLICIES]
+            for name in arguments.policy or POLICY_PROBLEMS:
+                _complete(POLICY_PROBLEMS[name](), solvers, store, effort, console)
         if arguments.command == "diagnose" or quick:
             diagnose(problems, store, console, seeds=2 if quick else None)
         if arguments.command == "report" or quick:
@@ -60,7 +80,7 @@ def run(
     """Tunes and runs methods or variants on problems."""
     for name in problems:
         problem = PROBLEMS[name]()
-        chosen = [{**METHODS, **VARIANTS, **DIRECTIONS, **CARRIED}[name] for name in methods]
+        chosen = [_ALL[name] for name in methods]
         applicable = [method for method in chosen if method.applies(problem)]
         _complete(problem, applicable, store, effort, console)
 
@@ -91,17 +111,20 @@ def show(problems: list[str], store: Store, console: Console, *, publish: bool) 
     """Prints the tables; with `publish` writes them into the documentation, and the plot."""
     loaded = [PROBLEMS[name]() for name in problems]
     sections = list(report.sections(loaded, store))
-    varied = list(report.varied(loaded, store))
+    varied = list(report.varied([*loaded, *(make() for make in POLICY_PROBLEMS.values())], store))
+    decided = decisions.rows(loaded, store)
     for title, rows in sections:
         console.print(table.pretty(title, report.HEADER, rows))
     for _, title, rows in varied:
         console.print(table.pretty(title, report.VARIED_HEADER, rows))
+    console.print(table.pretty("Whether to evolve", decisions.HEADER, decided))
     found = {problem.name: (problem, report.records(problem, store)) for problem in loaded}
     if publish:
         document = report.rewritten(report.README.read_text(), sections)
         report.README.write_text(report.with_varied(document, varied))
         shown = list(report.overview(loaded, store))
         report.OVERVIEW.write_text(report.with_overview(report.OVERVIEW.read_text(), shown))
+        decisions.GUIDE.write_text(decisions.with_rows(decisions.GUIDE.read_text(), decided))
         archive.pack(store.folder, loaded)
     picture = measure.RESULTS if publish else store.folder
     console.print(f"Plot: {figure.draw(found, picture / 'quality.png')}")
@@ -127,6 +150,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="all if not given")
     parser.add_argument("--direction", action="append", choices=DIRECTIONS, help="all if not given")
     parser.add_argument("--carried", action="append", choices=CARRIED, help="all if not given")
+    parser.add_argument("--decider", action="append", choices=DECIDING, help="all if not given")
+    parser.add_argument(
+        "--policy", action="append", choices=POLICY_PROBLEMS, help="all if not given"
+    )
+    parser.add_argument("--solver", action="append", choices=POLICIES, help="all if not given")
     parser.add_argument("--trials", type=int, default=16, help="settings drawn for a method")
     parser.add_argument("--tune-seeds", type=int, default=2, help="seeds of each of them")
     parser.add_argument("--seeds", type=int, default=30, help="fresh seeds of the best of them")

@@ -111,7 +111,8 @@ def _summary(problem: Problem, store: Store) -> dict[str, Any]:
                 "deviation": written(found.deviation),
                 "solved": found.solved,
                 "forwards": record["forwards"],
-                "settings": record["settings"],
+                # What is taken over stands where it was tuned.
+                **({"settings": record["settings"]} if "trials" in record else {}),
                 "date": record["date"],
             }
     return summaries

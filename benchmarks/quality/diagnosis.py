@@ -5,14 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from benchmarks import measure
 from benchmarks.quality import ledger, report, statistics
 from benchmarks.quality.methods.cycles import noise_of
+from benchmarks.quality.methods.deciding import sigma_at, unit_of
 from benchmarks.quality.methods.gradient import adam, descend
-from benchmarks.quality.methods.method import sample, samples, scale, streams
-from benchmarks.quality.methods.presets import FLOOR, NEAR
+from benchmarks.quality.methods.method import sample, samples, streams
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Store
 from benchmarks.quality.runner import FIRST_SEED
@@ -78,13 +77,9 @@ def _at(
     assert objective is not None
     total = ledger.descent(problem).steps_within(problem.budget)
     size = samples(problem, evolved)
-    absolute = preset == "global_"
-    if absolute:
-        sigma = scale(problem) * evolved["sigma"] * NEAR**fraction
-    else:
-        decay = optax.cosine_decay_schedule(evolved["sigma"], 1, FLOOR)
-        sigma = float(decay(fraction)) if evolved["decay"] else evolved["sigma"]
-    noise = noise_of(evolved, relative=not absolute)
+    unit = unit_of(problem, preset)
+    sigma = float(sigma_at(evolved, fraction, unit))
+    noise = noise_of(evolved, relative=unit is None)
 
     def one(key: jax.Array) -> Diagnosis:
         keys = streams(key)
@@ -99,7 +94,7 @@ def _at(
                 lambda params: problem.fitness(params, batch), params,
                 jax.grad(objective)(params, batch),
                 other_value_fn=lambda params: problem.fitness(params, other),
-                pairs=PAIRS, sigma=float(sigma), noise=noise, key=jax.random.key_data(key),
+                pairs=PAIRS, sigma=sigma, noise=noise, key=jax.random.key_data(key),
             )  # fmt: skip
 
         return jax.lax.map(again, jnp.arange(REPEATS))

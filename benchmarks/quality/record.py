@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.measure import about_this_run
 
 Record = dict[str, Any]
@@ -32,9 +34,8 @@ class Store:
         path = self._path(problem, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(".part")
-        draft.write_text(
-            json.dumps({**about_this_run("evosax"), **record}, indent=1, allow_nan=False) + "\n"
-        )
+        whole = {**about_this_run("evosax", "gymnax"), **record}
+        draft.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n")
         os.replace(draft, path)
 
     def _path(self, problem: str, name: str) -> Path:
@@ -42,8 +43,8 @@ class Store:
 
 
 def written(score: float) -> float | None:
-    """A score as JSON has it: no number for one that is not finite."""
-    return score if math.isfinite(score) else None
+    """A score as JSON has it: in the digits that a float32 has; no number for one not finite."""
+    return float(str(np.float32(score))) if math.isfinite(score) else None
 
 
 def read(score: float | None) -> float:

@@ -8,9 +8,18 @@ import numpy as np
 
 from benchmarks import table
 from benchmarks.quality import statistics, timing
-from benchmarks.quality.methods import CARRIED, DIRECTIONS, METHODS, VARIANTS, carried, directions
-from benchmarks.quality.methods.presets import METRIC, OURS
-from benchmarks.quality.methods.variants import PREFIX
+from benchmarks.quality.methods import (
+    CARRIED,
+    DIRECTIONS,
+    METHODS,
+    POLICIES,
+    VARIANTS,
+    carried,
+    directions,
+    ppo,
+    variants,
+)
+from benchmarks.quality.methods.presets import OURS
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Record, Store, read
 
@@ -20,7 +29,7 @@ OVERVIEW_START = "<!-- quality: made by `python -m benchmarks.quality report` --
 OVERVIEW_END = "<!-- /quality -->\n"
 START = "<!-- scores: made by `python -m benchmarks.quality report` -->\n"
 END = "<!-- /scores -->\n"
-VARIED = ("ablation", "directions", "carried")
+VARIED = ("ablation", "directions", "carried", "policies")
 HEADER = [
     "method",
     "median",
@@ -79,16 +88,19 @@ def varied(problems: Iterable[Problem], store: Store) -> Iterator[tuple[str, str
             ("carried", base + ending, [name for name in CARRIED if name.endswith(ending)], "")
             for ending in map(carried.suffix, carried.TIMES)
         ]
-        for what, reference, names, strip in (
-            ("ablation", METRIC.name, [METRIC.name, *VARIANTS], PREFIX),
+        compared = [
+            ("ablation", variants.AS_IT_IS.name, list(VARIANTS), variants.PREFIX),
             ("directions", as_it_is, [*DIRECTIONS, "straight_through"], directions.PREFIX),
             *longer,
-        ):
+        ]
+        if problem.kind == "policy":
+            compared = [("policies", ppo.METHODS[0].name, list(POLICIES), "")]
+        for what, reference, names, strip in compared:
             found = _scored(problem, names, store)
             if reference not in found or len(found) == 1:
                 continue
             body = [
-                [name.removeprefix(strip), *_location(ours), *_comparison(ours, against)]
+                [name.removeprefix(strip), *_location(ours), *comparison(ours, against)]
                 for against in [scores(found[reference])]
                 for name, ours in ((name, scores(found[name])) for name in _ranked(found))
             ]
@@ -115,7 +127,7 @@ def overview(problems: Iterable[Problem], store: Store) -> Iterator[list[str]]:
             f"{reference} {medians[reference]:.3g}",
             f"{others[0]} {medians[others[0]]:.3g}",
             f"**{shown} {medians[shown]:.3g}**",
-            _comparison(scores(found[shown]), scores(found[reference]))[0],
+            comparison(scores(found[shown]), scores(found[reference]))[0],
             f"{over:.2f}" if math.isfinite(over) else "",
         ]
 
@@ -165,7 +177,7 @@ def _row(
         name,
         *_location(ours),
         "" if summary.solved is None else f"{summary.solved:.0%}",
-        *_comparison(ours, reference),
+        *comparison(ours, reference),
         f"{record['forwards']:,}",
         "" if ratio is None else f"{ratio['median']:.2f}",
     ]
@@ -176,7 +188,8 @@ def _location(ours: list[float]) -> list[str]:
     return [f"{summary.median:.4g}", f"{summary.mean:.4g} ± {summary.deviation:.2g}"]
 
 
-def _comparison(ours: list[float], reference: list[float]) -> list[str]:
+def comparison(ours: list[float], reference: list[float]) -> list[str]:
+    """On how many seeds one is better, the same or worse, and by how much."""
     pairs = min(len(ours), len(reference))
     paired = statistics.compare(ours[:pairs], reference[:pairs])
     return [

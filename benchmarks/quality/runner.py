@@ -70,8 +70,8 @@ def complete(
         store.save(problem.name, method.name, record)
 
     if method.settings_of:
-        source = complete(METHODS[method.settings_of], problem, store, effort)
-        settings: Settings = method.changed(source["settings"])
+        sources = (complete(METHODS[name], problem, store, effort) for name in method.settings_of)
+        settings: Settings = method.changed(*(source["settings"] for source in sources))
     else:
         settings = _tuned(record, trainer, method, problem, effort, save, on_run)
     if record.get("settings") != settings:

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 
 from benchmarks.quality.methods import (
     carried,
+    deciding,
     directions,
     gradient,
+    policies,
     presets,
     straight_through,
     strategies,
@@ -29,6 +31,12 @@ DIRECTIONS = _by_name(directions.METHODS)
 
 # Runs of another length.
 CARRIED = _by_name(carried.METHODS)
+
+# Whether to evolve, decided within a run.
+DECIDING = _by_name(deciding.METHODS)
+
+# What policies are found with; none of the others.
+POLICIES = _by_name(policies.METHODS)
 
 # What the ablation runs besides, against the metric preset.
 VARIANTS = _by_name(variants.METHODS)

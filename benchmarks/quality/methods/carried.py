@@ -36,7 +36,7 @@ def _carried(method: Method, times: int, change: Change | None = None) -> Method
     how = "" if change is None else f"_{change.__name__}"
     carried = method._replace(
         name=f"{method.name}{how}{suffix(times)}",
-        settings_of=method.name,
+        settings_of=(method.name,),
         budget=float(times),
     )
     if change is None:

@@ -188,6 +188,6 @@ METHODS = (
         threshold_plan,
         _has_threshold,
         lambda problem: (problem.train, problem.validation),
-        settings_of="adam_threshold",
+        settings_of=("adam_threshold",),
     ),
 )

@@ -39,8 +39,8 @@ class Method(NamedTuple):
         plan: maps a problem, the settings that are no floats, and a budget to a `Plan`.
         applies: whether the method can run on a problem.
         data: what a run is given of a problem.
-        settings_of: the method whose settings it takes over, or None to tune its own.
-        changed: what becomes of settings that it takes over.
+        settings_of: the methods whose settings it takes over; if none it tunes its own.
+        changed: what becomes of settings that it takes over, given those of each of them.
         budget: sample-forwards that it may spend, over those of the others.
     """
 
@@ -49,8 +49,8 @@ class Method(NamedTuple):
     plan: Callable[[Problem, Static, int], Plan]
     applies: Callable[[Problem], bool] = lambda problem: True
     data: Callable[[Problem], Batch] = lambda problem: problem.train
-    settings_of: str | None = None
-    changed: Callable[[Settings], Settings] = lambda settings: settings
+    settings_of: tuple[str, ...] = ()
+    changed: Callable[..., Settings] = lambda settings: settings
     budget: float = 1.0
 
 

@@ -40,6 +40,6 @@ METHODS = (
     STRAIGHT_THROUGH._replace(
         name="straight_through_more_data",
         data=_train_and_validation,
-        settings_of="straight_through",
+        settings_of=("straight_through",),
     ),
 )

@@ -259,7 +259,9 @@ def _variant(
     )
 
 
+AS_IT_IS = _variant("as_it_is", _form())
 METHODS = (
+    AS_IT_IS,
     _variant("without_antithetic", _form(antithetic=False)),
     _variant(
         "log_rank",

@@ -9,7 +9,9 @@ from benchmarks.quality.problems import (
     imbalanced,
     label_noise,
     landscapes,
+    policies,
     quantized,
+    simulators,
     spiking,
 )
 
@@ -33,5 +35,11 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
         controls.diabetes,
         controls.parity,
         controls.rnn_adding,
+        simulators.lorenz_96,
     )
+}
+
+# Of machines in a simulator, which other methods are for.
+POLICIES: dict[str, Callable[[], Problem]] = {
+    build.__name__: build for build in (policies.pendulum, policies.delayed_pendulum)
 }

@@ -1,0 +1,156 @@
+"""What policies are found with: evolution of this library alone, evosax, and PPO."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+import numpy as np
+import optax
+
+from benchmarks.quality import ledger
+from benchmarks.quality.methods import ppo, strategies
+from benchmarks.quality.methods.method import (
+    Method,
+    Plan,
+    Rates,
+    Settings,
+    Static,
+    cosine,
+    log_uniform,
+    one_of,
+    sample,
+    samples,
+    scale,
+    streams,
+)
+from benchmarks.quality.methods.presets import decaying
+from benchmarks.quality.problem import Batch, Params, Problem
+from egd_optax import Execution, evolve, noise, recombine
+
+
+def evolution(problem: Problem, static: Static, budget: int) -> Plan:
+    """The strategy of OpenAI, which this library is around no base, with Adam on its direction."""
+    population, size, unit = static["population"], samples(problem, static), scale(problem)
+    generations = ledger.within(budget, population * size)
+
+    def train(key: jax.Array, rates: Rates, data: Batch) -> Params:
+        keys = streams(key)
+        sigma = unit * rates["sigma"]
+        optimizer = evolve(
+            optax.set_to_zero(),
+            evolve_every=1,
+            population_size=population,
+            sigma=decaying(sigma, generations) if static["decay"] else sigma,
+            noise=noise.gaussian(relative=False),
+            antithetic=True,
+            recombine=recombine.centered_rank(),
+            step=optax.adam(cosine(rates, generations)),
+            accept="always",
+            execution=Execution(candidate_batch_size=population),
+            key=keys.noise,
+        )
+
+        def generation(at: jax.Array, carry: Any) -> Any:
+            params, state = carry
+            batch = sample(data, jax.random.fold_in(keys.fitness, at), size)
+            zeros = optax.tree.zeros_like(params)
+            updates, state = optimizer.update(
+                zeros, state, params, evolve=True, value_fn=lambda p: problem.fitness(p, batch)
+            )
+            return optax.apply_updates(params, updates), state
+
+        params = problem.init(keys.init)
+        return lax.fori_loop(0, generations, generation, (params, optimizer.init(params)))[0]
+
+    return Plan(generations * population * size, train)
+
+
+def settings(rng: np.random.Generator) -> Settings:
+    """Those of a strategy; sigma is in units of the initial parameters."""
+    return {
+        "sigma": log_uniform(rng, 0.1, 10.0),
+        "population": one_of(rng, 8, 16, 32),
+        "samples": one_of(rng, 1, 2),
+    }
+
+
+def with_rate(rng: np.random.Generator) -> Settings:
+    """Those of a strategy whose direction goes through Adam."""
+    return {
+        **settings(rng),
+        "learning_rate": log_uniform(rng, 0.01, 1.0),
+        "decay": one_of(rng, False, True),
+    }
+
+
+def open_es(static: Static) -> strategies.Build:
+    """The same strategy in evosax."""
+
+    def build(
+        population: int, params: Params, rates: Rates, generations: int, unit: float
+    ) -> tuple[Any, Any]:
+        from evosax.algorithms import Open_ES  # only where it runs: the tests do without
+
+        sigma = rates["sigma"] * unit
+        strategy = Open_ES(
+            population,
+            params,
+            optimizer=optax.adam(cosine(rates, generations)),
+            std_schedule=decaying(sigma, generations)
+            if static["decay"]
+            else optax.constant_schedule(sigma),
+        )
+        return strategy, strategy.default_params
+
+    return build
+
+
+def pgpe(static: Static) -> strategies.Build:
+    """Policy gradients with parameter-based exploration, which adapts each sigma."""
+
+    def build(
+        population: int, params: Params, rates: Rates, generations: int, unit: float
+    ) -> tuple[Any, Any]:
+        from evosax.algorithms import PGPE
+
+        strategy = PGPE(population, params, optimizer=optax.adam(cosine(rates, generations)))
+        return strategy, strategy.default_params.replace(std_init=rates["sigma"] * unit)
+
+    return build
+
+
+def snes(static: Static) -> strategies.Build:
+    """Separable natural evolution strategies."""
+
+    def build(
+        population: int, params: Params, rates: Rates, generations: int, unit: float
+    ) -> tuple[Any, Any]:
+        from evosax.algorithms import SNES
+
+        strategy = SNES(population, params)
+        return strategy, strategy.default_params.replace(std_init=rates["sigma"] * unit)
+
+    return build
+
+
+def sep_cma_es(static: Static) -> strategies.Build:
+    """CMA-ES with a diagonal covariance."""
+    return strategies.sep_cma_es
+
+
+def _evosax(build: Callable[[Static], strategies.Build]) -> Callable[..., Plan]:
+    def plan(problem: Problem, static: Static, budget: int) -> Plan:
+        return strategies.evosax_plan(build(static))(problem, static, budget)
+
+    return plan
+
+
+METHODS = (
+    *ppo.METHODS,
+    Method("evolution", with_rate, evolution),
+    Method("evosax_open_es", with_rate, _evosax(open_es)),
+    Method("evosax_pgpe", with_rate, _evosax(pgpe)),
+    Method("evosax_snes", settings, _evosax(snes)),
+    Method("evosax_sep_cma_es", settings, _evosax(sep_cma_es)),
+)
