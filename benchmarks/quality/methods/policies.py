@@ -93,50 +93,33 @@ def open_es(static: Static) -> strategies.Build:
         from evosax.algorithms import Open_ES  # only where it runs: the tests do without
 
         sigma = rates["sigma"] * unit
+        decays = decaying(sigma, generations)
         strategy = Open_ES(
             population,
             params,
             optimizer=optax.adam(cosine(rates, generations)),
-            std_schedule=decaying(sigma, generations)
-            if static["decay"]
-            else optax.constant_schedule(sigma),
+            std_schedule=decays if static["decay"] else optax.constant_schedule(sigma),
         )
         return strategy, strategy.default_params
 
     return build
 
 
-def pgpe(static: Static) -> strategies.Build:
-    """Policy gradients with parameter-based exploration, which adapts each sigma."""
+def adaptive(name: str) -> Callable[[Static], strategies.Build]:
+    """A strategy of evosax that adapts a sigma for each parameter; with Adam if that has a rate."""
 
     def build(
         population: int, params: Params, rates: Rates, generations: int, unit: float
     ) -> tuple[Any, Any]:
-        from evosax.algorithms import PGPE
+        import evosax.algorithms
 
-        strategy = PGPE(population, params, optimizer=optax.adam(cosine(rates, generations)))
+        given = {}
+        if "learning_rate" in rates:
+            given["optimizer"] = optax.adam(cosine(rates, generations))
+        strategy = getattr(evosax.algorithms, name)(population, params, **given)
         return strategy, strategy.default_params.replace(std_init=rates["sigma"] * unit)
 
-    return build
-
-
-def snes(static: Static) -> strategies.Build:
-    """Separable natural evolution strategies."""
-
-    def build(
-        population: int, params: Params, rates: Rates, generations: int, unit: float
-    ) -> tuple[Any, Any]:
-        from evosax.algorithms import SNES
-
-        strategy = SNES(population, params)
-        return strategy, strategy.default_params.replace(std_init=rates["sigma"] * unit)
-
-    return build
-
-
-def sep_cma_es(static: Static) -> strategies.Build:
-    """CMA-ES with a diagonal covariance."""
-    return strategies.sep_cma_es
+    return lambda static: build
 
 
 def _evosax(build: Callable[[Static], strategies.Build]) -> Callable[..., Plan]:
@@ -150,7 +133,7 @@ METHODS = (
     *ppo.METHODS,
     Method("evolution", with_rate, evolution),
     Method("evosax_open_es", with_rate, _evosax(open_es)),
-    Method("evosax_pgpe", with_rate, _evosax(pgpe)),
-    Method("evosax_snes", settings, _evosax(snes)),
-    Method("evosax_sep_cma_es", settings, _evosax(sep_cma_es)),
+    Method("evosax_pgpe", with_rate, _evosax(adaptive("PGPE"))),
+    Method("evosax_snes", settings, _evosax(adaptive("SNES"))),
+    Method("evosax_sep_cma_es", settings, _evosax(adaptive("Sep_CMA_ES"))),
 )
