@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks import table
 from benchmarks.quality import report
-from benchmarks.quality.methods.deciding import METHODS
+from benchmarks.quality.methods.checkpoint import ARMS
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Store
 
@@ -32,11 +32,10 @@ def rows(problems: Iterable[Problem], store: Store) -> list[list[str]]:
     Medians of the score, in brackets over that of the better of the two; the seeds that are counted
     last are those of the last way of deciding.
     """
-    arms = dict.fromkeys(method.settings_of for method in METHODS)
     return [
         row
         for problem in problems
-        for base, preset in arms
+        for base, preset in ARMS
         for row in _row(problem, base, preset, store)
     ]
 

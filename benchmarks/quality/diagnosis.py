@@ -8,24 +8,17 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.quality import ledger, report, statistics
-from benchmarks.quality.methods.cycles import noise_of
-from benchmarks.quality.methods.deciding import sigma_at, unit_of
+from benchmarks.quality.methods.checkpoint import ARMS, PAIRS, ask, objective_of, unit_of
 from benchmarks.quality.methods.gradient import adam, descend
-from benchmarks.quality.methods.method import sample, samples, streams
+from benchmarks.quality.methods.method import streams
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Store
 from benchmarks.quality.runner import FIRST_SEED
-from egd_optax import Diagnosis, diagnose
+from egd_optax import Diagnosis
 
 NAME = "diagnosis"
 FRACTIONS = (0.1, 0.5, 0.9)
-SEEDS, REPEATS, PAIRS = 10, 8, 20
-# The base and the preset around it.
-ARMS = (
-    ("straight_through", "metric_on_straight_through"),
-    ("adam", "metric"),
-    ("adam", "global_"),
-)
+SEEDS, REPEATS = 10, 8
 Row = dict[str, Any]
 
 
@@ -73,31 +66,15 @@ def _at(
     seeds: int,
 ) -> dict[str, np.ndarray]:
     """The diagnoses of some seeds, each over some batches, at a fraction of the base's run."""
-    objective = problem.straight_through if base == "straight_through" else problem.loss
-    assert objective is not None
+    objective, unit = objective_of(problem, base), unit_of(problem, preset)
     total = ledger.descent(problem).steps_within(problem.budget)
-    size = samples(problem, evolved)
-    unit = unit_of(problem, preset)
-    sigma = float(sigma_at(evolved, fraction, unit))
-    noise = noise_of(evolved, relative=unit is None)
 
     def one(key: jax.Array) -> Diagnosis:
-        keys = streams(key)
+        keys, data = streams(key), problem.train
         steps = int(fraction * total)
         optimizer = adam(alone, total, keys.noise)
-        params = descend(problem, objective, optimizer, keys, problem.train, steps)
-
-        def again(at: jax.Array) -> Diagnosis:
-            key = jax.random.fold_in(keys.fitness, at)
-            batch, other = (sample(problem.train, key, size) for key in jax.random.split(key))
-            return diagnose(
-                lambda params: problem.fitness(params, batch), params,
-                jax.grad(objective)(params, batch),
-                other_value_fn=lambda params: problem.fitness(params, other),
-                pairs=PAIRS, sigma=sigma, noise=noise, key=jax.random.key_data(key),
-            )  # fmt: skip
-
-        return jax.lax.map(again, jnp.arange(REPEATS))
+        params = descend(problem, objective, optimizer, keys, data, steps)
+        return ask(problem, objective, params, evolved, fraction, unit, keys, data, REPEATS)
 
     keys = jax.vmap(jax.random.key)(jnp.arange(FIRST_SEED, FIRST_SEED + seeds))
     found = jax.jit(lambda keys: jax.lax.map(one, keys))(keys)

@@ -20,10 +20,8 @@ def test_a_score_is_that_of_episodes_of_the_machine(name):
     assert float(problem.score(still, problem.test[:3])) == pytest.approx(np.mean(costs))
     # Hanging still costs pi**2 a step, and a swing without torque never ends.
     assert all(200 < cost < 200 * np.pi**2 + 200 * 6.4 for cost in costs)
-    assert (
-        len({*np.array(problem.train), *np.array(problem.validation)} & {*np.array(problem.test)})
-        == 0
-    )
+    tuned_on = {*np.array(problem.train), *np.array(problem.validation)}
+    assert tuned_on.isdisjoint(np.array(problem.test))
 
 
 def test_rewards_that_are_delayed_add_up_to_the_same():

@@ -19,7 +19,6 @@ from benchmarks.quality.methods.method import (
     cosine,
     log_uniform,
     one_of,
-    sample,
     samples,
     scale,
     streams,
@@ -53,7 +52,7 @@ def evolution(problem: Problem, static: Static, budget: int) -> Plan:
 
         def generation(at: jax.Array, carry: Any) -> Any:
             params, state = carry
-            batch = sample(data, jax.random.fold_in(keys.fitness, at), size)
+            batch = strategies.batch_of(keys, at, data, size)
             zeros = optax.tree.zeros_like(params)
             updates, state = optimizer.update(
                 zeros, state, params, evolve=True, value_fn=lambda p: problem.fitness(p, batch)

@@ -28,10 +28,11 @@ from benchmarks.quality.methods.method import (
     sample,
     streams,
 )
+from benchmarks.quality.methods.presets import slope
 from benchmarks.quality.problem import Batch, Params, Problem
 from benchmarks.quality.problems import layers
 from benchmarks.quality.problems.policies import TASKS, Task, action, play
-from egd_optax import Execution, evolve, recombine
+from egd_optax import Execution, evolve
 
 CLIP, LAMBDA, VALUE, LARGEST = 0.2, 0.95, 0.5, 0.5
 LOG_STD, HIDDEN = -0.5, 64
@@ -112,15 +113,12 @@ def _evolving(
         base,
         evolve_every=static["interval"],
         population_size=static["population"],
-        sigma=rates["sigma"],
         noise=noise_of(static, relative=True),
         antithetic=True,
-        recombine=recombine.centered_rank(),
-        step_size=rates["recombine_step"],
-        accept="always",
         mutable={"policy": True, "log_std": False, "value": False},
         execution=Execution(candidate_batch_size=static["population"]),
         key=key,
+        **slope(rates, {"decay": False, "accept": "always"}, total=0),
     )
 
 

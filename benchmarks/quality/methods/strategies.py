@@ -74,7 +74,7 @@ def evosax_plan(build: Build) -> Callable[[Problem, Static, int], Plan]:
 
             def generation(at: jax.Array, state: Any) -> Any:
                 ask_key, tell_key = jax.random.split(jax.random.fold_in(keys.noise, at))
-                batch = _batch(keys, at, data, size)
+                batch = batch_of(keys, at, data, size)
                 members, state = strategy.ask(ask_key, state, options)
                 fitness = jax.vmap(problem.fitness, (0, None))(members, batch)
                 return strategy.tell(tell_key, members, fitness, state, options)[0]
@@ -105,7 +105,7 @@ def openai_es_plan(problem: Problem, static: Static, budget: int) -> Plan:
                 jax.random.fold_in(keys.noise, at), (population // 2, mean.size)
             )
             noise = jnp.concatenate([half, -half])
-            batch = _batch(keys, at, data, size)
+            batch = batch_of(keys, at, data, size)
             fitness = jax.vmap(lambda z: problem.fitness(unravel(mean + sigma * z), batch))(noise)
             slope = centered_ranks(fitness) @ noise / population
             updates, state = optimizer.update(slope, state, mean)
@@ -123,7 +123,8 @@ def centered_ranks(fitness: jax.Array) -> jax.Array:
     return jnp.argsort(jnp.argsort(fitness)) / (fitness.size - 1) - 0.5
 
 
-def _batch(keys: Streams, at: jax.Array, data: Batch, size: int) -> Batch:
+def batch_of(keys: Streams, at: jax.Array, data: Batch, size: int) -> Batch:
+    """The samples of a generation."""
     return sample(data, jax.random.fold_in(keys.fitness, at), size)
 
 
