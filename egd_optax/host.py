@@ -135,13 +135,11 @@ def host_value_fn(
     def checked(result: Any, members: tuple[int, ...]) -> list[np.ndarray]:
         if aux is None:
             return [_checked(result, members)]
-        if not isinstance(result, tuple) or len(result) != 2:
-            raise TypeError(
-                f"`fn` must return (fitness, aux) where `aux` is given, got {result!r}: return "
-                "both, or leave `aux` out."
-            )
-        value, beside = result
-        return [_checked(value, members), *_checked_aux(beside, structure, shapes()[1:], members)]
+        value, beside = auxiliary.split_off(
+            result, auxiliary.shapes_of(aux), np.asarray, name="fn", casting="same_kind",
+            advice="pass an example of what it returns", members=members,
+        )  # fmt: skip
+        return [_checked(value, members), *beside]
 
     def tried(count: int, *args: Any, **kwargs: Any) -> list[np.ndarray]:
         """What `fn` makes of `count` members."""
@@ -202,27 +200,6 @@ def host_value_fn(
         return value if aux is None else (value, jax.tree.unflatten(structure, beside))
 
     return value_fn
-
-
-def _checked_aux(
-    found: Any, structure: Any, shapes: list[jax.ShapeDtypeStruct], members: tuple[int, ...]
-) -> list[np.ndarray]:
-    """What came beside the fitness; raises where it is not like the example."""
-    if jax.tree.structure(found) != structure:
-        raise ValueError(
-            f"`aux` must be like what `fn` returns beside the fitness, got {structure} for "
-            f"{jax.tree.structure(found)}: pass an example of what it returns."
-        )
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
-    for leaf, like in zip(leaves, shapes, strict=True):
-        expected = (*members, *like.shape)
-        if leaf.shape != expected or not np.can_cast(leaf.dtype, like.dtype, "same_kind"):
-            raise ValueError(
-                f"`aux` must be like what `fn` returns beside the fitness, got {like.dtype} of "
-                f"shape {expected} for {leaf.dtype} of shape {leaf.shape}: pass an example of "
-                "what it returns."
-            )
-    return leaves
 
 
 def _checked(result: Any, shape: tuple[int, ...]) -> np.ndarray:

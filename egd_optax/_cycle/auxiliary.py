@@ -4,10 +4,12 @@ Of a population no more is held than of one member: whatever is kept is chosen, 
 added up is added, as soon as it is there.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 # What `value_fn` returns beside the fitness: a pytree of arrays, or of their shapes and dtypes.
@@ -76,6 +78,49 @@ def shapes_of(example: Auxiliary) -> Auxiliary:
         return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.promote_types(dtype, least))
 
     return jax.tree.map(shape_of, example)
+
+
+def split_off(
+    result: Any,
+    like: Auxiliary,
+    as_array: Callable[[Any], Any],
+    *,
+    name: str,
+    advice: str,
+    casting: Literal["safe", "same_kind"],
+    members: tuple[int, ...] = (),
+) -> tuple[Any, list[Any]]:
+    """The fitness, and the leaves that came beside it; raises where they are not like an example.
+
+    Args:
+        result: what a function returned.
+        like: shapes and dtypes of what is to come beside the fitness.
+        as_array: makes an array of a leaf.
+        name: of the function.
+        advice: what to pass as an example.
+        casting: how a leaf may become one of the dtype, see `numpy.can_cast`.
+        members: what leads the shape of a leaf.
+    """
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(
+            f"`{name}` must return (fitness, aux) where `aux` is given, got {result!r}: return "
+            "both, or leave `aux` out."
+        )
+    value, beside = result
+    must = f"`aux` must be like what `{name}` returns beside the fitness, got"
+    found: Any = jax.tree.structure(beside)
+    expected: Any = jax.tree.structure(like)
+    if found != expected:
+        raise ValueError(f"{must} {expected} for {found}: {advice}.")
+    leaves = [as_array(leaf) for leaf in jax.tree.leaves(beside)]
+    for leaf, of in zip(leaves, jax.tree.leaves(like), strict=True):
+        shape = (*members, *of.shape)
+        if leaf.shape != shape or not np.can_cast(leaf.dtype, of.dtype, casting):
+            raise ValueError(
+                f"{must} {of.dtype} of shape {shape} for {leaf.dtype} of shape {leaf.shape}: "
+                f"{advice}."
+            )
+    return value, leaves
 
 
 def nothing_kept(shapes: Auxiliary) -> Aux | None:

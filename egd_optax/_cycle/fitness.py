@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from egd_optax._advice import advice_on_gaps, advice_on_tracers, warn_of_constant
-from egd_optax._cycle.auxiliary import Auxiliary, Evaluated
+from egd_optax._cycle.auxiliary import Auxiliary, Evaluated, split_off
 from egd_optax._cycle.axes import check_axes, check_replicas
 from egd_optax._cycle.counted import counted
 from egd_optax._cycle.parent import Parent
@@ -103,30 +103,15 @@ def as_evaluated(result: Any, aux: Auxiliary) -> Evaluated:
     """
     if aux is None:
         return Evaluated(as_fitness(result))
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise TypeError(
-            f"`value_fn` must return (fitness, aux) where `aux` is given, got {result!r}: return "
-            "both, or leave `aux` out."
-        )
-    found: Any = jax.tree.structure(result[1])
-    expected: Any = jax.tree.structure(aux)
-    if found != expected:
-        raise ValueError(
-            f"`aux` must be like what `value_fn` returns beside the fitness, got {expected} for "
-            f"{found}: pass `aux=jax.eval_shape(value_fn, params)[1]`."
-        )
-    return Evaluated(as_fitness(result[0]), jax.tree.map(_as_aux, result[1], aux))
-
-
-def _as_aux(leaf: Any, like: jax.ShapeDtypeStruct) -> jax.Array:
-    shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
-    if shape != like.shape or not np.can_cast(dtype, like.dtype, "safe"):
-        raise ValueError(
-            f"`aux` must be like what `value_fn` returns beside the fitness, got {like.dtype} of "
-            f"shape {like.shape} for {dtype} of shape {shape}: pass "
-            "`aux=jax.eval_shape(value_fn, params)[1]`."
-        )
-    return jnp.asarray(leaf, like.dtype)
+    value, leaves = split_off(
+        result, aux, jnp.asarray, name="value_fn", casting="safe",
+        advice="pass `aux=jax.eval_shape(value_fn, params)[1]`",
+    )  # fmt: skip
+    structure = jax.tree.structure(aux)
+    dtypes = [like.dtype for like in jax.tree.leaves(aux)]
+    return Evaluated(
+        as_fitness(value), jax.tree.unflatten(structure, map(jnp.asarray, leaves, dtypes))
+    )
 
 
 def _over_replicas(leaf: jax.Array, axis_names: tuple[str, ...]) -> jax.Array:
