@@ -14,6 +14,7 @@ os.environ["XLA_FLAGS"] = (
 
 import argparse
 from collections.abc import Callable
+import itertools
 import time
 from typing import Any
 
@@ -135,18 +136,24 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=TURNS)
     parser.add_argument("--keep", action="store_true", help="save to results/compile.json")
     arguments = parser.parse_args()
-    rows = []
+    kept = {_label(row): row for row in measure.load("compile")["rows"]} if arguments.keep else {}
     for model in arguments.models:
         for setting in arguments.settings:
             for program in arguments.programs:
                 if program != "step" and setting not in ("default", "metric preset"):
                     continue
-                rows.append(measure_compilation(model, setting, program, arguments.turns))
+                row = measure_compilation(model, setting, program, arguments.turns)
                 if arguments.keep:
-                    measure.save("compile", rows)
-                found = {name: f"{rows[-1][name]['median']:.2f}" for name in ("trace", "compile")}
-                seconds = {name: f"{rows[-1][name]:.2f}" for name in ("seconds", "base_seconds")}
+                    kept[_label(row)] = {**row, "date": measure.about_this_run()["date"]}
+                    order = itertools.product(MODELS, SETTINGS, PROGRAMS)
+                    measure.save("compile", [kept[label] for label in order if label in kept])
+                found = {name: f"{row[name]['median']:.2f}" for name in ("trace", "compile")}
+                seconds = {name: f"{row[name]:.2f}" for name in ("seconds", "base_seconds")}
                 print(model, "|", setting, "|", program, found, seconds, flush=True)
+
+
+def _label(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["model"], row["setting"], row["program"]
 
 
 def measure_compilation(model: str, setting: str, program: str, turns: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from egd_optax import noise, recombine
 from egd_optax._checks import check_number
 
 # What the sigma of `global_search` ends with, over what it starts with.
-FLOOR = 1e-3
+FLOOR = 1e-2
 
 
 def safe(
@@ -126,7 +126,7 @@ def global_search(
     *,
     population_size: int = 64,
     generations: int = 10,
-    step_size: float = 0.3,
+    step_size: float = 0.1,
 ) -> dict[str, Any]:
     """From far to near over a multimodal function: evolution does the work.
 
@@ -134,12 +134,15 @@ def global_search(
 
     Args:
         sigma: standard deviation of the noise in the first cycle, in units of the parameters:
-            about a third of the half-width of the region to be searched. It decays to a
-            thousandth of that.
+            from a third of the half-width of the region to be searched to all of it. It decays
+            to a hundredth of that; the base does the rest.
         cycles: cycles of the run, which is the steps of the run.
         population_size: mirrored members of a generation, an even number.
         generations: rounds of a cycle.
-        step_size: how far the child goes towards the weighted sum.
+        step_size: how far the child goes towards the weighted sum. Small steps average over
+            many generations, and so see through the waves of a function, but take that many:
+            in 100 dimensions, with 64 members and 1500 generations, Rastrigin's function is
+            solved at .035 and not at .1, which is enough for Levy's and Ackley's.
 
     Returns:
         Arguments of `evolve`: a cycle on every step, generations of mirrored members around the

@@ -187,7 +187,7 @@ def test_the_tables_shown_are_those_of_the_records(folder):
     policies = [make() for make in POLICIES.values()]
     assert report.with_varied(shown, report.varied([*problems, *policies], store)) == document
     guide = decisions.GUIDE.read_text()
-    assert decisions.with_rows(guide, decisions.rows(problems, store)) == guide
+    assert decisions.with_rows(guide, decisions.decided(problems, store)) == guide
     assert document.count("| metric |") >= 2
     overview = report.OVERVIEW.read_text()
     assert report.with_overview(overview, list(report.overview(problems, store))) == overview

@@ -95,7 +95,7 @@ def time(problems: list[str], store: Store, effort: Effort, rounds: int, console
 
 
 def diagnose(problems: list[str], store: Store, console: Console, *, seeds: int | None) -> None:
-    """Asks at checkpoints of the base's runs what cycles could find; keeps it if all are asked."""
+    """Asks at checkpoints of the base's runs what cycles could find."""
     rows = []
     for name in problems:
         with console.status(f"{name}: diagnose"):
@@ -103,8 +103,8 @@ def diagnose(problems: list[str], store: Store, console: Console, *, seeds: int 
         rows += found
         for row in found:
             console.print(row["problem"], row["base"], row["preset"], row["at"])
-    if seeds is None and len(problems) == len(PROBLEMS):
-        diagnosis.save(rows)
+    if seeds is None:
+        diagnosis.save(rows, order=list(PROBLEMS))
 
 
 def show(problems: list[str], store: Store, console: Console, *, publish: bool) -> None:
@@ -112,12 +112,12 @@ def show(problems: list[str], store: Store, console: Console, *, publish: bool) 
     loaded = [PROBLEMS[name]() for name in problems]
     sections = list(report.sections(loaded, store))
     varied = list(report.varied([*loaded, *(make() for make in POLICY_PROBLEMS.values())], store))
-    decided = decisions.rows(loaded, store)
+    decided = list(decisions.decided(loaded, store))
     for title, rows in sections:
         console.print(table.pretty(title, report.HEADER, rows))
     for _, title, rows in varied:
         console.print(table.pretty(title, report.VARIED_HEADER, rows))
-    console.print(table.pretty("Whether to evolve", decisions.HEADER, decided))
+    console.print(table.pretty("Whether to evolve", decisions.HEADER, decisions.rows(decided)))
     found = {problem.name: (problem, report.records(problem, store)) for problem in loaded}
     if publish:
         document = report.rewritten(report.README.read_text(), sections)

@@ -1,12 +1,17 @@
-"""The table of what decides within a run whether to evolve, beside both arms it decides between."""
+"""What decides within a run whether to evolve, beside both arms: a table, and how often it is near.
 
-from collections.abc import Iterable
+A row is a base on a problem and the preset around it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks import table
-from benchmarks.quality import report
+from benchmarks.quality import report, statistics
 from benchmarks.quality.methods.checkpoint import ARMS
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Store
@@ -26,43 +31,122 @@ HEADER = [
 ]
 
 
-def rows(problems: Iterable[Problem], store: Store) -> list[list[str]]:
-    """A row for every base of a problem and the preset around it.
+# Rows of the trials that thresholds and shares come from, and that showed how early a race tells.
+SHAPING = {
+    ("ternary_absmax", "metric_on_straight_through"),
+    ("ternary_absmax", "metric"),
+    ("ternary_mse", "metric_on_straight_through"),
+    ("int4_digits", "metric_on_straight_through"),
+    ("ternary_1d", "metric_on_straight_through"),
+    ("friedman", "metric"),
+    ("label_noise", "metric"),
+    ("levy_100", "global_"),
+    ("rastrigin_100", "global_"),
+}
+TALLIES_START = "<!-- tallies: made by `python -m benchmarks.quality report` -->\n"
+TALLIES_END = "<!-- /tallies -->\n"
+TALLIES_HEADER = [
+    "",
+    "rows",
+    "within 5 % of the better arm",
+    "within 15 %",
+    "farthest behind it",
+    "rows that shaped nothing",
+    "within 5 %",
+    "better than the base by more than noise",
+    "worse",
+]
 
-    Medians of the score, in brackets over that of the better of the two; the seeds that are counted
-    last are those of the last way of deciding.
+
+class Decided(NamedTuple):
+    """Scores over the seeds.
+
+    Attributes:
+        problem: what was to be solved.
+        preset: name of the preset.
+        arms: of the base and of the preset.
+        ways: of each way of deciding.
+    """
+
+    problem: Problem
+    preset: str
+    arms: tuple[list[float], list[float]]
+    ways: tuple[list[float], ...]
+
+
+def decided(problems: Iterable[Problem], store: Store) -> Iterator[Decided]:
+    """What has been run."""
+    for problem in problems:
+        for base, preset in ARMS:
+            names = [base, preset, *(f"{way}_{preset}" for way in WAYS)]
+            loaded = [store.load(problem.name, name) for name in names]
+            if all(record.get("scores") for record in loaded):
+                one, other, *ways = map(report.scores, loaded)
+                yield Decided(problem, preset, (one, other), tuple(ways))
+
+
+def rows(found: Iterable[Decided]) -> list[list[str]]:
+    """Medians of the score, in brackets over that of the better of the two arms.
+
+    The seeds that are counted last are those of the last way of deciding.
     """
     return [
-        row
-        for problem in problems
-        for base, preset in ARMS
-        for row in _row(problem, base, preset, store)
-    ]
-
-
-def _row(problem: Problem, base: str, preset: str, store: Store) -> list[list[str]]:
-    names = [base, preset, *(f"{way}_{preset}" for way in WAYS)]
-    loaded = [store.load(problem.name, name) for name in names]
-    if not all(record.get("scores") for record in loaded):
-        return []
-    found = [report.scores(record) for record in loaded]
-    medians = [float(np.median(scores)) for scores in found]
-    arms, decided = medians[:2], medians[2:]
-    return [
         [
-            f"{problem.name} ({problem.kind}), {preset}",
-            *(f"{median:.3g}" for median in arms),
-            *(f"{median:.3g}{_over(median, min(arms))}" for median in decided),
-            report.comparison(found[-1], found[0])[0],
+            f"{one.problem.name} ({one.problem.kind}), {one.preset}",
+            *(f"{np.median(scores):.3g}" for scores in one.arms),
+            *(f"{np.median(way):.3g}{_in_brackets(_behind(one, way))}" for way in one.ways),
+            report.comparison(one.ways[-1], one.arms[0])[0],
         ]
+        for one in found
     ]
 
 
-def _over(ours: float, theirs: float) -> str:
-    """A ratio in brackets, nothing where what it is taken over is solved."""
-    return f" ({ours / theirs:.2f})" if theirs else ""
+def tallies(found: Iterable[Decided]) -> list[list[str]]:
+    """For each arm, and each way of deciding, how often its median is near that of the better arm.
+
+    A problem whose gradient is that of its stand-in is counted once, not as two rows.
+    """
+    different = {(one.problem.name, *map(tuple, one.arms)): one for one in found}.values()
+
+    def tally(name: str, scores: Callable[[Decided], list[float]]) -> list[str]:
+        behind = [_behind(one, scores(one)) for one in different]
+        fresh = [
+            ratio
+            for one, ratio in zip(different, behind, strict=True)
+            if (one.problem.name, one.preset) not in SHAPING
+        ]
+        against = [statistics.compare(scores(one), one.arms[0]) for one in different]
+        return [
+            name,
+            str(len(behind)),
+            str(sum(ratio <= 1.05 for ratio in behind)),
+            str(sum(ratio <= 1.15 for ratio in behind)),
+            f"{max(behind):.3g} times",
+            str(len(fresh)),
+            str(sum(ratio <= 1.05 for ratio in fresh)),
+            str(sum(one.high < 0 for one in against)),
+            str(sum(one.low > 0 for one in against)),
+        ]
+
+    arms = [tally(name, lambda one, at=at: one.arms[at]) for at, name in enumerate(HEADER[1:3])]
+    ways = [tally(name, lambda one, at=at: one.ways[at]) for at, name in enumerate(HEADER[3:6])]
+    return [*arms, *ways]
 
 
-def with_rows(document: str, body: list[list[str]]) -> str:
-    """A document with the table of today's scores."""
-    return table.replaced(document, START, END, table.markdown(HEADER, body))
+def _behind(one: Decided, scores: list[float]) -> float:
+    """A median over that of the better arm; one where that is zero, and so is this."""
+    ours, theirs = float(np.median(scores)), min(float(np.median(arm)) for arm in one.arms)
+    return 1.0 if ours == theirs else ours / theirs if theirs else math.inf
+
+
+def _in_brackets(ratio: float) -> str:
+    return f" ({ratio:.2f})"
+
+
+def with_rows(document: str, found: Iterable[Decided]) -> str:
+    """A document with both tables of today's scores."""
+    found = list(found)
+    text = table.markdown(HEADER, rows(found))
+    document = table.replaced(document, START, END, text)
+    text = table.markdown(TALLIES_HEADER, tallies(found))
+    return table.replaced(document, TALLIES_START, TALLIES_END, text)

@@ -92,6 +92,14 @@ def _spread(values: np.ndarray) -> dict[str, float] | None:
     return {"median": float(median), "low": float(low), "high": float(high)}
 
 
-def save(rows: list[Row]) -> None:
-    """Writes the rows with what they were measured with."""
-    measure.save(NAME, rows, seeds=SEEDS, batches=REPEATS, pairs=PAIRS)
+def save(rows: list[Row], order: list[str]) -> None:
+    """Writes the rows over those of the same problems, and keeps those of all others.
+
+    Args:
+        rows: all of some problems.
+        order: names of all problems, as they are to stand in the file.
+    """
+    asked = {row["problem"] for row in rows}
+    others = [row for row in measure.load(NAME)["rows"] if row["problem"] not in asked]
+    together = sorted([*others, *rows], key=lambda row: order.index(row["problem"]))
+    measure.save(NAME, together, seeds=SEEDS, batches=REPEATS, pairs=PAIRS)

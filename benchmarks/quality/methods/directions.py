@@ -180,6 +180,11 @@ def through_adam_settings(rng: np.random.Generator) -> Settings:
     return {**settings, "recombine_step": 1.0, "step_rate": log_uniform(rng, 1e-4, 3e-2)}
 
 
+def rare_settings(rng: np.random.Generator) -> Settings:
+    """Those of a direction through Adam, and how often there is one."""
+    return {**through_adam_settings(rng), "interval": one_of(rng, 5, 20, 80)}
+
+
 def remembered_settings(rng: np.random.Generator) -> Settings:
     """Those of the metric preset, and the share of the variance that follows earlier steps."""
     return {**METRIC.settings(rng), "share": one_of(rng, "0.1", "0.3", "0.5")}
@@ -203,6 +208,7 @@ METHODS = (
     _direction("remembered", settings=remembered_settings, loop=remembered),
     _direction("late_samples", loop=late_samples),
     _direction("through_adam", through_adam, through_adam_settings),
+    _direction("rare_through_adam", through_adam, rare_settings),
     _direction("averaged", loop=averaged),
     Method(PREFIX + "averaged_gradient", adam_settings, averaged_gradient, has_stand_in),
 )

@@ -1,7 +1,8 @@
 """Proximal policy optimization, alone and with cycles on the return.
 
 Schulman et al. 2017, https://arxiv.org/abs/1707.06347, with whole episodes, generalized advantages,
-a linear learning rate and clipped gradients. Its gradients cost nothing here: what is counted is
+a linear learning rate and clipped gradients; actions have normal noise, or are drawn from logits
+where one of some is chosen. Its gradients cost nothing here: what is counted is
 steps of the environment.
 """
 
@@ -31,7 +32,7 @@ from benchmarks.quality.methods.method import (
 from benchmarks.quality.methods.presets import slope
 from benchmarks.quality.problem import Batch, Params, Problem
 from benchmarks.quality.problems import layers
-from benchmarks.quality.problems.policies import TASKS, Task, action, play
+from benchmarks.quality.problems.policies import TASKS, Task, outputs, play
 from egd_optax import Execution, evolve
 
 CLIP, LAMBDA, VALUE, LARGEST = 0.2, 0.95, 0.5, 0.5
@@ -40,8 +41,9 @@ State = tuple[Params, optax.OptState]
 
 
 class Transitions(NamedTuple):
-    """Steps of all episodes, `[n, ...]`."""
+    """Steps of all episodes, `[n, ...]`; those behind the end of an episode have no weight."""
 
+    weights: jax.Array
     observations: jax.Array
     actions: jax.Array
     likelihoods: jax.Array
@@ -123,20 +125,24 @@ def _evolving(
 
 
 def _played(task: Task, params: Params, seeds: jax.Array, gamma: float) -> Transitions:
-    """Episodes with noise on the actions, and how much better than expected each step was."""
+    """Episodes with drawn actions, and how much better than expected each step was."""
 
     def act(observation: jax.Array, key: jax.Array) -> tuple[jax.Array, Any]:
-        mean = action(task, params["policy"], observation)
-        chosen = mean + jnp.exp(params["log_std"]) * jax.random.normal(key, mean.shape)
-        return chosen, (chosen, _log_likelihood(params, mean, chosen))
+        found = outputs(task, params["policy"], observation)
+        if task.highest is None:
+            chosen = jax.random.categorical(key, found)
+        else:
+            chosen = found + jnp.exp(params["log_std"]) * jax.random.normal(key, found.shape)
+        return chosen, (chosen, _log_likelihood(task, params, found, chosen))
 
     seen = jax.vmap(lambda seed: play(task, act, seed))(seeds)
     rewards = seen.rewards / task.unit
     values = _value(task, params, seen.observations)
-    # What follows an episode that was cut off counts, but not where all was paid out.
+    # What follows an episode that was cut off counts, but not where it ended or all was paid out.
     after = jnp.zeros_like(values[:, 0]) if task.delayed else _value(task, params, seen.last)
     following = jnp.concatenate([values[:, 1:], after[:, None]], axis=1)
-    errors = rewards + gamma * following - values
+    goes_on = jnp.concatenate([seen.going_on[:, 1:], ~seen.ended[:, None]], axis=1)
+    errors = seen.going_on * (rewards + gamma * goes_on * following - values)
 
     def back(sum_: jax.Array, error: jax.Array) -> tuple[jax.Array, jax.Array]:
         sum_ = error + gamma * LAMBDA * sum_
@@ -144,7 +150,8 @@ def _played(task: Task, params: Params, seeds: jax.Array, gamma: float) -> Trans
 
     _, advantages = lax.scan(back, jnp.zeros_like(errors[:, 0]), errors.T, reverse=True)
     chosen, likelihoods = seen.remembered
-    steps = Transitions(seen.observations, chosen, likelihoods, advantages.T, advantages.T + values)
+    weights, returns = seen.going_on.astype(values.dtype), advantages.T + values
+    steps = Transitions(weights, seen.observations, chosen, likelihoods, advantages.T, returns)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), steps)
 
 
@@ -156,13 +163,19 @@ def _minibatches(key: jax.Array, static: Static, steps: int) -> jax.Array:
 
 
 def _loss(params: Params, task: Task, batch: Transitions, entropy: float) -> jax.Array:
-    mean = action(task, params["policy"], batch.observations)
-    ratio = jnp.exp(_log_likelihood(params, mean, batch.actions) - batch.likelihoods)
-    advantages = batch.advantages - jnp.mean(batch.advantages)
-    advantages /= jnp.std(advantages) + 1e-8
+    weights = batch.weights / jnp.maximum(jnp.sum(batch.weights), 1)
+
+    def mean(values: jax.Array) -> jax.Array:
+        return jnp.sum(weights * values)
+
+    found = outputs(task, params["policy"], batch.observations)
+    likelihoods = _log_likelihood(task, params, found, batch.actions)
+    ratio = jnp.exp(likelihoods - batch.likelihoods)
+    advantages = batch.advantages - mean(batch.advantages)
+    advantages /= jnp.sqrt(mean(advantages**2)) + 1e-8
     gain = jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - CLIP, 1 + CLIP) * advantages)
-    error = jnp.mean((_value(task, params, batch.observations) - batch.returns) ** 2)
-    return -jnp.mean(gain) + VALUE * error - entropy * jnp.sum(params["log_std"])
+    error = mean((_value(task, params, batch.observations) - batch.returns) ** 2)
+    return -mean(gain) + VALUE * error - entropy * mean(_entropy(task, params, found))
 
 
 def _value(task: Task, params: Params, observations: jax.Array) -> jax.Array:
@@ -170,10 +183,20 @@ def _value(task: Task, params: Params, observations: jax.Array) -> jax.Array:
     return layers.forward(params["value"], scaled, jnp.tanh)[..., 0]
 
 
-def _log_likelihood(params: Params, mean: jax.Array, chosen: jax.Array) -> jax.Array:
-    """Of actions under normal noise, but for a constant."""
-    deviation = (chosen - mean) / jnp.exp(params["log_std"])
+def _log_likelihood(task: Task, params: Params, found: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Of actions, under normal noise but for a constant."""
+    if task.highest is None:
+        of_all = jax.nn.log_softmax(found)
+        return jnp.take_along_axis(of_all, chosen[..., None], axis=-1)[..., 0]
+    deviation = (chosen - found) / jnp.exp(params["log_std"])
     return -jnp.sum(deviation**2 / 2 + params["log_std"], axis=-1)
+
+
+def _entropy(task: Task, params: Params, found: jax.Array) -> jax.Array:
+    """Of what is drawn, but for a constant; of normal noise it is the same everywhere."""
+    if task.highest is None:
+        return -jnp.sum(jax.nn.softmax(found) * jax.nn.log_softmax(found), axis=-1)
+    return jnp.broadcast_to(jnp.sum(params["log_std"]), found.shape[:-1])
 
 
 def settings(rng: np.random.Generator) -> Settings:

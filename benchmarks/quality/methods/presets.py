@@ -28,7 +28,7 @@ from egd_optax import recombine
 # Samples of the batch that the safe preset accepts on.
 GUARD_SAMPLES = 256
 # What sigma decays to, over what it starts with: for the metric preset, and the global one.
-FLOOR, NEAR = 0.01, 0.001
+FLOOR, NEAR = 0.01, 0.01
 
 
 def slope(rates: Rates, static: Static, total: int) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def global_settings(rng: np.random.Generator) -> Settings:
     return {
         **adam_settings(rng),
         "sigma": log_uniform(rng, 0.2, 2.0),
-        "recombine_step": log_uniform(rng, 0.1, 1.0),
+        "recombine_step": log_uniform(rng, 0.02, 1.0),
         "population": one_of(rng, 16, 64),
         "samples": 16,
         "interval": 1,

@@ -41,5 +41,11 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 
 # Of machines in a simulator, which other methods are for.
 POLICIES: dict[str, Callable[[], Problem]] = {
-    build.__name__: build for build in (policies.pendulum, policies.delayed_pendulum)
+    build.__name__: build
+    for build in (
+        policies.pendulum,
+        policies.delayed_pendulum,
+        policies.mountain_car,
+        policies.acrobot,
+    )
 }
