@@ -35,6 +35,10 @@ SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {
     "low rank": lambda: {"noise": noise.low_rank(), "execution": Execution(evaluate="formed")},
     "factored": lambda: {"noise": noise.low_rank(), "execution": Execution(evaluate="factored")},
     "metric preset": presets.metric,
+    "metric preset, factored": lambda: {
+        **presets.metric(),
+        "execution": Execution(evaluate="factored"),
+    },
     "4 generations": lambda: {"generations": 4},
     "batches of 8": lambda: {"execution": Execution(candidate_batch_size=8)},
     "bfloat16": dict,

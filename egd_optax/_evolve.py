@@ -150,7 +150,9 @@ def evolve(
         step: an optax optimizer that leads to the child: -step_size * sum of weight * (member -
             parent) is its gradient, at the parent. Evolution strategies are of this kind:
             `evolve(optax.set_to_zero(), recombine=centered_rank(), accept="always",
-            step=optax.adam(1e-2), ...)`. It keeps its state, of the mutating leaves in float32
+            step=optax.adam(1e-2), ...)`; with a decaying sigma behind
+            `optax.scale_by_schedule(lambda generation: 1 / sigma(generation) ** 2)`, for the
+            gradient shrinks with sigma. It keeps its state, of the mutating leaves in float32
             or wider, from one generation and cycle to the next, but for children that were not
             taken. None for a plain step to parent + sum.
         accept: what a generation ends with. "always": the child, which is not evaluated. "finite":

@@ -13,10 +13,15 @@ from egd_optax import evolve, noise, recombine
 
 POPULATION, SIGMA = 16, 0.1
 STEPS = {"adam": optax.adam(0.05), "momentum": optax.sgd(0.5, 0.9)}
+SIGMAS = {
+    "constant": optax.constant_schedule(SIGMA),
+    "decaying": optax.exponential_decay(SIGMA, 8, 0.3),
+}
 
 
+@pytest.mark.parametrize("decay", SIGMAS)
 @pytest.mark.parametrize("name", STEPS)
-def test_every_update_is_that_of_open_es(name):
+def test_every_update_is_that_of_open_es(name, decay):
     """Open_ES is told our members and their fitness, and its mean is where our parameters are."""
     params = {"w": jnp.linspace(-1.0, 2.0, 12).reshape(4, 3), "b": jnp.ones(3)}
     population, scores = [], []
@@ -30,20 +35,23 @@ def test_every_update_is_that_of_open_es(name):
         io_callback(note, None, params, value)
         return value
 
-    # Open_ES divides by the population and by sigma, and weighs by ranks from -1/2 to 1/2; the
-    # weights of `centered_rank` above zero sum to one. This is the ratio where no two tie.
-    scale = POPULATION / (8 * SIGMA**2 * (POPULATION - 1))
+    # Open_ES divides by the population, and weighs by ranks from -1/2 to 1/2; the weights of
+    # `centered_rank` above zero sum to one. This is the ratio where no two tie.
+    scale = POPULATION / (8 * (POPULATION - 1))
+    sigma = SIGMAS[decay]
+    over_variance = optax.scale_by_schedule(lambda generation: 1 / sigma(generation) ** 2)
     tx = evolve(
         optax.set_to_zero(), evolve_every=1, population_size=POPULATION, antithetic=True,
-        sigma=SIGMA, noise=noise.gaussian(relative=False), recombine=recombine.centered_rank(),
-        step_size=scale, step=STEPS[name], accept="always",
+        sigma=sigma, noise=noise.gaussian(relative=False), recombine=recombine.centered_rank(),
+        step_size=scale, step=optax.chain(over_variance, STEPS[name]), accept="always",
     )  # fmt: skip
     zeros, state = jax.tree.map(jnp.zeros_like, params), tx.init(params)
+    # It asks its schedule behind a generation, with the number of that generation.
     theirs = Open_ES(
-        POPULATION, params, optimizer=STEPS[name], std_schedule=optax.constant_schedule(SIGMA)
+        POPULATION, params, optimizer=STEPS[name], std_schedule=lambda at: sigma(at + 1)
     )
     settings = theirs.default_params
-    mean = theirs.init(jax.random.key(0), params, settings)
+    mean = theirs.init(jax.random.key(0), params, settings).replace(std=sigma(0))
 
     @jax.jit
     def step(params, state):

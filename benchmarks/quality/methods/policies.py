@@ -35,16 +35,21 @@ def evolution(problem: Problem, static: Static, budget: int) -> Plan:
 
     def train(key: jax.Array, rates: Rates, data: Batch) -> Params:
         keys = streams(key)
-        sigma = unit * rates["sigma"]
+        sigma = _sigma(unit * rates["sigma"], static, generations)
+        # What Adam remembers of wider noise would else shrink the steps of narrower noise.
+        step = optax.chain(
+            optax.scale_by_schedule(lambda generation: 1 / sigma(generation) ** 2),
+            optax.adam(cosine(rates, generations)),
+        )
         optimizer = evolve(
             optax.set_to_zero(),
             evolve_every=1,
             population_size=population,
-            sigma=decaying(sigma, generations) if static["decay"] else sigma,
+            sigma=sigma,
             noise=noise.gaussian(relative=False),
             antithetic=True,
             recombine=recombine.centered_rank(),
-            step=optax.adam(cosine(rates, generations)),
+            step=step,
             accept="always",
             execution=Execution(candidate_batch_size=population),
             key=keys.noise,
@@ -63,6 +68,10 @@ def evolution(problem: Problem, static: Static, budget: int) -> Plan:
         return lax.fori_loop(0, generations, generation, (params, optimizer.init(params)))[0]
 
     return Plan(generations * population * size, train)
+
+
+def _sigma(first: jax.typing.ArrayLike, static: Static, generations: int) -> optax.Schedule:
+    return decaying(first, generations) if static["decay"] else optax.constant_schedule(first)
 
 
 def settings(rng: np.random.Generator) -> Settings:
@@ -91,13 +100,11 @@ def open_es(static: Static) -> strategies.Build:
     ) -> tuple[Any, Any]:
         from evosax.algorithms import Open_ES  # only where it runs: the tests do without
 
-        sigma = rates["sigma"] * unit
-        decays = decaying(sigma, generations)
         strategy = Open_ES(
             population,
             params,
             optimizer=optax.adam(cosine(rates, generations)),
-            std_schedule=decays if static["decay"] else optax.constant_schedule(sigma),
+            std_schedule=_sigma(rates["sigma"] * unit, static, generations),
         )
         return strategy, strategy.default_params
 
