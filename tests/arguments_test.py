@@ -76,7 +76,7 @@ CALLABLES = {
 }
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("kind", sorted(CALLABLES.keys() - {"named by position"}))
 def test_every_kind_of_callable_gets_what_it_takes(kind):
     np.testing.assert_allclose(parent_fitness(CALLABLES[kind], scale=100.0), 300.0, rtol=1e-6)

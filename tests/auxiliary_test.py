@@ -71,7 +71,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("accept", ["always", "finite", "improved", "best"])
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.crossed(6)
+@pytest.mark.crossed(2)
 def test_what_comes_back_belongs_to_the_fitness_beside_it(name, accept):
     """The parameters that were evaluated come back: their fitness is that of `info`."""
     settings = {**SETTINGS[name], "accept": accept}
@@ -103,7 +103,7 @@ def test_what_comes_back_belongs_to_the_fitness_beside_it(name, accept):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 def test_nothing_else_changes(name):
     params, info = run(2, **SETTINGS[name], accept="best")
     plain, without = run(2, **SETTINGS[name], accept="best", value_fn=loss, aux=None)
@@ -143,6 +143,7 @@ def test_members_that_are_not_finite_are_no_best_but_are_counted():
     assert info.aux.total["count"] == 9
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("rule", ["improved", "best"])
 def test_the_guard_is_counted_and_nothing_else_of_it_is_kept(rule):
     def guard(params):
@@ -159,6 +160,7 @@ def test_the_guard_is_counted_and_nothing_else_of_it_is_kept(rule):
         chex.assert_trees_all_close(loss(found["params"]), fitness, rtol=1e-5)
 
 
+@pytest.mark.wide
 def test_a_step_without_a_cycle_keeps_it_and_a_later_cycle_starts_anew():
     _, first = run(3, evolve_every=3)
     _, idle = run(4, evolve_every=3)
@@ -167,6 +169,7 @@ def test_a_step_without_a_cycle_keeps_it_and_a_later_cycle_starts_anew():
     assert second.aux.total["count"] == second.evaluations
 
 
+@pytest.mark.wide
 def test_inside_of_scan_outside_of_jit_and_back_from_a_checkpoint():
     params, tx = params_of(), evolve(optax.sgd(0.1), **GROUND, aux=AUX)
     step = step_of(tx)
@@ -185,7 +188,7 @@ def test_inside_of_scan_outside_of_jit_and_back_from_a_checkpoint():
 
 @pytest.mark.parametrize("name", ["plain", "pairs", "factored", "factored pairs"])
 @pytest.mark.parametrize("accept", ["always", "best"])
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 def test_devices_that_divide_the_members_find_the_same(name, accept):
     settings = {"population_size": 16, **SETTINGS[name], "accept": accept}
     _, expected = run(**settings)
@@ -238,6 +241,7 @@ def test_it_is_wide_enough_to_be_added_up():
     np.testing.assert_allclose(info.aux.total["half"], 0.9, rtol=1e-2)
 
 
+@pytest.mark.wide
 def test_a_line_search_gets_the_fitness_alone():
     base = optax.lbfgs()
     tx = evolve(base, **GROUND, aux=AUX)
@@ -267,6 +271,7 @@ def memory_of(population_size, **kwargs):
     return compiled.memory_analysis().temp_size_in_bytes / (4 * 512 * 512)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.exact
 @pytest.mark.parametrize(
     "kwargs",

@@ -78,6 +78,7 @@ def test_steps_without_a_cycle_are_those_of_a_line_search_alone(make):
     chex.assert_trees_all_close(ours, params, rtol=1e-5)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("make", SEARCHES.values(), ids=SEARCHES)
 def test_a_line_search_may_have_an_objective_of_its_own(make):
     """Along the gradient of a loss, a line search on that loss after rounding can climb."""
@@ -274,7 +275,7 @@ def product(params):
     return jnp.sum((params["w"] * params["b"] - 2.0) ** 2)
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 @pytest.mark.parametrize("base", FREEZING)
 def test_a_leaf_that_the_base_freezes_does_not_mutate(base, jit):
@@ -343,7 +344,7 @@ def test_no_accepted_cycle_ends_worse_where_a_base_deploys_other_parameters(rese
 # Nothing to choose.
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("reset_base", [False, True])
 @pytest.mark.parametrize(
     "kwargs",

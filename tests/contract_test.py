@@ -37,7 +37,7 @@ def make_step(tx):
     return step
 
 
-@pytest.mark.crossed(3)
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("evolve_every", [1, 3])
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("base", BASES)
@@ -93,7 +93,7 @@ def test_the_state_is_stable_in_float64(base):
         assert state.info.child_fitness.dtype == jnp.float64
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("axis_type", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("base", ["sgd", "schedule_free_sgd"])
@@ -223,7 +223,7 @@ RATES = {
 }
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("base", BASES)
 def test_converges_on_the_test_problems_of_optax(base, problem):

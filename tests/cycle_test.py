@@ -78,6 +78,7 @@ def test_numpy_reproduces_the_child(memory, rule, k):
     assert bool(info.accepted)
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("memory", MEMORY)
 def test_member_zero_is_the_parent_and_the_others_are_not(memory):
     members, _, parent, _, _ = record_cycle(execution=Execution(memory=memory))
@@ -114,6 +115,7 @@ def test_noise_is_normal_with_the_promised_standard_deviation(relative):
         assert abs((np.abs(drawn) < 1).mean() - 0.6827) < tolerance
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize(
     ("memory", "k"), [("host", 1), ("device", 3), ("replay", 3), ("host", POPULATION)]
 )
@@ -131,7 +133,7 @@ def test_info_reports_the_cycle(memory, k):
     assert int(info.cycle_index) == 0
 
 
-@pytest.mark.crossed(7)
+@pytest.mark.crossed(5)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("accept", ["finite", "improved", "best"])
 @pytest.mark.parametrize("sigma", [0.02, 3.0])
@@ -166,7 +168,7 @@ def test_a_schedule_gives_the_sigma_of_each_cycle():
     np.testing.assert_allclose(sigmas, [0, 0.1, 0.1, 0.098, 0.098, 0.1 * 0.98**2], rtol=1e-6)
 
 
-@pytest.mark.crossed(4)
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("kind", [noise.gaussian(), noise.low_rank()], ids=["full", "low rank"])
 def test_a_negative_zero_is_no_better_than_zero(memory, kind):
@@ -183,6 +185,7 @@ def test_a_negative_zero_is_no_better_than_zero(memory, kind):
     np.testing.assert_array_equal(updates, jnp.zeros(4))  # the parent was first
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("memory", MEMORY)
 def test_ties_go_to_the_parent_and_then_to_the_smaller_index(memory):
     seen = []

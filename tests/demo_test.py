@@ -79,6 +79,7 @@ def test_run_reports_the_cycles_and_validations_it_paid_for():
     assert result.best.validation.error == min(at.validation.error for at in result.checkpoints)
 
 
+@pytest.mark.wide
 def test_a_run_repeats_to_the_bit_and_seeds_differ():
     data = digits.load()
     first, again, other = (
@@ -174,6 +175,7 @@ def test_demo_writes_the_figure_and_the_numbers(tmp_path):
     assert len(printed.getvalue().splitlines()) < 50
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("name", DESCENTS)
 def test_a_descent_pays_for_what_is_evaluated(name):
     method = DESCENTS[name]

@@ -39,7 +39,7 @@ MODES = {
 }
 
 
-@pytest.mark.crossed(4)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize(
     ("base", "mode", "reset_base", "evolve_now"),
     [

@@ -34,6 +34,7 @@ def seen_by_diagnose(params, grads, **kwargs):
     return seen, found
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("kind", [noise.gaussian(), noise.low_rank()], ids=["gaussian", "low rank"])
 def test_numpy_finds_the_same(kind):
     params = toy_params()
@@ -67,6 +68,7 @@ def test_the_pairs_are_those_of_the_first_cycle():
     assert len(seen) == 6
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize(
     "params",
     [

@@ -54,6 +54,7 @@ def any_numbers(dtype, count=200_000):
     return np.where(np.isfinite(numbers.astype(np.float32)), numbers, np.zeros_like(numbers))
 
 
+@pytest.mark.crossed(6)
 @pytest.mark.parametrize("near", [True, False])
 @pytest.mark.parametrize(
     ("dtype", "step"),
@@ -85,7 +86,7 @@ def test_what_an_update_reaches_is_reached_exactly(dtype, step, near):
     assert (off > 0).mean() < 1e-3
 
 
-@pytest.mark.crossed(3)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("dtype", [*LOW, jnp.float32])
 @pytest.mark.parametrize("accept", ["always", "best"])
 def test_updates_have_the_dtypes_of_those_of_the_base(dtype, accept):
@@ -197,6 +198,7 @@ def test_complex_leaves_move_in_both_components_with_half_the_variance_each():
     np.testing.assert_allclose(np.mean(np.abs(drawn) ** 2), 0.25, rtol=0.03)
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("memory", ["host", "device", "replay"])
 def test_odd_leaves(memory):
     params = {

@@ -13,6 +13,7 @@ def _mutants_win(params):
     return -jnp.sum((params - 1.0) ** 2)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("raw", [False, True])
 def test_an_ensemble_with_a_key_per_model_gets_the_noise_of_each_model_alone(raw):
     def optimizer(key):

@@ -53,7 +53,7 @@ def scores(model, kind):
     return np.asarray(formed), np.asarray(factored)
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("rank", [1, 3])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_has_the_fitness_of_the_formed_members(name, rank):
@@ -196,7 +196,7 @@ def test_low_precision_members_have_the_ranks_of_those_that_float32_has(monkeypa
     assert np.corrcoef(expected, formed)[0, 1] > 0.98
 
 
-@pytest.mark.crossed(1)
+@pytest.mark.wide
 @pytest.mark.parametrize("where", ["mesh", "shard_map", "sharded parameters"])
 @pytest.mark.parametrize("antithetic", [False, True])
 def test_devices_find_what_one_finds(where, antithetic):
@@ -395,6 +395,7 @@ def test_an_explanation_is_data_and_a_table():
     assert explain(value_fn, abstract, scale=2.0) == everything
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize(("size", "batch_size"), [(8, None), (9, None), (9, 3), (8, 5)])
 def test_hardly_a_member_is_evaluated_twice_to_fill_a_batch(size, batch_size):
     seen, *_, info = record_evaluations(

@@ -429,7 +429,7 @@ def test_all_devices_raise_what_one_of_them_met(settings):
     on_eight(host_value_fn(loss), **settings)  # no device waits for another
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("worst", [np.nan, np.inf, -np.inf, 1e300], ids=str)
 def test_what_is_not_finite_counts_as_worst(worst):
     fn = lambda p: worst if p["w"][0, 0] > 1 else float(loss(p))  # noqa: E731
@@ -497,7 +497,7 @@ def assert_aux_agrees(result, expected):
     assert 3 * evaluations <= int(result[1].info.aux.total["steps"]) <= 4 * evaluations
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("settings", ON_ONE.values(), ids=ON_ONE)
 def test_aux_is_what_python_returned(settings):
     kwargs = {**settings}
@@ -515,6 +515,7 @@ def test_aux_on_eight_devices(settings):
     chex.assert_trees_all_close(*jax.device_get((result[1].info, expected[1].info)), rtol=1e-5)
 
 
+@pytest.mark.wide
 def test_aux_of_all_members_at_once():
     tx = optimizer(BATCHES, population_size=7, aux=AUX)
 
@@ -541,6 +542,7 @@ def test_aux_of_a_member_that_fails_is_zero():
     assert (parent, best, child, total) == (3, 3, 3, 6)
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
@@ -611,6 +613,7 @@ def test_float64():
 # Outside of jit.
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.on_cpu
 @pytest.mark.parametrize("params", [SMALL, LARGE], ids=["at once", "in pieces"])
 def test_a_second_cycle_compiles_nothing(params):

@@ -42,7 +42,7 @@ def test_a_leaf_moves_by_a_matrix_of_this_rank_over_its_last_axis(shape, rank):
         assert np.all(values[rank:] < 1e-5 * values[0])
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
 @pytest.mark.parametrize("rank", [1, 4])
 def test_every_entry_has_the_promised_standard_deviation(rank, dtype):
@@ -132,6 +132,7 @@ def test_without_a_batch_axis_the_layers_of_a_leaf_share_a_factor():
     assert np.linalg.matrix_rank(member.reshape(-1, 15), tol=1e-3) == 1
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("rank", [1, 4])
 def test_every_entry_of_a_stack_has_the_promised_standard_deviation(rank):
     members = drawn((3, 12, 12), 3000, noise.low_rank(rank, relative=False, batch_axis=0))

@@ -43,7 +43,7 @@ _STATES = {"floats cast to bfloat16": (False, False), "x64 after init": (False, 
 _STATES["init under x64"] = (True, False)
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize("how", _STATES)
 def test_a_state_keeps_the_dtypes_that_it_came_in_with(how, traced):
@@ -128,7 +128,7 @@ def run(kwargs, dtype=jnp.float32, *, jit=True):
     return params, state
 
 
-@pytest.mark.crossed(5)
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_strict_promotion_makes_the_same_program(name, dtype):
@@ -186,7 +186,7 @@ def test_low_precision_of_many_kinds_is_tried():
     assert {"bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"} <= set(LOW)
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize(
     ("dtype", "name"),
     [

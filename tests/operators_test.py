@@ -284,6 +284,7 @@ def test_a_population_that_is_lost_leaves_the_base_step():
     assert not bool(info.accepted)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_weights_over_all_members_hold_none(batch_size):
     def temp_in_copies(population_size):

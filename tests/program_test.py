@@ -21,7 +21,7 @@ def loss(params):
     return jnp.sum(params["w"] ** 2) + jnp.sum(params["b"].astype(jnp.float32))
 
 
-@pytest.mark.crossed(3)
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("evolve_every", [1, 3])
 def test_value_fn_is_traced_once(memory, evolve_every):

@@ -62,6 +62,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.crossed(2)
 @pytest.mark.on_cpu
 @pytest.mark.parametrize("make", FUNCTIONS.values(), ids=FUNCTIONS)
 def test_a_second_cycle_compiles_nothing(make):

@@ -108,7 +108,7 @@ def test_bad_members_never_touch_the_result(bad, rule, memory):
         assert jnp.isfinite(jnp.stack(info[1:5])).all()
 
 
-@pytest.mark.crossed(4)
+@pytest.mark.crossed(1)
 @pytest.mark.exact
 @pytest.mark.parametrize(
     ("bad", "accept", "memory"),

@@ -122,7 +122,7 @@ def test_in_float64_too():
             np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.crossed(4)
+@pytest.mark.crossed(2)
 @pytest.mark.parametrize("length", [1, 5, 8, 9, 255, 4096])
 def test_a_row_goes_on_where_the_one_before_it_ended(length):
     runs = [numbers.Run(leaf, noise.Normal((length,))) for leaf in (1, 0, 1)]
@@ -217,7 +217,7 @@ def test_equal_layers_are_equal_pieces_of_program(kwargs):
     assert 0 < pieces(12) <= pieces(5)
 
 
-@pytest.mark.crossed(3)
+@pytest.mark.crossed(2)
 @pytest.mark.exact
 @pytest.mark.parametrize("kwargs", SETTINGS.values(), ids=SETTINGS)
 def test_the_program_holds_value_fn_once(kwargs):
@@ -227,6 +227,7 @@ def test_the_program_holds_value_fn_once(kwargs):
     assert cosines == 1 + batches
 
 
+@pytest.mark.wide
 @pytest.mark.exact
 def test_a_guard_is_another_function():
     tx = evolve(optax.sgd(0.1), recombine=recombine.mean())

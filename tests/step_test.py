@@ -56,7 +56,7 @@ def run(tx, params, steps=3, value_fn=loss):
     ],
     ids=["plain", "elites of pairs", "generations in batches", "factored"],
 )
-@pytest.mark.crossed(5)
+@pytest.mark.crossed(2)
 def test_a_step_of_sgd_at_rate_one_is_the_plain_step(accept, kwargs):
     settings = {**GROUND, "accept": accept, **kwargs}
     plain, state = run(evolve(optax.sgd(0.1), **settings), params_of())
@@ -86,6 +86,7 @@ def test_numpy_reproduces_the_direction_and_optax_the_step(antithetic):
     chex.assert_trees_all_close(landed, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.wide
 @pytest.mark.exact
 def test_the_same_bits_in_every_memory_mode_and_batch():
     settings = {**GROUND, "recombine": recombine.mean(0.5), "accept": "improved"}
@@ -112,6 +113,7 @@ def test_the_same_bits_in_every_memory_mode_and_batch():
         chex.assert_trees_all_equal(other, first)
 
 
+@pytest.mark.wide
 def test_what_the_step_keeps_moves_with_the_children_that_are_taken():
     """Of a child that is refused, and of a population that is lost, it knows nothing."""
     tx = evolve(optax.sgd(0.1), step=optax.adam(0.1), accept="improved", **GROUND)
@@ -202,7 +204,7 @@ def test_devices_that_share_the_members_step_as_one_does():
     ],
     ids=["one by one", "batches", "factored", "generations"],
 )
-@pytest.mark.crossed(3)
+@pytest.mark.crossed(2)
 def test_a_child_that_is_taken_unseen_costs_no_evaluation(antithetic, kwargs):
     seen, parent, landed, info = record_evaluations(
         antithetic=antithetic, accept="always",

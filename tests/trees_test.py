@@ -55,7 +55,7 @@ def applied(net, updates):
     )
 
 
-@pytest.mark.crossed(2)
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 @pytest.mark.parametrize("reset_base", [False, True])
 @pytest.mark.parametrize(
