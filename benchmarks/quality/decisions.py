@@ -29,8 +29,6 @@ HEADER = [
     "veto, then race at a tenth",
     "against the base: better / same / worse",
 ]
-
-
 # Rows of the trials that thresholds and shares come from, and that showed how early a race tells.
 SHAPING = {
     ("ternary_absmax", "metric_on_straight_through"),
@@ -94,7 +92,7 @@ def rows(found: Iterable[Decided]) -> list[list[str]]:
         [
             f"{one.problem.name} ({one.problem.kind}), {one.preset}",
             *(f"{np.median(scores):.3g}" for scores in one.arms),
-            *(f"{np.median(way):.3g}{_in_brackets(_behind(one, way))}" for way in one.ways),
+            *(f"{np.median(way):.3g} ({_behind(one, way):.2f})" for way in one.ways),
             report.comparison(one.ways[-1], one.arms[0])[0],
         ]
         for one in found
@@ -137,10 +135,6 @@ def _behind(one: Decided, scores: list[float]) -> float:
     """A median over that of the better arm; one where that is zero, and so is this."""
     ours, theirs = float(np.median(scores)), min(float(np.median(arm)) for arm in one.arms)
     return 1.0 if ours == theirs else ours / theirs if theirs else math.inf
-
-
-def _in_brackets(ratio: float) -> str:
-    return f" ({ratio:.2f})"
 
 
 def with_rows(document: str, found: Iterable[Decided]) -> str:

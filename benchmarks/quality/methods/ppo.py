@@ -2,8 +2,8 @@
 
 Schulman et al. 2017, https://arxiv.org/abs/1707.06347, with whole episodes, generalized advantages,
 a linear learning rate and clipped gradients; actions have normal noise, or are drawn from logits
-where one of some is chosen. Its gradients cost nothing here: what is counted is
-steps of the environment.
+where one of some is chosen. Its gradients cost nothing here: what is counted is steps of the
+environment.
 """
 
 from collections.abc import Callable

@@ -23,12 +23,13 @@ from benchmarks.quality.methods.method import (
     one_of,
 )
 from benchmarks.quality.methods.straight_through import has_stand_in
+from egd_optax import presets as shipped
 from egd_optax import recombine
 
 # Samples of the batch that the safe preset accepts on.
 GUARD_SAMPLES = 256
 # What sigma decays to, over what it starts with: for the metric preset, and the global one.
-FLOOR, NEAR = 0.01, 0.01
+FLOOR, NEAR = 0.01, shipped.FLOOR
 
 
 def slope(rates: Rates, static: Static, total: int) -> dict[str, Any]:
