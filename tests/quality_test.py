@@ -45,6 +45,7 @@ TOY = Problem(
     test=jnp.ones(4),
     batch_size=4,
     budget=30_000,
+    read_out=parabola,
 )
 
 
@@ -88,6 +89,34 @@ def test_what_decides_keeps_to_the_budget_and_uses_most_of_it(name):
     for base, preset in zip(*(draws(arm, 4) for arm in arms), strict=True):
         spent = method.plan(TOY, split(method.changed(base, preset))[1], TOY.budget).forwards
         assert 0.9 * TOY.budget < spent <= TOY.budget
+
+
+def ends_at(name, settings, budget=TOY.budget):
+    """Where a run ends, with settings in place of those that are drawn first."""
+    method = METHODS[name]
+    settings = {**method.settings(np.random.default_rng(0)), **settings}
+    return Trainer(method, TOY, budget)(settings, 0)["x"]
+
+
+def test_a_model_without_errors_is_trained_as_by_adam():
+    rate = {"learning_rate": 0.01}
+    end = ends_at("adam", rate)
+    assert jnp.array_equal(ends_at("noise_injection", {**rate, "error": 0.0}), end)
+    assert not jnp.array_equal(ends_at("noise_injection", {**rate, "error": 0.1}), end)
+
+
+def test_evolution_after_gradients_goes_on_from_where_they_end():
+    rate = {"learning_rate": 0.01}
+    end = ends_at("straight_through", rate, budget=TOY.budget // 4)
+    still = {**rate, "es_learning_rate": 0.0, "quarters": 1}
+    assert jnp.array_equal(ends_at("straight_through_then_es", still), end)
+    assert not jnp.array_equal(ends_at("straight_through_then_es", {**still, "quarters": 2}), end)
+
+
+def test_simultaneous_perturbation_descends():
+    start = TOY.init(streams(jax.random.key(0)).init)
+    end = {"x": ends_at("spsa", {"learning_rate": 1.0, "sigma": 0.1})}
+    assert parabola(end, TOY.train) < 0.1 * parabola(start, TOY.train)
 
 
 def decided(way, problem, *, base_rate, preset_rate=0.01):
@@ -276,7 +305,7 @@ def test_results_weigh_little():
     kept = [path for path in files if RESULTS / "quality" not in path.parents]  # of a run, ignored
     assert len(kept) <= 30
     assert sum(path.stat().st_size for path in kept) <= 1_000_000
-    assert all(path.stat().st_size < 200_000 for path in kept)
+    assert all(path.stat().st_size < 200_000 for path in kept if path.suffix == ".png")
     assert not [path for path in kept if path.suffix == ".svg"]
 
 

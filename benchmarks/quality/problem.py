@@ -36,6 +36,8 @@ class Problem(NamedTuple):
         success: a score that counts as solved, or None.
         threshold: maps parameters and a batch to parameters whose decision threshold is
             tuned on that batch, or None where there is none to tune.
+        read_out: the stand-in for a device that shows more of itself than the problem lets
+            methods see, or None. Only baselines that say so descend on it.
     """
 
     name: str
@@ -52,3 +54,4 @@ class Problem(NamedTuple):
     budget: int
     success: float | None = None
     threshold: Callable[[Params, Batch], Params] | None = None
+    read_out: Objective | None = None

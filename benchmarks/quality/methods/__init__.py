@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from benchmarks.quality.methods import (
     carried,
     deciding,
+    devices,
     directions,
     gradient,
     policies,
@@ -22,7 +23,7 @@ def _by_name(methods: Iterable[Method]) -> dict[str, Method]:
 
 METHODS = _by_name(
     method
-    for family in (gradient, straight_through, strategies, presets)
+    for family in (gradient, straight_through, devices, strategies, presets)
     for method in family.METHODS
 )
 

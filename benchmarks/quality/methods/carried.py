@@ -8,7 +8,7 @@ from collections.abc import Callable
 import functools
 import math
 
-from benchmarks.quality.methods import gradient, presets, straight_through
+from benchmarks.quality.methods import devices, gradient, presets, straight_through, strategies
 from benchmarks.quality.methods.method import Method, Settings
 
 # How many times as long.
@@ -47,9 +47,15 @@ def _carried(method: Method, times: int, change: Change | None = None) -> Method
 _ADAM = next(method for method in gradient.METHODS if method.name == "adam")
 _METRIC = tuple(method for method in presets.OURS if method.name.startswith("metric"))
 _AS_THEY_ARE = _ADAM, straight_through.STRAIGHT_THROUGH, *presets.OURS
+# What learns from the device alone in the end; on three times the budget cycles are to be level.
+_ON_DEVICES = tuple(
+    method._replace(applies=devices.is_device)
+    for method in (*devices.LAST_ON_THE_DEVICE, *strategies.METHODS)
+)
 
 METHODS = (
     *(_carried(method, times) for times in TIMES for method in _AS_THEY_ARE),
+    *(_carried(method, 3) for method in _ON_DEVICES),
     *(
         _carried(method, times, change)
         for times in TIMES

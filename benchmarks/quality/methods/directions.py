@@ -185,6 +185,17 @@ def rare_settings(rng: np.random.Generator) -> Settings:
     return {**through_adam_settings(rng), "interval": one_of(rng, 5, 20, 80)}
 
 
+def often_settings(rng: np.random.Generator) -> Settings:
+    """Few members in every step, as much compute for cycles, or less, and a wider grid of rates."""
+    return {
+        **through_adam_settings(rng),
+        "step_rate": log_uniform(rng, 1e-4, 0.1),
+        "population": one_of(rng, 4, 16),
+        "interval": 1,
+        "noise": "full_rank",
+    }
+
+
 def remembered_settings(rng: np.random.Generator) -> Settings:
     """Those of the metric preset, and the share of the variance that follows earlier steps."""
     return {**METRIC.settings(rng), "share": one_of(rng, "0.1", "0.3", "0.5")}
@@ -209,6 +220,7 @@ METHODS = (
     _direction("late_samples", loop=late_samples),
     _direction("through_adam", through_adam, through_adam_settings),
     _direction("rare_through_adam", through_adam, rare_settings),
+    _direction("often_through_adam", through_adam, often_settings),
     _direction("averaged", loop=averaged),
     Method(PREFIX + "averaged_gradient", adam_settings, averaged_gradient, has_stand_in),
 )

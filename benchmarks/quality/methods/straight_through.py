@@ -1,12 +1,15 @@
 """Adam on a differentiable stand-in for the fitness: the trick to beat where there is one."""
 
+from collections.abc import Callable
+import operator
+
 import jax
 import jax.numpy as jnp
 
 from benchmarks.quality import ledger
 from benchmarks.quality.methods.gradient import adam, adam_settings, descend
 from benchmarks.quality.methods.method import Method, Plan, Rates, Static, streams
-from benchmarks.quality.problem import Batch, Params, Problem
+from benchmarks.quality.problem import Batch, Objective, Params, Problem
 
 
 def has_stand_in(problem: Problem) -> bool:
@@ -14,9 +17,15 @@ def has_stand_in(problem: Problem) -> bool:
     return problem.straight_through is not None
 
 
-def plan(problem: Problem, static: Static, budget: int) -> Plan:
-    """Descends on the stand-in for all of the budget."""
-    objective = problem.straight_through
+def plan(
+    problem: Problem,
+    static: Static,
+    budget: int,
+    *,
+    of: Callable[[Problem], Objective | None] = operator.attrgetter("straight_through"),
+) -> Plan:
+    """Descends on the stand-in that `of` takes from the problem, for all of the budget."""
+    objective = of(problem)
     assert objective is not None
     prices = ledger.descent(problem)
     steps = prices.steps_within(budget)

@@ -90,12 +90,25 @@ def evosax_plan(build: Build) -> Callable[[Problem, Static, int], Plan]:
 
 def openai_es_plan(problem: Problem, static: Static, budget: int) -> Plan:
     """Adam on the slope of centered ranks over mirrored pairs, as in OpenAI-ES."""
-    population, size, unit = static["population"], samples(problem, static), scale(problem)
+    population, size = static["population"], samples(problem, static)
     generations = ledger.within(budget, population * size)
+    search = openai_es(problem, static, generations)
 
     def train(key: jax.Array, rates: Rates, data: Batch) -> Params:
         keys = streams(key)
-        start, unravel = ravel_pytree(problem.init(keys.init))
+        return search(problem.init(keys.init), keys, rates, data)
+
+    return Plan(generations * population * size, train)
+
+
+def openai_es(
+    problem: Problem, static: Static, generations: int
+) -> Callable[[Params, Streams, Rates, Batch], Params]:
+    """What goes on from some parameters for so many generations of OpenAI-ES."""
+    population, size, unit = static["population"], samples(problem, static), scale(problem)
+
+    def search(params: Params, keys: Streams, rates: Rates, data: Batch) -> Params:
+        start, unravel = ravel_pytree(params)
         optimizer = optax.adam(cosine(rates, generations))
         sigma = rates["sigma"] * unit
 
@@ -115,7 +128,7 @@ def openai_es_plan(problem: Problem, static: Static, budget: int) -> Plan:
         mean, _ = lax.fori_loop(0, generations, generation, first)
         return unravel(mean)
 
-    return Plan(generations * population * size, train)
+    return search
 
 
 def centered_ranks(fitness: jax.Array) -> jax.Array:
@@ -128,8 +141,8 @@ def batch_of(keys: Streams, at: jax.Array, data: Batch, size: int) -> Batch:
     return sample(data, jax.random.fold_in(keys.fitness, at), size)
 
 
-def _shape(rng: np.random.Generator) -> Settings:
-    # Sigma is in units of the initial parameters.
+def shape(rng: np.random.Generator) -> Settings:
+    """What a generation is made of; sigma is in units of the initial parameters."""
     return {
         "sigma": log_uniform(rng, 0.01, 1.0),
         "population": one_of(rng, 16, 64, 256),
@@ -140,9 +153,9 @@ def _shape(rng: np.random.Generator) -> Settings:
 METHODS = (
     Method(
         "evosax_open_es",
-        lambda rng: {"learning_rate": log_uniform(rng, 0.01, 30.0), **_shape(rng)},
+        lambda rng: {"learning_rate": log_uniform(rng, 0.01, 30.0), **shape(rng)},
         evosax_plan(open_es),
     ),
-    Method("evosax_sep_cma_es", _shape, evosax_plan(sep_cma_es)),
-    Method("openai_es", lambda rng: {**adam_settings(rng), **_shape(rng)}, openai_es_plan),
+    Method("evosax_sep_cma_es", shape, evosax_plan(sep_cma_es)),
+    Method("openai_es", lambda rng: {**adam_settings(rng), **shape(rng)}, openai_es_plan),
 )
