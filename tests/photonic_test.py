@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.quality.problems import photonic
+from benchmarks.quality.problems import controls, photonic
 
 pytestmark = pytest.mark.long
 
@@ -52,7 +52,7 @@ def test_what_is_measured_is_the_chip_and_what_is_differentiated_is_not():
 def test_errors_hide_nothing_from_evolution(seed):
     # Whoever only sees the fitness finds on one chip what it finds on another, shifted.
     exact, chip = (photonic.chip("chip", error) for error in (0.0, ERROR))
-    rng = np.random.default_rng(photonic.controls.SEED)
+    rng = np.random.default_rng(controls.SEED)
     params = exact.init(jax.random.key(seed))
     shifted = [leaf - ERROR * rng.normal(size=leaf.shape) for leaf in params]
     batch = exact.train

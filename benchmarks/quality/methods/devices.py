@@ -13,8 +13,7 @@ import numpy as np
 import optax
 
 from benchmarks.quality import ledger
-from benchmarks.quality.methods import straight_through
-from benchmarks.quality.methods.gradient import adam, adam_settings, descend
+from benchmarks.quality.methods.gradient import adam, adam_settings, descend, plan
 from benchmarks.quality.methods.method import (
     Method,
     Plan,
@@ -23,12 +22,12 @@ from benchmarks.quality.methods.method import (
     Static,
     log_uniform,
     one_of,
-    sample,
     samples,
     scale,
     streams,
 )
-from benchmarks.quality.methods.strategies import openai_es, shape
+from benchmarks.quality.methods.straight_through import STRAIGHT_THROUGH
+from benchmarks.quality.methods.strategies import batch_of, openai_es, shape
 from benchmarks.quality.problem import Batch, Params, Problem
 
 # Of SPSA: how its steps and its perturbations shrink, as Spall recommends.
@@ -49,41 +48,30 @@ def noise_injection_plan(problem: Problem, static: Static, budget: int) -> Plan:
         keys = streams(key)
         optimizer = adam(rates, steps, keys.noise)
 
-        def step(
-            at: jax.Array, carry: tuple[Params, optax.OptState]
-        ) -> tuple[Params, optax.OptState]:
-            params, state = carry
-            batch = sample(data, jax.random.fold_in(keys.batches, at), problem.batch_size)
-            errors = optax.tree.random_like(
-                jax.random.fold_in(keys.noise, at), params, jax.random.normal
-            )
-            noisy = optax.tree.add_scale(params, rates["error"], errors)
-            updates, state = optimizer.update(jax.grad(problem.loss)(noisy, batch), state, params)
-            return optax.apply_updates(params, updates), state
+        def with_errors(at: jax.Array, params: Params) -> Params:
+            key = jax.random.fold_in(keys.noise, at)
+            errors = optax.tree.random_like(key, params, jax.random.normal)
+            return optax.tree.add_scale(params, rates["error"], errors)
 
-        params = problem.init(keys.init)
-        return lax.fori_loop(0, steps, step, (params, optimizer.init(params)))[0]
+        return descend(problem, problem.loss, optimizer, keys, data, steps, with_errors)
 
     return Plan(prices.spent(steps), train)
 
 
 def then_es_plan(problem: Problem, static: Static, budget: int) -> Plan:
     """Physics-aware training for some quarters of the budget, then OpenAI-ES on the device."""
-    objective = problem.straight_through
-    assert objective is not None
-    prices = ledger.descent(problem)
-    steps = prices.steps_within(static["quarters"] * budget // 4)
+    before = STRAIGHT_THROUGH.plan(problem, static, static["quarters"] * budget // 4)
     generation = static["population"] * samples(problem, static)
-    generations = ledger.within(budget - prices.spent(steps), generation)
+    generations = ledger.within(budget - before.forwards, generation)
     search = openai_es(problem, static, generations)
 
     def train(key: jax.Array, rates: Rates, data: Batch) -> Params:
+        params = before.train(key, rates, data)
         keys = streams(key)
-        params = descend(problem, objective, adam(rates, steps, keys.noise), keys, data, steps)
         later = keys._replace(fitness=jax.random.fold_in(keys.fitness, 1))
         return search(params, later, {**rates, "learning_rate": rates["es_learning_rate"]}, data)
 
-    return Plan(prices.spent(steps) + generations * generation, train)
+    return Plan(before.forwards + generations * generation, train)
 
 
 def spsa_plan(problem: Problem, static: Static, budget: int) -> Plan:
@@ -95,7 +83,7 @@ def spsa_plan(problem: Problem, static: Static, budget: int) -> Plan:
         keys = streams(key)
 
         def step(at: jax.Array, params: Params) -> Params:
-            batch = sample(data, jax.random.fold_in(keys.fitness, at), size)
+            batch = batch_of(keys, at, data, size)
             signs = optax.tree.random_like(
                 jax.random.fold_in(keys.noise, at), params, jax.random.rademacher
             )
@@ -140,7 +128,7 @@ METHODS = (
     Method(
         "layers_read_out",
         adam_settings,
-        functools.partial(straight_through.plan, of=operator.attrgetter("read_out")),
+        functools.partial(plan, base=adam, of=operator.attrgetter("read_out")),
         is_device,
     ),
     Method(

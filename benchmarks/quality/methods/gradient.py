@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+import operator
 
 import jax
 from jax import lax
@@ -37,19 +38,30 @@ def descend(
     keys: Streams,
     data: Batch,
     steps: int,
+    seen: Callable[[jax.Array, Params], Params] = lambda at, params: params,
 ) -> Params:
-    """Takes gradient steps from the initial parameters and returns the last ones."""
+    """Takes gradient steps from the initial parameters and returns the last ones.
+
+    Args:
+        problem: the problem.
+        objective: what to descend on.
+        optimizer: what takes the steps.
+        keys: those of the run.
+        data: what batches are drawn from.
+        steps: how many.
+        seen: maps the number of a step and parameters to those that the gradient is taken at.
+    """
     optimizer = optax.with_extra_args_support(optimizer)
 
     def step(at: jax.Array, carry: tuple[Params, optax.OptState]) -> tuple[Params, optax.OptState]:
         params, state = carry
         batch = sample(data, jax.random.fold_in(keys.batches, at), problem.batch_size)
-        gradient = jax.grad(objective)
+
+        def gradient(params: Params) -> Params:
+            return jax.grad(objective)(seen(at, params), batch)
+
         updates, state = optimizer.update(
-            gradient(params, batch),
-            state,
-            params,
-            grad_fn=lambda params, _: gradient(params, batch),
+            gradient(params), state, params, grad_fn=lambda params, _: gradient(params)
         )
         return optax.apply_updates(params, updates), state
 
@@ -94,14 +106,24 @@ def adam_settings(rng: np.random.Generator) -> Settings:
     return {"learning_rate": log_uniform(rng, 3e-5, 0.1)}
 
 
-def plan(problem: Problem, static: Static, budget: int, *, base: Base, gradients: int = 1) -> Plan:
-    """Descends on the loss for all of the budget."""
+def plan(
+    problem: Problem,
+    static: Static,
+    budget: int,
+    *,
+    base: Base,
+    gradients: int = 1,
+    of: Callable[[Problem], Objective | None] = operator.attrgetter("loss"),
+) -> Plan:
+    """Descends for all of the budget on what `of` takes from the problem."""
+    objective = of(problem)
+    assert objective is not None
     prices = ledger.descent(problem, gradients)
     steps = prices.steps_within(budget)
 
     def train(key: jax.Array, rates: Rates, data: Batch) -> Params:
         keys = streams(key)
-        return descend(problem, problem.loss, base(rates, steps, keys.noise), keys, data, steps)
+        return descend(problem, objective, base(rates, steps, keys.noise), keys, data, steps)
 
     return Plan(prices.spent(steps), train)
 

@@ -1,15 +1,14 @@
 """Adam on a differentiable stand-in for the fitness: the trick to beat where there is one."""
 
-from collections.abc import Callable
+import functools
 import operator
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks.quality import ledger
-from benchmarks.quality.methods.gradient import adam, adam_settings, descend
-from benchmarks.quality.methods.method import Method, Plan, Rates, Static, streams
-from benchmarks.quality.problem import Batch, Objective, Params, Problem
+from benchmarks.quality.methods.gradient import adam, adam_settings, plan
+from benchmarks.quality.methods.method import Method
+from benchmarks.quality.problem import Batch, Problem
 
 
 def has_stand_in(problem: Problem) -> bool:
@@ -17,31 +16,16 @@ def has_stand_in(problem: Problem) -> bool:
     return problem.straight_through is not None
 
 
-def plan(
-    problem: Problem,
-    static: Static,
-    budget: int,
-    *,
-    of: Callable[[Problem], Objective | None] = operator.attrgetter("straight_through"),
-) -> Plan:
-    """Descends on the stand-in that `of` takes from the problem, for all of the budget."""
-    objective = of(problem)
-    assert objective is not None
-    prices = ledger.descent(problem)
-    steps = prices.steps_within(budget)
-
-    def train(key: jax.Array, rates: Rates, data: Batch) -> Params:
-        keys = streams(key)
-        return descend(problem, objective, adam(rates, steps, keys.noise), keys, data, steps)
-
-    return Plan(prices.spent(steps), train)
-
-
 def _train_and_validation(problem: Problem) -> Batch:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), problem.train, problem.validation)
 
 
-STRAIGHT_THROUGH = Method("straight_through", adam_settings, plan, has_stand_in)
+STRAIGHT_THROUGH = Method(
+    "straight_through",
+    adam_settings,
+    functools.partial(plan, base=adam, of=operator.attrgetter("straight_through")),
+    has_stand_in,
+)
 
 METHODS = (
     STRAIGHT_THROUGH,
