@@ -13,14 +13,15 @@ import optax
 import pytest
 
 from benchmarks.measure import RESULTS
-from benchmarks.quality import archive, decisions, report, statistics
+from benchmarks.quality import archive, decisions, edges, report, statistics
 from benchmarks.quality.ledger import generation_price
 from benchmarks.quality.methods import DECIDING, METHODS
+from benchmarks.quality.methods import POLICIES as SOLVERS
 from benchmarks.quality.methods.method import Trainer, split, streams
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.problems import POLICIES, PROBLEMS
 from benchmarks.quality.record import Store
-from benchmarks.quality.runner import FIRST_SEED, FIRST_TUNE_SEED, Effort, complete, draws
+from benchmarks.quality.runner import FIRST_SEED, FIRST_TUNE_SEED, Effort, complete, draws, mean
 from egd_optax import evolve, presets, recombine
 
 pytestmark = pytest.mark.long
@@ -173,7 +174,7 @@ def test_the_methods_named_for_presets_run_them(name, preset):
 
 def test_a_record_goes_on_where_it_stood(tmp_path):
     store, method, runs = Store(tmp_path), METHODS["adam"], []
-    small = Effort(trials=2, tune_seeds=1, seeds=2, share=0.01)
+    small = Effort(trials=2, tune_seeds=1, seeds=2, share=0.01, past_edges=False)
     record = complete(method, TOY, store, small)
     assert [len(trial["scores"]) for trial in record["trials"]] == [1, 1]
     assert len(record["scores"]) == 2
@@ -182,6 +183,49 @@ def test_a_record_goes_on_where_it_stood(tmp_path):
     assert again["scores"][:2] == record["scores"]
     assert len(again["scores"]) == 3
     assert len(runs) == 2 + 3
+
+
+@pytest.mark.parametrize(
+    ("best", "others", "moved"),
+    [
+        ({"sigma": 0.1}, [{"sigma": 0.2}], {"sigma": 0.05}),
+        ({"population": 64}, [{"population": 16}], {"population": 128}),
+        ({"gamma": 0.99}, [{"gamma": 0.95}], {"gamma": 0.995}),
+        # One at a time, the first at an edge.
+        (
+            {"sigma": 0.2, "samples": 16, "interval": 5},
+            [
+                {"sigma": 0.1, "samples": 8, "interval": 20},
+                {"sigma": 0.4, "samples": 8, "interval": 20},
+            ],
+            {"sigma": 0.2, "samples": 32, "interval": 5},
+        ),
+        # Between others, not drawn, in no order, or nowhere to go.
+        ({"sigma": 0.2}, [{"sigma": 0.1}, {"sigma": 0.4}], None),
+        ({"population": 16}, [{"population": 16}], None),
+        ({"decay": True, "noise": "a"}, [{"decay": False, "noise": "b"}], None),
+        ({"population": 2, "quarters": 3}, [{"population": 4, "quarters": 1}], None),
+        ({"entropy": 0.0}, [{"entropy": 0.003}], None),
+    ],
+)
+def test_what_lies_beyond_an_edge(best, others, moved):
+    found = edges.beyond(best, [best, *others])
+    assert found == (None if moved is None else pytest.approx(moved))
+    assert moved is None or [*map(type, found.values())] == [*map(type, best.values())]
+
+
+def test_tuning_goes_on_until_the_best_lies_at_no_edge(tmp_path):
+    store, small = Store(tmp_path), Effort(trials=2, tune_seeds=1, seeds=2, share=0.01)
+    record = complete(METHODS["adam"], TOY, store, small)
+    trials = [*record["trials"], *record["further"]]
+    # Of two rates one is always an edge.
+    assert len(record["trials"]) == 2 < len(trials)
+    assert record["settings"] == min(trials, key=mean)["settings"]
+    rates = [trial["settings"]["learning_rate"] for trial in trials]
+    assert min(rates) < record["settings"]["learning_rate"] < max(rates)
+    assert {**complete(METHODS["adam"], TOY, store, small), **record} == store.load("toy", "adam")
+    # A preset keeps to what was drawn.
+    assert "further" not in complete(METHODS["safe"], TOY, store, small)
 
 
 def test_seeds_that_are_published_are_not_those_of_tuning():
@@ -230,6 +274,17 @@ def test_a_record_is_whole_and_says_what_it_was_measured_with(name, folder):
     if not name.endswith("/time.json"):
         assert len(record["scores"]) == len(record["seconds"]) == Effort().seeds
         assert record["forwards"] <= record["budget"]
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_no_baseline_was_tuned_to_the_edge_of_its_grid(name, folder):
+    record, path = json.loads((folder / name).read_text()), Path(name)
+    method = (SOLVERS if path.parent.name in POLICIES else METHODS).get(path.stem)
+    if method is None or not method.past_edges or "trials" not in record:
+        return
+    trials = [*record["trials"], *record.get("further", [])]
+    assert record["settings"] == min(trials, key=mean)["settings"]
+    assert edges.beyond(record["settings"], [trial["settings"] for trial in trials]) is None
 
 
 @pytest.fixture

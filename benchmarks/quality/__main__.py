@@ -19,7 +19,7 @@ from benchmarks.quality.record import Store
 from benchmarks.quality.runner import Effort, complete
 
 FOLDER = measure.RESULTS / "quality"
-QUICK = Effort(trials=2, tune_seeds=1, seeds=2, share=0.05)
+QUICK = Effort(trials=2, tune_seeds=1, seeds=2, share=0.05, past_edges=False)
 ROUNDS, QUICK_ROUNDS = 7, 3
 COMMANDS = (
     "run",

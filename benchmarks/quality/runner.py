@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from benchmarks.quality import edges
 from benchmarks.quality.methods import METHODS
 from benchmarks.quality.methods.method import Method, Settings, Trainer
 from benchmarks.quality.problem import Problem
@@ -25,12 +26,15 @@ class Effort(NamedTuple):
         tune_seeds: seeds that each of them is run on.
         seeds: seeds that the best of them is run on.
         share: of a problem's budget.
+        past_edges: whether tuning goes on past the edges of what was drawn, for the methods that
+            are given that.
     """
 
     trials: int = 16
     tune_seeds: int = 2
     seeds: int = 30
     share: float = 1.0
+    past_edges: bool = True
 
     def budget(self, method: Method, problem: Problem) -> int:
         """Sample-forwards that a run may spend."""
@@ -97,19 +101,34 @@ def _tuned(
     save: Callable[[], None],
     on_run: Callable[[], None],
 ) -> Settings:
-    """Completes the trials; the settings of the lowest mean validation score."""
+    """Completes the trials; the settings of the lowest mean validation score.
+
+    Where a method may, tuning goes on until no setting of the best lies at an edge.
+    """
     seeds = range(FIRST_TUNE_SEED, FIRST_TUNE_SEED + effort.tune_seeds)
     score = jax.jit(lambda params: problem.score(params, problem.validation))
-    trials = record.setdefault("trials", [])
-    for at, settings in enumerate(draws(method, effort.trials)):
+
+    def tried(trials: list[Record], at: int, settings: Settings) -> Record:
         # Trials of another search space are no trials of this one.
         if at < len(trials) and not _holds(trials[at], settings, effort):
             del trials[at:]
         if at == len(trials):
             trials.append({"settings": settings, **_scores(trainer, settings, seeds, score)})
             save()
+        return trials[at]
+
+    trials = record.setdefault("trials", [])
+    found = []
+    for at, settings in enumerate(draws(method, effort.trials)):
+        found.append(tried(trials, at, settings))
         on_run()
-    best: Settings = min(trials[: effort.trials], key=mean)["settings"]
+    best: Settings = min(found, key=mean)["settings"]
+    if not (method.past_edges and effort.past_edges):
+        return best
+    further = record.setdefault("further", [])
+    while (moved := edges.beyond(best, [trial["settings"] for trial in found])) is not None:
+        found.append(tried(further, len(found) - effort.trials, moved))
+        best = min(found, key=mean)["settings"]
     return best
 
 

@@ -21,10 +21,20 @@ def _by_name(methods: Iterable[Method]) -> dict[str, Method]:
     return {method.name: method for method in methods}
 
 
+def _past_edges(methods: Iterable[Method]) -> Iterable[Method]:
+    """Tuned until no setting lies at an edge: what presets are compared with."""
+    return (method._replace(past_edges=True) for method in methods)
+
+
 METHODS = _by_name(
-    method
-    for family in (gradient, straight_through, devices, strategies, presets)
-    for method in family.METHODS
+    (
+        *_past_edges(
+            method
+            for family in (gradient, straight_through, devices, strategies)
+            for method in family.METHODS
+        ),
+        *presets.METHODS,
+    )
 )
 
 # Changes to cycles on straight-through gradients.
@@ -37,7 +47,7 @@ CARRIED = _by_name(carried.METHODS)
 DECIDING = _by_name(deciding.METHODS)
 
 # What policies are found with; none of the others.
-POLICIES = _by_name(policies.METHODS)
+POLICIES = _by_name(_past_edges(policies.METHODS))
 
 # What the ablation runs besides, against the metric preset.
 VARIANTS = _by_name(variants.METHODS)

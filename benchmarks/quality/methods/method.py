@@ -42,6 +42,7 @@ class Method(NamedTuple):
         settings_of: the methods whose settings it takes over; if none it tunes its own.
         changed: what becomes of settings that it takes over, given those of each of them.
         budget: sample-forwards that it may spend, over those of the others.
+        past_edges: whether tuning goes on where the best of what was drawn lies at an edge.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Method(NamedTuple):
     settings_of: tuple[str, ...] = ()
     changed: Callable[..., Settings] = lambda settings: settings
     budget: float = 1.0
+    past_edges: bool = False
 
 
 class Streams(NamedTuple):
