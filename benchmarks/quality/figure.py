@@ -70,3 +70,6 @@ def _panel(axes: Axes, problem: Problem, records: Mapping[str, Record]) -> None:
     axes.set(yticks=range(len(ranked)), yticklabels=ranked, xlabel="score", title=problem.name)
     if problem.kind == "global":
         axes.set_xscale("symlog", linthresh=1e-3)
+        # A tick at every power of ten on both sides of zero would print the labels over each other.
+        axes.xaxis.get_major_locator().set_params(numticks=6)
+        axes.set_xlim(left=-1e-3)
