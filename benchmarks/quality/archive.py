@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.measure import RESULTS
 from benchmarks.quality import report, statistics
 from benchmarks.quality.problem import Problem
-from benchmarks.quality.record import Store, written
+from benchmarks.quality.record import Store, short, written
 
 SUMMARY = RESULTS / "quality.json"
 TRIALS = RESULTS / "quality_trials.tar.xz"
@@ -105,6 +105,7 @@ def _summary(problem: Problem, store: Store) -> dict[str, Any]:
         record = store.load(problem.name, path.stem)
         if len(record.get("scores", [])) > 1:
             found = statistics.summarize(report.scores(record), problem.success)
+            settings = {name: short(value) for name, value in record["settings"].items()}
             summaries[path.stem] = {
                 "seeds": len(record["scores"]),
                 "median": written(found.median),
@@ -113,7 +114,7 @@ def _summary(problem: Problem, store: Store) -> dict[str, Any]:
                 "solved": found.solved,
                 "forwards": record["forwards"],
                 # What is taken over stands where it was tuned.
-                **({"settings": record["settings"]} if "trials" in record else {}),
+                **({"settings": settings} if "trials" in record else {}),
                 "date": record["date"],
             }
     return summaries

@@ -47,6 +47,11 @@ def written(score: float) -> float | None:
     return float(str(np.float32(score))) if math.isfinite(score) else None
 
 
+def short(value: Any) -> Any:
+    """A float in four digits, for what is only looked at; anything else as it is."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
 def read(score: float | None) -> float:
     """A score as it is compared: one that is not finite is the worst."""
     return math.inf if score is None else score

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 import functools
 
+import jax
+
 from benchmarks import measure
 from benchmarks.quality.methods import METHODS
 from benchmarks.quality.methods.method import Method, Trainer
 from benchmarks.quality.methods.presets import OURS
 from benchmarks.quality.problem import Problem
-from benchmarks.quality.record import Record, Store
+from benchmarks.quality.record import Record, Store, short
 from benchmarks.quality.runner import Effort, mean
 
 NAME = "time"
@@ -32,7 +34,8 @@ def time_all(problem: Problem, store: Store, effort: Effort, rounds: int) -> Rec
         if "settings" in record:
             trainer = Trainer(method, problem, effort.budget(method, problem))
             runs[name] = functools.partial(trainer, record["settings"], 0)
-    rows = measure.compare(runs, baseline(problem), rounds)
+    # Further digits are noise, which does not compress: most of the file would be that.
+    rows = jax.tree.map(short, measure.compare(runs, baseline(problem), rounds))
     timed = {"problem": problem.name, "reference": baseline(problem), "methods": rows}
     store.save(problem.name, NAME, timed)
     return timed

@@ -32,7 +32,7 @@ from benchmarks.quality.methods.method import (
 )
 from benchmarks.quality.methods.presets import METRIC, slope
 from benchmarks.quality.methods.straight_through import has_stand_in
-from benchmarks.quality.methods.variants import with_noise
+from benchmarks.quality.methods.variants import settings_with, with_noise
 from benchmarks.quality.problem import Batch, Params, Problem
 from egd_optax import Execution
 
@@ -215,6 +215,7 @@ def _direction(
 
 METHODS = (
     _direction("as_it_is"),
+    _direction("full_rank", settings=settings_with(noise="full_rank")),
     _direction("second_moments", loop=second_moments),
     _direction("remembered", settings=remembered_settings, loop=remembered),
     _direction("late_samples", loop=late_samples),
