@@ -206,6 +206,7 @@ def test_a_record_goes_on_where_it_stood(tmp_path):
         ({"decay": True, "noise": "a"}, [{"decay": False, "noise": "b"}], None),
         ({"population": 2, "quarters": 3}, [{"population": 4, "quarters": 1}], None),
         ({"entropy": 0.0}, [{"entropy": 0.003}], None),
+        ({"restarts": 1}, [{"restarts": 2}], None),
     ],
 )
 def test_what_lies_beyond_an_edge(best, others, moved):

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from benchmarks.quality.methods.method import Settings
 
-# What a setting cannot go below or above: a population has pairs, a run four quarters.
-LEAST = {"population": 2, "samples": 1, "episodes": 1, "epochs": 1, "interval": 1, "quarters": 1}
-MOST = {"quarters": 3}
+# What a number of something cannot go below, other than 1, or above: a population has pairs, and
+# of four quarters of a run one is left.
+LEAST, MOST = {"population": 2}, {"quarters": 3}
 
 
 def beyond(best: Settings, tried: Sequence[Settings]) -> Settings | None:
@@ -37,5 +37,7 @@ def scaled(name: str, value: float, times: float) -> float:
     if name == "gamma":
         # A discount looks ahead by 1 / (1 - gamma) steps, and it is these that are scaled.
         return 1 - (1 - value) / times
-    found = type(value)(value * times)
-    return max(min(found, MOST.get(name, found)), LEAST.get(name, found))
+    if isinstance(value, float):
+        return value * times
+    found = int(value * times)
+    return max(min(found, MOST.get(name, found)), LEAST.get(name, 1))
