@@ -1,18 +1,22 @@
-"""Noise: what sets the members of a population apart from their parent.
+"""Noise: how the members of a population differ from their parent.
 
 >>> from egd_optax import egd, noise
 >>> tx = egd(0.1, noise=noise.low_rank(rank=2))
 
-A noise of one's own is a subclass of `Noise` with a `draw`. Heavy tails, for example:
+Subclass `Noise` for another distribution. Heavy tails, for example, of a normal number divided by
+the root mean square of three others:
 
 >>> import jax, jax.numpy as jnp
 >>> class StudentT(noise.Noise):
-...   def draw(self, key, std, leaf):
-...     return std * jax.random.t(key, 3.0, leaf.shape) / 3**0.5
+...   def normals(self, leaf):
+...     return leaf.shape, (3, *leaf.shape)
+...   def form(self, parts, leaf):
+...     numerator, others = parts
+...     return numerator / jnp.sqrt(jnp.mean(others**2, 0)) / 3**0.5
 >>> tx = egd(0.1, noise=StudentT())
 
-It keeps every promise of the library without knowing of it: the same bits in all memory modes,
-in batches, in mirrored pairs, over a mesh and after a resume.
+It keeps every promise of the library: the same bits in all memory modes, in batches, in mirrored
+pairs, over a mesh and after a resume.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,63 +28,55 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+import optax
 
 from egd_optax._checks import check_axes, check_flag, check_size, check_static_number
 from egd_optax._written import Written, settle
 
-__all__ = ["Noise", "gaussian", "low_rank"]
+__all__ = ["Noise", "Outcome", "gaussian", "low_rank"]
 
-# What the noise of one leaf is made of; a pytree of arrays.
-Parts = Any
-# Axes of a leaf, or what tells them of its shape and dtype.
+# Arrays of random numbers that the noise of one leaf is made of.
+Parts = tuple[jax.Array, ...]
+# Axes of a leaf, or a function of its shape and dtype that returns them.
 Axes = int | Sequence[int] | Callable[[jax.ShapeDtypeStruct], int | Sequence[int]]
 
 
-class Normal(NamedTuple):
-    """Standard normal numbers that a part of the noise of a leaf is made of.
+class Outcome(NamedTuple):
+    """What a generation found, for a noise that adapts.
 
     Attributes:
-        shape: of the part.
-        start: which of the numbers that the key of the leaf draws is the first.
-        whole: whether they are the noise itself, to be added; else they are to be multiplied.
-        scaled: whether they are multiplied with the standard deviation.
-        divisor: what they are divided by.
+        fitness: of all members, `[n]`, the parent's first; +inf where it is not finite.
+        weights: the weight of each member in the child, `[n]`.
+        child_fitness: `[]`, +inf if the child was not evaluated.
+        accepted: bool `[]`, whether the parameters left the parent.
+        statistic: the sum of weight * `Noise.statistic(noise)` over the members, a pytree like the
+            parameters; None if the noise has no statistic.
     """
 
-    shape: tuple[int, ...]
-    start: int = 0
-    whole: bool = True
-    scaled: bool = True
-    divisor: float = 1.0
+    fitness: jax.Array
+    weights: jax.Array
+    child_fitness: jax.Array
+    accepted: jax.Array
+    statistic: optax.Params | None
 
 
 class Noise:
-    """What the noise of members is, leaf by leaf; subclass it for a noise of one's own.
+    """The noise of one leaf is `std * form(numbers)`; subclass it for another noise.
 
-    Only `draw` is needed. Give a subclass that has settings `@dataclasses.dataclass(frozen=True)`,
-    so that it is compared and hashed by value, and no `__call__`, which `optax.inject_hyperparams`
-    would take for a schedule.
+    The library draws the numbers, rounds the noise so that every device gets the same bits, and
+    replaces noise that is not finite by zero. No method needs all parts: by default `normals` asks
+    for one normal number for each parameter, `form` returns it, and `std` is `sigma` times the root
+    mean square of the leaf.
 
-    The library rounds, so that a member is the same to the bit wherever XLA forms it: noise that
-    is drawn as a whole, and noise that `form` returns, to one digit less than its dtype has;
-    parts of which it is still to be formed to half of their digits. Noise that is not finite is
-    zero.
+    Give a subclass that has settings `@dataclasses.dataclass(frozen=True)`, so that it is compared
+    and hashed by value, and no `__call__`, which `optax.inject_hyperparams` would take for a
+    schedule.
 
     Attributes:
-        relative: whether `sigma` is a fraction of the root mean square of a leaf, else in units
-            of the parameters. `draw` gets the product, `std`, and need not know.
+        relative: whether `sigma` is a fraction of the root mean square of a leaf, else in units of
+            the parameters.
         min_scale: floor of that root mean square, in units of the parameters, so that leaves
             initialised to zero move.
-        redraw: whether parts are so small and so cheap to draw that a member is better drawn
-            again than stored. Members are then carried as their parts, and summed by
-            `form_sum`, as many at a time as take a quarter of the memory of the parameters.
-        linear: promise that what `form` returns is linear in the first array of the parts, so
-            that a mirrored member needs no more than its sign turned.
-        rounded: promise that `form` returns the same bits wherever XLA computes it.
-        finite: promise that no noise is NaN or infinite as long as `std` is finite.
-        divisible: promise that a leaf of which a side but the last is split in two, in row-major
-            order, is drawn the same numbers, so that devices along `population_axis` can each
-            sum a part of it.
 
     Example:
         Noise that is the same for all columns of a matrix, a number for each row.
@@ -88,11 +84,10 @@ class Noise:
         >>> import jax, jax.numpy as jnp, optax
         >>> from egd_optax import evolve, noise
         >>> class WholeRows(noise.Noise):
-        ...   redraw = True
-        ...   def draw(self, key, std, leaf):
-        ...     return std * jax.random.normal(key, leaf.shape[:1])
-        ...   def form(self, rows, leaf):
-        ...     return jnp.broadcast_to(rows.reshape(-1, *[1] * (leaf.ndim - 1)), leaf.shape)
+        ...   def normals(self, leaf):
+        ...     return (leaf.shape[:1],)
+        ...   def form(self, parts, leaf):
+        ...     return jnp.broadcast_to(parts[0].reshape(-1, *[1] * (leaf.ndim - 1)), leaf.shape)
         >>> tx = evolve(optax.sgd(0.0), evolve_every=1, noise=WholeRows())
         >>> params = jnp.ones((3, 4))
         >>> updates, _ = tx.update(params, tx.init(params), params, value_fn=jnp.sum)
@@ -102,76 +97,111 @@ class Noise:
 
     relative: bool = True
     min_scale: float = 1e-3
-    redraw: bool = False
-    linear: bool = False
-    rounded: bool = False
-    finite: bool = False
-    divisible: bool = False
 
-    def draw(self, key: jax.Array, std: jax.Array, leaf: jax.Array) -> Parts:
-        """Draws what the noise of one member in one leaf is made of.
+    def init(self, params: optax.Params) -> Any:
+        """Returns the state of the noise at the start of a run; by default none.
+
+        Args:
+            params: the parameters, with `optax.MaskedNode` for leaves that do not mutate.
+        """
+        del params
+        return ()
+
+    def sigma(self, sigma: jax.Array, state: Any) -> jax.Array:
+        """Returns the sigma of a generation, `[]`, from the one that `evolve` was given."""
+        del state
+        return sigma
+
+    def reads(self, base_state: optax.OptState, state: Any) -> optax.Params | None:
+        """Returns what `std` reads, a pytree like the parameters; None for nothing.
+
+        Args:
+            base_state: the state of the base optimizer after the step.
+            state: of the noise.
+        """
+        del base_state, state
+        return None
+
+    def std(self, leaf: jax.Array, sigma: jax.Array, read: jax.Array | None) -> jax.Array:
+        """Returns the standard deviation of the noise of a leaf, `[]`, or of each of its entries.
+
+        Args:
+            leaf: a leaf of the parent.
+            sigma: `[]`, of a real dtype that the leaf is computed in.
+            read: the same leaf of `reads`, or None.
+        """
+        del read
+        if not self.relative:
+            return sigma
+        squares = jnp.square(jnp.abs(leaf).astype(sigma.dtype))
+        return sigma * jnp.maximum(jnp.sqrt(jnp.mean(squares)), jnp.asarray(self.min_scale, sigma.dtype))
+
+    def normals(self, leaf: jax.ShapeDtypeStruct) -> tuple[tuple[int, ...], ...]:
+        """Returns the shapes of the standard normal numbers that the noise of a leaf is made of.
+
+        Noise that is made of fewer numbers than its leaf has entries is never held: members and
+        sums are formed from the numbers.
+
+        Args:
+            leaf: shape and dtype of the leaf; a complex leaf comes as a real one, twice.
+        """
+        return (leaf.shape,)
+
+    def draw(self, key: jax.Array, leaf: jax.Array) -> Parts:
+        """Draws numbers of another distribution, in place of `normals`; the parts of `form`.
+
+        The library calls it if a subclass defines it. It compiles once for each leaf.
 
         Args:
             key: threefry key of this cycle, member and leaf, for `jax.random`.
-            std: standard deviation of the noise, in units of the parameters, `[]`, float32 or
-                wider.
             leaf: the leaf of the parent; for its shape and dtype.
-
-        Returns:
-            A pytree of arrays: the noise itself, of the shape of the leaf, or what `form` makes
-            it of. Drawn in float32 whatever the leaf's precision.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must have a method `draw`.")
-
-    def form(self, parts: Parts, leaf: jax.Array) -> jax.Array:
-        """The noise that is made of these parts, of the shape of the leaf, in float32 or wider.
-
-        Args:
-            parts: what `draw` returned.
-            leaf: the leaf of the parent; for its shape and dtype.
-        """
-        del leaf
-        noise: jax.Array = parts
-        return noise
-
-    def form_sum(self, parts: Parts, weights: jax.Array, leaf: jax.Array) -> jax.Array | None:
-        """The sum of weight * noise over some members, in their order; asked for with `redraw`.
-
-        Args:
-            parts: what `draw` returned for each of them, with a leading axis `[n]`.
-            weights: `[n]`, of the dtype of the sum.
-            leaf: the leaf of the parent; for its shape and dtype.
-
-        Returns:
-            The sum, of the shape of the leaf; or None, as by default: the library adds up what
-            `form` returns.
-        """
-        del parts, weights, leaf
-        return None
-
-    def _normals(self, leaf: jax.ShapeDtypeStruct) -> tuple[Normal, ...] | None:
-        """The normal numbers that `draw` draws, a part each; None where it draws others."""
-        del leaf
-        return None
-
-    def _view(self, leaf: Any) -> tuple[int, ...]:
-        """A shape of fewer axes in which a leaf is drawn the same noise."""
-        shape: tuple[int, ...] = leaf.shape
-        return shape
-
-    _low_rank = False
-
-    def _has_factors(self, leaf: Any) -> bool:
-        """Whether the noise of a leaf is a sum of products, of what `_factors` returns."""
-        del leaf
-        return False
-
-    def _factors(self, parts: Parts, leaf: Any) -> tuple[jax.Array, jax.Array]:
-        """Two arrays of which the noise is the sum of products over their last axis.
-
-        With the axes of the leaf before it, each its side or one.
         """
         raise NotImplementedError
+
+    def form(self, parts: Parts, leaf: jax.Array) -> jax.Array:
+        """Returns noise of unit variance, of the shape of the leaf.
+
+        Args:
+            parts: arrays of the shapes of `normals`, float32 or wider; or what `draw` returned.
+            leaf: the leaf of the parent; for its shape and dtype.
+        """
+        del leaf
+        return parts[0]
+
+    def form_sum(self, parts: Parts, weights: jax.Array, leaf: jax.Array) -> jax.Array:
+        """Returns the sum of weight * `form` over some members; by default one after another.
+
+        Args:
+            parts: of each of them, with a leading axis `[n]`.
+            weights: `[n]`, of the dtype of the sum.
+            leaf: the leaf of the parent; for its shape and dtype.
+        """
+        formed = jax.vmap(lambda parts: self.form(parts, leaf))(parts).astype(weights.dtype)
+        return jnp.tensordot(weights, formed, axes=1, precision=lax.Precision.HIGHEST)
+
+    def factors(self, parts: Parts, leaf: Any) -> tuple[jax.Array, jax.Array] | None:
+        """Returns two arrays of which the noise is the sum of products over their last axis.
+
+        Members of noise that has factors can be evaluated without being formed.
+
+        Args:
+            parts: as those of `form`.
+            leaf: shape and dtype of the leaf.
+
+        Returns:
+            Two arrays with the axes of the leaf, each as long or one, and an axis `[rank]` behind
+            these; None if the noise of this leaf has no factors.
+        """
+        del parts, leaf
+        return None
+
+    statistic: Callable[[jax.Array], jax.Array] | None = None
+    """Maps noise of unit variance to an array like it, which is summed beside the noise."""
+
+    def adapt(self, state: Any, outcome: Outcome) -> Any:
+        """Returns the next state, after a generation."""
+        del outcome
+        return state
 
 
 def gaussian(relative: bool = True, min_scale: float = 1e-3) -> Noise:
@@ -267,26 +297,12 @@ class _Gaussian(Written, Noise):
     """See `gaussian`."""
 
     made_by = "noise.gaussian"
-    linear = True
-    rounded = True  # by the library, when it is drawn
-    finite = True
-    divisible = True
 
     relative: bool
     min_scale: float
 
     def __post_init__(self) -> None:
         _check_scale(self)
-
-    def draw(self, key: jax.Array, std: jax.Array, leaf: jax.Array) -> jax.Array:
-        # In the sharding of the leaf: no device holds all of the noise.
-        return std * _normal(key, leaf.shape, std, leaf, out_sharding=jax.typeof(leaf).sharding)
-
-    def _normals(self, leaf: jax.ShapeDtypeStruct) -> tuple[Normal, ...] | None:
-        return None if _is_complex(leaf) else (Normal(leaf.shape),)
-
-    def _view(self, leaf: Any) -> tuple[int, ...]:
-        return (leaf.size,)
 
 
 class _Sides(NamedTuple):
@@ -301,11 +317,6 @@ class _LowRank(Written, Noise):
     """See `low_rank`."""
 
     made_by = "noise.low_rank"
-    _low_rank = True
-    redraw = True
-    linear = True
-    rounded = True  # a product of two numbers with half of the digits is exact
-    finite = True
 
     rank: int
     relative: bool
@@ -318,43 +329,48 @@ class _LowRank(Written, Noise):
         if not callable(self.batch_axis):
             settle(self, batch_axis=check_axes("batch_axis", self.batch_axis))
 
-    @property
-    def divisible(self) -> bool:  # type: ignore[override]
-        # A side that is split in two would be another axis than `batch_axis` names.
-        return self.batch_axis == ()
-
-    def draw(self, key: jax.Array, std: jax.Array, leaf: jax.Array) -> Parts:
+    def normals(self, leaf: Any) -> tuple[tuple[int, ...], ...]:
         sides = self._sides(leaf)
         if sides is None:
-            return std * _normal(key, leaf.shape, std, leaf, out_sharding=jax.typeof(leaf).sharding)
-        left, right = (_shape(leaf, side) for side in sides)
-        rows, columns = math.prod(left), math.prod(right)
-        factors = _normal(key, (rows + columns, self.rank), std, leaf) / self.rank**0.25
-        return (
-            (std * factors[:rows]).reshape(*left, self.rank),
-            factors[rows:].reshape(*right, self.rank),
-        )
+            return (leaf.shape,)
+        return tuple((*_shape(leaf, side), self.rank) for side in sides)
 
-    def _normals(self, leaf: jax.ShapeDtypeStruct) -> tuple[Normal, ...] | None:
-        if _is_complex(leaf):
+    def form(self, parts: Parts, leaf: jax.Array) -> jax.Array:
+        sides = self._sides(leaf)
+        if sides is None:
+            return parts[0]
+        left, right = parts
+        if self.rank > 1:
+            product = _product("{left}r,{right}r->{whole}", sides, left, right, leaf)
+            return product / math.sqrt(self.rank)
+        # A product of entries, no matrix product: XLA:CPU forms it within what uses the member.
+        sharding = jax.typeof(leaf).sharding
+        return lax.broadcast_in_dim(
+            left[..., 0], leaf.shape, sides.left, out_sharding=sharding
+        ) * lax.broadcast_in_dim(right[..., 0], leaf.shape, sides.right, out_sharding=sharding)
+
+    def form_sum(self, parts: Parts, weights: jax.Array, leaf: jax.Array) -> jax.Array:
+        sides = self._sides(leaf)
+        if sides is None:
+            return super().form_sum(parts, weights, leaf)
+        left, right = (part.astype(weights.dtype) for part in parts)
+        left = jnp.expand_dims(weights, range(1, left.ndim)) * left
+        # One product over all members.
+        product = _product("n{left}r,n{right}r->{whole}", sides, left, right, leaf)
+        return product / math.sqrt(self.rank)
+
+    def factors(self, parts: Parts, leaf: Any) -> tuple[jax.Array, jax.Array] | None:
+        sides = self._sides(leaf)
+        if sides is None:
             return None
-        sides = self._sides(leaf)
-        if sides is None:
-            return (Normal(leaf.shape),)
-        left, right = ((*_shape(leaf, side), self.rank) for side in sides)
-        divisor = self.rank**0.25
-        start = math.prod(left)
-        return (
-            Normal(left, whole=False, divisor=divisor),
-            Normal(right, start, whole=False, scaled=False, divisor=divisor),
+        left, right = (
+            part.reshape(
+                *(leaf.shape[axis] if axis in side else 1 for axis in range(len(leaf.shape))),
+                self.rank,
+            )
+            for part, side in zip(parts, sides, strict=True)
         )
-
-    def _view(self, leaf: Any) -> tuple[int, ...]:
-        if self.batch_axis != ():
-            return super()._view(leaf)
-        if self._sides(leaf) is None:
-            return (leaf.size,)
-        return math.prod(leaf.shape[:-1]), leaf.shape[-1]
+        return left / math.sqrt(self.rank), right
 
     def _sides(self, leaf: Any) -> _Sides | None:
         """Which axes each of the factors has; None where they have as many entries as the leaf."""
@@ -381,64 +397,14 @@ class _LowRank(Written, Noise):
             )
         return tuple(axis % count for axis in batch)
 
-    def form(self, parts: Parts, leaf: jax.Array) -> jax.Array:
-        sides = self._sides(leaf)
-        if sides is None:
-            return super().form(parts, leaf)
-        left, right = parts
-        if self.rank > 1:
-            return _product("{left}r,{right}r->{whole}", sides, left, right, leaf)
-        # A product of entries, no matrix product: XLA:CPU forms it within what uses the member.
-        sharding = jax.typeof(leaf).sharding
-        return lax.broadcast_in_dim(
-            left[..., 0], leaf.shape, sides.left, out_sharding=sharding
-        ) * lax.broadcast_in_dim(right[..., 0], leaf.shape, sides.right, out_sharding=sharding)
-
-    def _has_factors(self, leaf: Any) -> bool:
-        return self._sides(leaf) is not None
-
-    def _factors(self, parts: Parts, leaf: Any) -> tuple[jax.Array, jax.Array]:
-        sides = self._sides(leaf)
-        assert sides is not None  # narrows the type: asked only where there are factors
-        left, right = (
-            part.reshape(
-                *(leaf.shape[axis] if axis in own else 1 for axis in range(len(leaf.shape))),
-                self.rank,
-            )
-            for part, own in zip(parts, sides, strict=True)
-        )
-        return left, right
-
-    def form_sum(self, parts: Parts, weights: jax.Array, leaf: jax.Array) -> jax.Array:
-        sides = self._sides(leaf)
-        if sides is None:
-            return jnp.tensordot(weights, parts, axes=1, precision=lax.Precision.HIGHEST)
-        left, right = parts
-        left = jnp.expand_dims(weights, range(1, left.ndim)) * left
-        # One product over all members.
-        return _product("n{left}r,n{right}r->{whole}", sides, left, right, leaf)
-
 
 def _shape(leaf: Any, axes: Sequence[int]) -> tuple[int, ...]:
     return tuple(leaf.shape[axis] for axis in axes)
 
 
-def _is_complex(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.complexfloating)
-
-
 def _check_scale(noise: Noise) -> None:
     check_flag("relative", noise.relative)
     settle(noise, min_scale=check_static_number("min_scale", noise.min_scale, zero=True))
-
-
-def _normal(
-    key: jax.Array, shape: tuple[int, ...], std: jax.Array, leaf: jax.Array, **sharding: Any
-) -> jax.Array:
-    """Normal numbers drawn in float32 or complex64 whatever the leaf's precision, to scale."""
-    dtype = jnp.complex64 if _is_complex(leaf) else jnp.float32
-    drawn = jax.random.normal(key, shape, dtype, **sharding)
-    return drawn.astype(jnp.promote_types(drawn.dtype, std.dtype))
 
 
 def _product(

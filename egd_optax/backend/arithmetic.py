@@ -1,0 +1,62 @@
+"""Sums and differences that are the same to the bit wherever XLA computes them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from egd_optax.backend import xla
+
+
+def wide_dtype(*dtypes: jnp.dtype) -> jnp.dtype:
+    """The dtype that arrays of some dtypes are computed in: float32 or wider; holds all exactly."""
+    return functools.reduce(jnp.promote_types, map(_at_least_float32, dtypes))
+
+
+def sum_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype that many arrays of a dtype are added up in: at least that of a Python float."""
+    return jnp.promote_types(wide_dtype(dtype), jnp.result_type(float))
+
+
+def real_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The wide dtype of the real part of a dtype."""
+    return jnp.finfo(wide_dtype(dtype)).dtype
+
+
+def widen(leaf: jax.typing.ArrayLike) -> jax.Array:
+    """The same values in the dtype that they are computed in."""
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(wide_dtype(leaf.dtype))
+
+
+def cast(wide: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The values in a dtype; XLA may leave out a plain cast to fewer digits."""
+    return xla.round_to(wide, dtype).astype(dtype)
+
+
+def add(leaf: jax.Array, update: jax.Array) -> jax.Array:
+    """The sum in the dtype of the leaf, as `optax.apply_updates` computes it."""
+    wide = wide_dtype(leaf.dtype, update.dtype)
+    return cast(leaf.astype(wide) + update.astype(wide), leaf.dtype)
+
+
+def difference(target: jax.Array, leaf: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The update of a dtype that leads from a leaf to a target, or as near as it leads."""
+    wide = wide_dtype(target.dtype, dtype)
+    return cast(target.astype(wide) - leaf.astype(wide), dtype)
+
+
+def reach(target: jax.Array, leaf: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The point next to a target that an update of a dtype leads to from a leaf.
+
+    `add(leaf, difference(point, leaf, dtype))` is that point again, to the bit.
+    """
+    # The point that one update leads to may be nearer to another update, which leads elsewhere.
+    # This happens if the update has fewer digits than the leaf. The second point is fixed.
+    for _ in range(1 if dtype == wide_dtype(dtype) else 2):
+        target = add(leaf, difference(target, leaf, dtype))
+    return target
+
+
+def _at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)

@@ -1,0 +1,114 @@
+"""One device, or the devices along a manual axis, each with a share of some items."""
+
+from collections.abc import Callable
+import math
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+T = TypeVar("T")
+
+
+class Devices(NamedTuple):
+    """The devices along a manual axis, or one if `axis` is None.
+
+    Attributes:
+        axis: the name of the axis.
+        size: how many devices there are along it.
+    """
+
+    axis: str | None = None
+    size: int = 1
+
+    def index(self) -> jax.Array:
+        """Which of the devices runs this, int32 `[]`."""
+        return jnp.int32(0) if self.axis is None else lax.axis_index(self.axis)
+
+    def share(self, count: int) -> int:
+        """How many of `count` items each device takes; the last ones may take some twice."""
+        return math.ceil(count / self.size)
+
+    def gather(self, local: jax.Array) -> jax.Array:
+        """Returns the arrays of all devices, `[devices, ...]`, the same on each."""
+        if self.axis is None:
+            return local[None]
+        # Not `all_gather`, whose result counts as another one on every device.
+        everywhere = jnp.zeros((self.size, *local.shape), local.dtype)
+        gathered: jax.Array = lax.psum(everywhere.at[self.index()].set(local), self.axis)
+        return gathered
+
+    def sum(self, tree: T) -> T:
+        """Returns the sum over the devices."""
+        result: T = tree if self.axis is None else lax.psum(tree, self.axis)
+        return result
+
+    def most(self, count: jax.Array) -> jax.Array:
+        """Returns the largest of a count on each device, so that all run as many trips."""
+        return count if self.axis is None else lax.pmax(count, self.axis)
+
+    def pick(self, tree: T, index: jax.typing.ArrayLike = 0) -> T:
+        """Returns what one device has, on all: the same program may round otherwise elsewhere."""
+        if self.axis is None:
+            return tree
+        here = self.index() == index
+        result: T = jax.tree.map(
+            lambda leaf: lax.psum(jnp.where(here, leaf, jnp.zeros_like(leaf)), self.axis), tree
+        )
+        return result
+
+    def varying(self, tree: T) -> T:
+        """Returns the arrays as ones that may differ from device to device."""
+        if self.axis is None:
+            return tree
+        axis = self.axis
+
+        def vary(leaf: jax.Array) -> jax.Array:
+            if axis in jax.typeof(leaf).manual_axis_type.varying:
+                return leaf
+            varying: jax.Array = lax.pcast(leaf, axis, to="varying")
+            return varying
+
+        result: T = jax.tree.map(vary, tree)
+        return result
+
+
+def on_devices(axis: str | None, mesh: Any, run: Callable[..., T], *args: Any) -> T:
+    """Returns `run(devices, *args)`, run on each of the devices along an axis.
+
+    Inside of `jax.shard_map` or `jax.pmap` over that axis `run` is part of that program. In a plain
+    `jax.jit` the axis of the mesh becomes a manual one for `run`; XLA goes on to divide over the
+    other axes.
+
+    Args:
+        axis: name of the axis; None for one device.
+        mesh: the mesh of the axis; None for that of `jax.set_mesh`.
+        run: maps `Devices` and the arguments to a pytree of arrays, the same on all devices.
+        *args: pytrees of arrays, the same on all devices along the axis.
+    """
+    if axis is None:
+        return run(Devices(), *args)
+    if (size := bound_axis_size(axis)) is not None:
+        return run(Devices(axis, size), *args)
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    devices = Devices(axis, mesh.shape[axis])
+    manual = jax.shard_map(
+        lambda *args: run(devices, *args),
+        mesh=mesh,
+        in_specs=PartitionSpec(),
+        out_specs=PartitionSpec(),
+        axis_names={axis},
+        check_vma=False,
+    )
+    result: T = manual(*args)
+    return result
+
+
+def bound_axis_size(name: str) -> int | None:
+    """The size of a mapped axis, None outside of any `shard_map`, `pmap` or `vmap` over it."""
+    try:
+        return lax.axis_size(name)
+    except NameError:
+        return None

@@ -1,0 +1,185 @@
+"""Arrays side by side: equal small ones in a stack, and the random numbers of many in rows.
+
+XLA compiles each different piece of a program once, and what is done to a hundred small arrays of
+a dozen shapes would be a hundred pieces. Small arrays of one shape are stacked, so that they are
+one. A stack is a copy, so large arrays are not stacked.
+
+All random numbers that are held come as rows of one draw, each row with a key and a counter of its
+own, so that XLA compiles the generator once.
+"""
+
+from collections.abc import Callable, Sequence
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from egd_optax.backend import random, xla
+
+# An array of more entries than this (128 KiB in float32) is not stacked.
+LARGEST = 2**15
+# Numbers in a row, always the same: XLA rounds differently in what is left of a vector loop.
+LENGTH = 64
+
+Arrays = tuple[jax.Array, ...]
+Shapes = tuple[tuple[int, ...], ...]
+
+
+class Block(NamedTuple):
+    """Arrays of one shape and dtype; static.
+
+    Attributes:
+        leaves: their positions among all arrays.
+        like: shape and dtype of each.
+        parts: shapes of the random numbers that each is made of.
+        rows: the first row of each part; None if its numbers are not held in rows.
+    """
+
+    leaves: tuple[int, ...]
+    like: jax.ShapeDtypeStruct
+    parts: Shapes
+    rows: tuple[int, ...] | None
+
+    @property
+    def many(self) -> int:
+        """How many arrays it has."""
+        return len(self.leaves)
+
+    def read(self, rows: jax.Array) -> Arrays:
+        """Returns the parts of its arrays, `[many, *part]`, from the rows of a draw."""
+        assert self.rows is not None  # narrows the type: only blocks in rows are read
+        parts = []
+        for first, shape in zip(self.rows, self.parts, strict=True):
+            each, size = _row_count(shape), math.prod(shape)
+            numbers = rows[first : first + self.many * each].reshape(self.many, each * LENGTH)
+            parts.append(numbers[:, :size].reshape(self.many, *shape))
+        return tuple(parts)
+
+
+class Layout(NamedTuple):
+    """How arrays are laid out in blocks; static.
+
+    Attributes:
+        blocks: the blocks.
+        row_leaf: for each row the position of its array.
+        row_start: for each row the number of its first entry among those of its array.
+        row_of_factor: for each row whether its numbers are multiplied with other ones.
+    """
+
+    blocks: tuple[Block, ...]
+    row_leaf: np.ndarray
+    row_start: np.ndarray
+    row_of_factor: np.ndarray
+
+    @property
+    def in_rows(self) -> tuple[int, ...]:
+        """The blocks whose numbers are held in rows."""
+        return tuple(at for at, block in enumerate(self.blocks) if block.rows is not None)
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The other blocks, of one array each."""
+        return tuple(at for at, block in enumerate(self.blocks) if block.rows is None)
+
+    @property
+    def row_count(self) -> int:
+        """How many rows a draw has."""
+        return int(self.row_leaf.size)
+
+    def stack(self, leaves: Sequence[jax.Array]) -> Arrays:
+        """Returns the blocks, `[many, *shape]`, of arrays that are given by their positions."""
+
+        def block_of(block: Block) -> jax.Array:
+            if block.many == 1:
+                return leaves[block.leaves[0]][None]
+            # Flat first: XLA:CPU takes far longer to compile the same of arrays with more axes.
+            flat = jnp.concatenate([leaves[at].reshape(-1) for at in block.leaves])
+            return flat.reshape(block.many, *leaves[block.leaves[0]].shape)
+
+        return tuple(map(block_of, self.blocks))
+
+    def unstack(self, blocks: Sequence[jax.Array]) -> dict[int, jax.Array]:
+        """Returns the arrays by their positions."""
+        pairs = zip(self.blocks, blocks, strict=True)
+        return {at: stack[index] for block, stack in pairs for index, at in enumerate(block.leaves)}
+
+    def draw_rows(self, keys: jax.Array, draw: jax.Array) -> jax.Array:
+        """Draws all numbers that are held in rows.
+
+        Args:
+            keys: the key of each array, uint32 `[arrays, 2]`.
+            draw: the number of the draw, an integer `[]`.
+
+        Returns:
+            float32 `[rows, LENGTH]`; factors with half of their digits, all others with a digit
+            less, see `xla`. The end of the last row of a part has no use.
+        """
+        (keys, starts), draw = xla.no_hoist((keys, jnp.asarray(self.row_start)), draw)
+        entries = starts[:, None] + jnp.arange(LENGTH, dtype=jnp.uint32)
+        numbers = random.normals(keys[self.row_leaf][:, None], draw, entries)
+        factors = self.row_of_factor[:, None]
+        if not factors.any():
+            return xla.round_for_fma(numbers)
+        rounded = xla.round_for_exact_product(numbers)
+        return rounded if factors.all() else jnp.where(factors, rounded, xla.round_for_fma(numbers))
+
+
+def lay_out(
+    leaves: Sequence[Any], companions: Sequence[Any], parts_of: Callable[[Any], Shapes | None]
+) -> Layout:
+    """Decides which arrays are stacked, and which numbers are held in rows.
+
+    Args:
+        leaves: arrays.
+        companions: arrays of the same shapes, which are laid out in the same way.
+        parts_of: maps the shape and dtype of an array to the shapes of the random numbers that it
+            is made of; None if those are drawn in another way.
+    """
+    alike: dict[Any, list[int]] = {}
+    for at, (leaf, companion) in enumerate(zip(leaves, companions, strict=True)):
+        alone = leaf.size > LARGEST or _is_divided(leaf) or _is_divided(companion)
+        kind = at if alone else (leaf.shape, leaf.dtype, companion.dtype)
+        alike.setdefault(kind, []).append(at)
+
+    blocks: list[Block] = []
+    rows: list[tuple[int, int, bool]] = []
+    for positions in alike.values():
+        leaf = leaves[positions[0]]
+        like = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        parts = parts_of(like)
+        if parts is None or not _in_rows(leaf, parts):
+            blocks.extend(Block((at,), like, parts or (), None) for at in positions)
+            continue
+        firsts, start = [], 0
+        for shape in parts:
+            firsts.append(len(rows))
+            for at in positions:
+                starts = (start + LENGTH * row for row in range(_row_count(shape)))
+                rows.extend((at, first, len(parts) > 1) for first in starts)
+            start += LENGTH * _row_count(shape)
+        blocks.append(Block(tuple(positions), like, parts, tuple(firsts)))
+    table = np.array(rows, np.int64).reshape(-1, 3)
+    return Layout(
+        tuple(blocks),
+        table[:, 0].astype(np.int32),
+        table[:, 1].astype(np.uint32),
+        table[:, 2].astype(np.bool_),
+    )
+
+
+def _in_rows(leaf: Any, parts: Shapes) -> bool:
+    """Whether the numbers of an array are held: few, or a small part of the array."""
+    numbers = sum(map(math.prod, parts))
+    small = leaf.size <= LARGEST and not _is_divided(leaf)
+    return numbers < leaf.size or (small and numbers <= LARGEST)
+
+
+def _row_count(shape: tuple[int, ...]) -> int:
+    return math.ceil(math.prod(shape) / LENGTH)
+
+
+def _is_divided(leaf: Any) -> bool:
+    """Whether an array is known to be divided over devices: a stack would have to be so too."""
+    return any(axis is not None for axis in jax.typeof(leaf).sharding.spec)

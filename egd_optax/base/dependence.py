@@ -1,0 +1,94 @@
+"""What a function can depend on, read off the program that it is traced to.
+
+The base optimizer is a black box, of which two things must be known: which leaves it never moves,
+whatever the gradients are, and which parts of its state start the same wherever it starts.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.core
+import numpy as np
+
+
+class _Fact(NamedTuple):
+    """What is known of an array.
+
+    Attributes:
+        depends: whether it can depend on what is asked about.
+        zero: whether it is zero everywhere.
+    """
+
+    depends: bool
+    zero: bool
+
+
+# What holds zeros where its operand does.
+_KEEPS_ZEROS = frozenset(
+    {"broadcast_in_dim", "convert_element_type", "copy", "neg", "reshape", "sharding_constraint"}
+)
+
+
+def depends_on(fn: Callable[..., Any], of: Any, *others: Any) -> Any:
+    """Which arrays that a function returns can depend on its first argument.
+
+    Args:
+        fn: maps pytrees of arrays to a pytree of arrays; traced, not run.
+        of: the argument that is asked about.
+        *others: the other ones.
+
+    Returns:
+        A pytree like what `fn` returns, of bools. A branch that is chosen by the argument depends
+        on it, but where all of them return zeros.
+    """
+    closed, shape = jax.make_jaxpr(fn, return_shape=True)(of, *others)
+    asked = len(jax.tree.leaves(of))
+    rest = len(closed.jaxpr.invars) - asked
+    facts = [_Fact(True, False)] * asked + [_Fact(False, False)] * rest
+    found = _of_program(closed, facts)
+    return jax.tree.unflatten(jax.tree.structure(shape), [fact.depends for fact in found])
+
+
+def _of_program(program: Any, arguments: Sequence[_Fact]) -> list[_Fact]:
+    """The facts of what a program returns, from those of its arguments."""
+    jaxpr = program.jaxpr if isinstance(program, jax.extend.core.ClosedJaxpr) else program
+    known = dict(zip(jaxpr.invars, arguments, strict=True))
+    known.update((const, _Fact(False, False)) for const in jaxpr.constvars)
+
+    def fact(var: Any) -> _Fact:
+        if isinstance(var, jax.extend.core.Literal):
+            return _Fact(False, bool(np.all(var.val == 0)))
+        found: _Fact = known[var]
+        return found
+
+    for equation in jaxpr.eqns:
+        found = _of_equation(equation, list(map(fact, equation.invars)))
+        known.update(zip(equation.outvars, found, strict=True))
+    return list(map(fact, jaxpr.outvars))
+
+
+def _of_equation(equation: Any, operands: list[_Fact]) -> list[_Fact]:
+    """The facts of what an operation returns."""
+    name = equation.primitive.name
+    if name == "cond":
+        chosen_by, *rest = operands
+        branches = [_of_program(branch, rest) for branch in equation.params["branches"]]
+        return [_of_either(chosen_by, outcomes) for outcomes in zip(*branches, strict=True)]
+    if name not in ("while", "scan"):  # these carry something from trip to trip
+        for inner in map(equation.params.get, ("jaxpr", "call_jaxpr")):
+            if inner is not None:
+                return _of_program(inner, operands)
+    any_depends = any(operand.depends for operand in operands)
+    if name == "select_n":
+        any_zero = all(operand.zero for operand in operands[1:])
+    else:
+        any_zero = name in _KEEPS_ZEROS and operands[0].zero
+    return [_Fact(any_depends and not any_zero, any_zero)] * len(equation.outvars)
+
+
+def _of_either(chosen_by: _Fact, outcomes: Sequence[_Fact]) -> _Fact:
+    """The fact of one of several outcomes."""
+    zero = all(outcome.zero for outcome in outcomes)
+    depends = chosen_by.depends or any(outcome.depends for outcome in outcomes)
+    return _Fact(depends and not zero, zero)

@@ -1,0 +1,216 @@
+"""Auxiliary output: what `value_fn` returns beside the fitness, kept of a few, added up over all.
+
+Of a population no more is held than of one member: whatever is kept is chosen, and whatever is
+added up is added, as soon as it is there.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+# What `value_fn` returns beside the fitness: a pytree of arrays, or of their shapes and dtypes.
+Auxiliary = Any
+
+
+class Aux(NamedTuple):
+    """What `value_fn` returned beside the fitness; each a pytree like the argument `aux`.
+
+    In int32 or float32 where it came in less, booleans as 0 and 1, so that it adds up.
+
+    Attributes:
+        parent: with the parent, of the first generation; zero where it was not evaluated, as
+            `parent_fitness` tells; likewise:
+        best: with the best member, the parent included, of the last generation.
+        child: with the child, of the last generation.
+        total: the sum over all evaluations of the cycle, those of `accept_value_fn` included.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from egd_optax import evolve
+        >>> tx = evolve(optax.sgd(0.1), evolve_every=1, aux={"steps": 0})
+        >>> def value_fn(params): return jnp.sum(params), {"steps": 200}
+        >>> params = jnp.ones(3)
+        >>> _, state = tx.update(params, tx.init(params), params, value_fn=value_fn)
+        >>> int(state.info.aux.best["steps"]), int(state.info.aux.total["steps"])
+        (200, 1800)
+    """
+
+    parent: Auxiliary
+    best: Auxiliary
+    child: Auxiliary
+    total: Auxiliary
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+        value: the fitness.
+        aux: what came beside it, None where nothing does.
+    """
+
+    value: jax.Array
+    aux: Auxiliary = None
+
+
+class Seen(NamedTuple):
+    """What is kept of the evaluations of a generation.
+
+    Attributes:
+        lowest: the fitness of the member that `aux.best` came with, `[]`; +inf before the first.
+        aux: what is kept.
+    """
+
+    lowest: jax.Array
+    aux: Aux
+
+
+def shapes_of(example: Auxiliary) -> Auxiliary:
+    """The shapes and dtypes that are kept of something like an example."""
+
+    def shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+        dtype = jax.dtypes.canonicalize_dtype(jnp.result_type(leaf))
+        least = jnp.float32 if jnp.issubdtype(dtype, jnp.inexact) else jnp.int32
+        return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.promote_types(dtype, least))
+
+    return jax.tree.map(shape_of, example)
+
+
+def split_off(
+    result: Any,
+    like: Auxiliary,
+    as_array: Callable[[Any], Any],
+    *,
+    name: str,
+    advice: str,
+    casting: Literal["safe", "same_kind"],
+    members: tuple[int, ...] = (),
+) -> tuple[Any, list[Any]]:
+    """The fitness, and the leaves that came beside it; raises where they are not like an example.
+
+    Args:
+        result: what a function returned.
+        like: shapes and dtypes of what is to come beside the fitness.
+        as_array: makes an array of a leaf.
+        name: of the function.
+        advice: what to pass as an example.
+        casting: how a leaf may become one of the dtype, see `numpy.can_cast`.
+        members: what leads the shape of a leaf.
+    """
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(
+            f"`{name}` must return (fitness, aux) where `aux` is given, got {result!r}: return "
+            "both, or leave `aux` out."
+        )
+    value, beside = result
+    must = f"`aux` must be like what `{name}` returns beside the fitness, got"
+    found: Any = jax.tree.structure(beside)
+    expected: Any = jax.tree.structure(like)
+    if found != expected:
+        raise ValueError(f"{must} {expected} for {found}: {advice}.")
+    leaves = [as_array(leaf) for leaf in jax.tree.leaves(beside)]
+    for leaf, of in zip(leaves, jax.tree.leaves(like), strict=True):
+        shape = (*members, *of.shape)
+        if leaf.shape != shape or not np.can_cast(leaf.dtype, of.dtype, casting):
+            raise ValueError(
+                f"{must} {of.dtype} of shape {shape} for {leaf.dtype} of shape {leaf.shape}: "
+                f"{advice}."
+            )
+    return value, leaves
+
+
+def nothing_kept(shapes: Auxiliary) -> Aux | None:
+    """What is kept before the first evaluation; None where nothing is. All buffers differ."""
+    if shapes is None:
+        return None
+    zeros = (jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes) for _ in range(4))
+    return Aux(*zeros)
+
+
+def nothing_seen(shapes: Auxiliary, dtype: jnp.dtype) -> Seen | None:
+    """Before the first evaluation, whose fitness has a dtype."""
+    kept = nothing_kept(shapes)
+    return None if kept is None else Seen(jnp.full([], jnp.inf, dtype), kept)
+
+
+def nothing_like(seen: Seen | None) -> Seen | None:
+    """Before the first evaluation, of something like what was seen."""
+    if seen is None:
+        return None
+    return Seen(jnp.full_like(seen.lowest, jnp.inf), jax.tree.map(jnp.zeros_like, seen.aux))
+
+
+def after(
+    seen: Seen | None, found: Evaluated, numbers: jax.Array, counts: jax.Array, size: int
+) -> Seen | None:
+    """What is kept after some evaluations.
+
+    Args:
+        seen: before them; None where nothing is kept.
+        found: what they found, with a leading axis `[n]`.
+        numbers: of which members, int32 `[n]`: 0 is the parent, `size` the child, `size + 1` the
+            best member once more, and above that nothing that is kept.
+        counts: which of them count, bool `[n]`.
+        size: the members, the parent included.
+    """
+    if seen is None:
+        return None
+
+    def kept(on: jax.Array, before: Auxiliary) -> Auxiliary:
+        at = jnp.argmax(on)
+        return jax.tree.map(lambda new, old: jnp.where(on[at], new[at], old), found.aux, before)
+
+    def added(new: jax.Array, total: jax.Array) -> jax.Array:
+        on = counts.reshape(-1, *(1,) * (new.ndim - 1))
+        return total + jnp.sum(jnp.where(on, new, jnp.zeros_like(new)), axis=0)
+
+    scores = jnp.where(counts & (numbers < size), found.value, jnp.inf)
+    better = (jnp.arange(scores.size) == jnp.argmin(scores)) & (scores < seen.lowest)
+    aux = Aux(
+        parent=kept(counts & (numbers == 0), seen.aux.parent),
+        best=kept(better | (counts & (numbers == size + 1)), seen.aux.best),
+        child=kept(counts & (numbers == size), seen.aux.child),
+        total=jax.tree.map(added, found.aux, seen.aux.total),
+    )
+    return Seen(jnp.minimum(seen.lowest, jnp.min(scores)), aux)
+
+
+def after_one(
+    seen: Seen | None, found: Evaluated, number: jax.typing.ArrayLike, size: int
+) -> Seen | None:
+    """What is kept after one evaluation, which counts."""
+    one = jax.tree.map(lambda leaf: leaf[None], found)
+    return after(seen, one, jnp.asarray(number, jnp.int32)[None], jnp.ones([1], jnp.bool_), size)
+
+
+def after_generation(before: Aux | None, found: Aux | None, index: jax.Array) -> Aux | None:
+    """What is kept of a cycle after a generation, the first of which has the index 0."""
+    if before is None or found is None:
+        return None
+    return found._replace(
+        parent=optax.tree.where(index == 0, found.parent, before.parent),
+        total=jax.tree.map(jnp.add, before.total, found.total),
+    )
+
+
+def after_lanes(seen: Seen | None, lanes: Seen | None) -> Seen | None:
+    """What is kept after the members of all lanes.
+
+    Args:
+        seen: before them; None where nothing is kept.
+        lanes: what each kept of its own, with a leading axis.
+    """
+    if seen is None:
+        return None
+    all_seen = jax.tree.map(lambda one, many: jnp.concatenate([one[None], many]), seen, lanes)
+    # What was seen by one of them only is zero in the others.
+    aux: Aux = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), all_seen.aux)
+    best = jnp.argmin(all_seen.lowest)
+    return Seen(
+        all_seen.lowest[best],
+        aux._replace(best=jax.tree.map(lambda leaf: leaf[best], all_seen.aux.best)),
+    )
