@@ -4,37 +4,29 @@ params --base.update--> parent ----- idle steps end here
 parent --noise--------> members      every `evolve_every` steps
 member --value_fn-----> fitness      forward only
 fitness --recombine---> weights      of the best members, or of all
-parent + weighted sum -> child
-child, elite or parent --> update    never worse with accept "improved" or "best"
+weighted sum --es_optimizer--> child
+accept --> child, best member or parent --> update
 """
 
-from egd_optax import factored, host, noise, presets, recombine
-from egd_optax._bound import bind_value_fn
-from egd_optax._checks import STATIC_ARGS
-from egd_optax._cycle import Aux, CycleInfo
-from egd_optax._diagnose import Diagnosis, diagnose
+from egd_optax import accept, callback, diagnose, execution, factored, noise, presets, recombine
+from egd_optax._cycle import CycleInfo
 from egd_optax._egd import egd
 from egd_optax._evolve import EvolveState, evolve, is_due
-from egd_optax._explain import ExplainedLeaf, Explanation, explain
-from egd_optax._frozen import with_frozen
 from egd_optax.execution import Execution
+from egd_optax.wrappers import bind_value_fn, with_frozen
 
 __all__ = [
-    "STATIC_ARGS",
-    "Aux",
     "CycleInfo",
-    "Diagnosis",
     "EvolveState",
     "Execution",
-    "ExplainedLeaf",
-    "Explanation",
+    "accept",
     "bind_value_fn",
+    "callback",
     "diagnose",
     "egd",
     "evolve",
-    "explain",
+    "execution",
     "factored",
-    "host",
     "is_due",
     "noise",
     "presets",

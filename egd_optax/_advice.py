@@ -41,7 +41,7 @@ def advice_on_value_fn() -> Iterator[None]:
             error.add_note(
                 "`value_fn` calls back to Python, and members are evaluated together: give "
                 '`jax.pure_callback` the argument `vmap_method=`, "sequential" for example, or '
-                "pass `value_fn=egd_optax.host.host_value_fn(fn)` with the Python function."
+                "pass `value_fn=egd_optax.callback.host_value_fn(fn)` with the Python function."
             )
         elif isinstance(error, NotImplementedError) and "not supported in vmap-of" in str(error):
             error.add_note(
@@ -64,7 +64,7 @@ def advice_on_tracers() -> Iterator[None]:
     ) as error:
         error.add_note(
             "`value_fn` is traced by JAX, but needs numbers, as NumPy and plain Python do: pass "
-            "`value_fn=egd_optax.host.host_value_fn(fn)`, which calls `fn` with NumPy arrays."
+            "`value_fn=egd_optax.callback.host_value_fn(fn)`, which calls `fn` with NumPy arrays."
         )
         raise
 
@@ -143,7 +143,7 @@ def _were_filled(error: Exception) -> bool:
     Looked up by the name of its module, which imports this one.
     """
     frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_globals.get("__name__") == "egd_optax._frozen" for frame, _ in frames)
+    return any(frame.f_globals.get("__name__") == "egd_optax.wrappers" for frame, _ in frames)
 
 
 def warn_of_constant(closed: jax.extend.core.ClosedJaxpr, count: int) -> None:
@@ -167,7 +167,7 @@ def warn_of_constant(closed: jax.extend.core.ClosedJaxpr, count: int) -> None:
         warnings.warn(
             "`value_fn` returns the same for all members, for no parameter that mutates is used. "
             "It may print them: while JAX traces it they are no numbers. Pass "
-            "`value_fn=egd_optax.host.host_value_fn(fn)`, which calls `fn` with NumPy arrays.",
+            "`value_fn=egd_optax.callback.host_value_fn(fn)`, which calls `fn` with NumPy arrays.",
             stacklevel=2,
         )
 

@@ -44,7 +44,7 @@ def check_static(name: str, value: Any, kind: str) -> None:
     """No array: the program depends on the value."""
     if isinstance(value, jax.Array):
         fix = (
-            "pass `static_args=egd_optax.STATIC_ARGS`, and add your own static arguments to these"
+            "pass `static_args=egd_optax.wrappers.STATIC_ARGS`, and add your own static arguments"
             if name in STATIC_ARGS
             else "it belongs to an operator, whose settings are static: make another operator"
         )
@@ -71,8 +71,8 @@ def check_spec(spec: Any) -> Any:
     check_flag("relative", spec.noise.relative)
     check_static_number("min_scale", spec.noise.min_scale, zero=True)
     check_support(spec.recombine, population_size)
-    check_number("step_size", spec.step_size, zero=False)
-    check_choice("accept", spec.accept, ("always", "finite", "improved", "best"))
+    check_flag("compares", spec.accept.compares)
+    check_flag("takes_best", spec.accept.takes_best)
     check_static("mutable", spec.mutable, "function or pytree of bools")
     check_evaluate(spec.execution.evaluate, spec.noise)
     check_batch_size(spec.execution.candidate_batch_size, population_size, spec.antithetic)
@@ -272,7 +272,7 @@ def check_update(
     base_value_fn: Any,
     evolve: Any,
     *,
-    accept: str,
+    accept: Any,
 ) -> bool | None:
     """Checks what `update` was called with; returns `evolve` as None or a Python bool."""
     if evolve is not None and not isinstance(evolve, (bool, np.bool_)):
@@ -302,10 +302,10 @@ def check_update(
                 f"`{name}` must be a function of the parameters, got {fn!r}: pass "
                 "`lambda params: loss(params, batch)`, not the loss itself."
             )
-    if accept_value_fn is not None and accept in ("always", "finite"):
+    if accept_value_fn is not None and not accept.compares:
         raise ValueError(
             f"`accept_value_fn` must be left out with accept={accept!r}, got {accept_value_fn!r}: "
-            'nothing is compared there. Use accept="improved" or "best".'
+            "that rule compares nothing. Use `accept.improved()` or `accept.best()`."
         )
     return None if evolve is None else bool(evolve)
 

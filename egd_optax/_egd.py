@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import optax
 
-from egd_optax import noise, recombine
-from egd_optax._cycle import Reset
+from egd_optax import accept, noise, recombine
+from egd_optax._cycle import STRAIGHT, Reset
 from egd_optax._evolve import ScalarOrSchedule, evolve
+from egd_optax.accept import Accept
 from egd_optax.execution import Execution
 from egd_optax.noise import Noise
 from egd_optax.recombine import Recombine
@@ -27,9 +28,8 @@ def egd(
     noise: Noise = noise.gaussian(),
     antithetic: bool = False,
     recombine: Recombine = recombine.mean(),
-    step_size: jax.typing.ArrayLike = 1.0,
-    step: optax.GradientTransformation | None = None,
-    accept: str = "best",
+    es_optimizer: optax.GradientTransformation = STRAIGHT,
+    accept: Accept = accept.best(),
     reset_base: bool | Reset = False,
     mutable: Any = None,
     aux: Any = None,
@@ -58,9 +58,9 @@ def egd(
         noise: what members are set apart by.
         antithetic: whether members come in mirrored pairs.
         recombine: what each member weighs in the child.
-        step_size: how far the child goes, 1 for all the way to the weighted sum.
-        step: an optax optimizer that leads to the child; None for a plain step.
-        accept: "always", "finite", "improved" or "best".
+        es_optimizer: an optax optimizer that steps from the parent to the child; the default,
+            `optax.sgd(1.0)`, goes to parent + weighted sum.
+        accept: the rule that ends a generation.
         reset_base: whether the momentum starts anew after a jump, or a function that decides
             what does.
         mutable: which leaves mutate.
@@ -105,8 +105,7 @@ def egd(
         noise=noise,
         antithetic=antithetic,
         recombine=recombine,
-        step_size=step_size,
-        step=step,
+        es_optimizer=es_optimizer,
         accept=accept,
         reset_base=reset_base,
         mutable=mutable,

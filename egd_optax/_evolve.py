@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax import _checks, _cycle, noise, recombine
+from egd_optax import _checks, _cycle, accept, noise, recombine
 from egd_optax._advice import advice_on_state, warn_inside_multi_steps
+from egd_optax.accept import Accept
 from egd_optax.execution import Execution
 from egd_optax.noise import Noise
 from egd_optax.recombine import Recombine
@@ -27,7 +28,7 @@ class EvolveState(NamedTuple):
             because typed keys do not pass through serialization or tree arithmetic.
         base_state: state of the base optimizer.
         info: what the latest cycle did, `CycleInfo`.
-        step_state: state of `step`, in float32 or wider; `optax.EmptyState` without one.
+        strategy_state: what `es_optimizer` and `accept` keep, `StrategyState`.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -46,7 +47,7 @@ class EvolveState(NamedTuple):
     key_data: jax.Array
     base_state: optax.OptState
     info: _cycle.CycleInfo
-    step_state: optax.OptState = optax.EmptyState()
+    strategy_state: _cycle.StrategyState = _cycle.StrategyState()
 
 
 def is_due(step: Any, evolve_every: Any) -> Any:
@@ -90,9 +91,8 @@ def evolve(
     noise: Noise = noise.gaussian(),
     antithetic: bool = False,
     recombine: Recombine = recombine.mean(),
-    step_size: jax.typing.ArrayLike = 1.0,
-    step: optax.GradientTransformation | None = None,
-    accept: str = "best",
+    es_optimizer: optax.GradientTransformation = _cycle.STRAIGHT,
+    accept: Accept = accept.best(),
     reset_base: bool | _cycle.Reset = False,
     mutable: Any = None,
     aux: Any = None,
@@ -145,20 +145,18 @@ def evolve(
         recombine: what each member weighs in the child: of the best ones `recombine.mean()`,
             `recombine.softmax()` or `recombine.elite_weights(fn)`, of all members
             `recombine.centered_rank()` or `recombine.member_weights(fn)`.
-        step_size: how far the child goes: parent + step_size * sum of weight * (member -
-            parent).
-        step: an optax optimizer that leads to the child: -step_size * sum of weight * (member -
-            parent) is its gradient, at the parent. Evolution strategies are of this kind:
-            `evolve(optax.set_to_zero(), recombine=centered_rank(), accept="always",
-            step=optax.adam(1e-2), ...)`; with a decaying sigma behind
-            `optax.scale_by_schedule(lambda generation: 1 / sigma(generation) ** 2)`, for the
-            gradient shrinks with sigma. It keeps its state, of the mutating leaves in float32
-            or wider, from one generation and cycle to the next, but for children that were not
-            taken. None for a plain step to parent + sum.
-        accept: what a generation ends with. "always": the child, which is not evaluated. "finite":
-            the child if its fitness is. "improved": the child if it is better than the parent.
-            "best": the best of child, elites and parent. Ties go to the parent, which
-            also stands where no member is finite.
+        es_optimizer: an optax optimizer that steps from the parent to the child. Its gradient is
+            -sum of weight * (member - parent), at the parent. The default, `optax.sgd(1.0)`, goes
+            to parent + sum and keeps no state. `optax.sgd(0.5)` goes half of the way. An
+            evolution strategy is `evolve(optax.set_to_zero(), recombine=centered_rank(),
+            es_optimizer=optax.adam(1e-2), accept=accept.always(), ...)`. The gradient shrinks
+            with sigma: if sigma decays, put
+            `optax.scale_by_schedule(lambda generation: 1 / sigma(generation) ** 2)` before Adam.
+            The optimizer sees the mutating leaves, in float32 or wider. `state.strategy_state`
+            keeps its state; a child that is not taken does not change it.
+        accept: the rule that ends a generation: `accept.best()`, `accept.improved()`,
+            `accept.always()`, or an `accept.Accept` of your own. If no member has a finite
+            fitness, the parent is taken.
         reset_base: whether the moments of `base` start anew after a cycle that left the
             parent, with the counts that correct their bias: what is shaped like the parameters
             and starts the same everywhere. All else goes on: schedules, other counters, keys,
@@ -205,11 +203,11 @@ def evolve(
 
     Cost:
         A step without a cycle costs a step of `base`. A generation costs `population_size`
-        forward passes with accept="always", else one more, for the child, and another one if
+        forward passes with `accept.always()`, else one more, for the child, and another one if
         antithetic, for the parent; and `population_size - 1` draws of noise,
         half of `population_size` if antithetic: a normal number for every parameter, or of low
         rank `rank * (rows + columns)` of them for every matrix. `accept_value_fn` adds two
-        forward passes, three with accept="best". What recombines is read back or drawn again,
+        forward passes, three with `accept.best()`. What recombines is read back or drawn again,
         see `Execution`; rules that weigh all members and noise of low rank store none in any
         mode: what weighs something is drawn again, into the sum. Where the best member is taken,
         it is drawn again, but with `memory="device"`, which has it. No mode stores or moves the
@@ -260,13 +258,14 @@ def evolve(
     for name, operator, kind, fix in (
         ("noise", noise, Noise, "write `noise.gaussian()`, or subclass `noise.Noise`"),
         ("recombine", recombine, Recombine, "write `recombine.mean()` or another of that module"),
+        ("accept", accept, Accept, _fix_of_accept(accept)),
         ("execution", execution, Execution, 'write `Execution(memory="replay")`, for example'),
     ):
         _checks.check_operator(name, operator, kind, fix)
     _checks.check_hashable("noise", noise)
     _checks.check_aux(aux)
-    if step is not None:
-        step = _checks.check_base(step, "step")
+    if es_optimizer is not _cycle.STRAIGHT:
+        es_optimizer = _checks.check_base(es_optimizer, "es_optimizer")
     unchecked = _cycle.CycleSpec(
         population_size=population_size,
         generations=generations,
@@ -274,11 +273,10 @@ def evolve(
         noise=noise,
         antithetic=antithetic,
         recombine=recombine,
-        step_size=step_size,
+        es_optimizer=es_optimizer,
         accept=accept,
         mutable=mutable,
         execution=execution,
-        step=step,
         aux=_cycle.shapes_of(aux),
     )
     spec: _cycle.CycleSpec = _checks.check_spec(unchecked)
@@ -293,7 +291,7 @@ def evolve(
             key_data=_checks.make_key_data(key),
             base_state=base.init(params),
             info=_cycle.no_cycle_yet(spec.aux),
-            step_state=_cycle.step_state_of(spec.step, params, spec.mutable),
+            strategy_state=_cycle.strategy_state_of(spec, params),
         )
 
     def update_fn(
@@ -344,13 +342,16 @@ def evolve(
             "info": _cycle.in_dtypes(state.info, _cycle.info_like(spec.aux)),
             "key_data": state.key_data,
             "cycle": state.cycle.astype(jnp.int32),
-            "step_state": state.step_state,
+            "strategy_state": state.strategy_state,
         }
-        if _is_traced((due, arguments, extra_args)) or not due:
+        is_traced = _is_traced((due, arguments, extra_args))
+        if is_traced or due:
+            _cycle.check_strategy_state(spec, state.strategy_state, params)
+        if is_traced or not due:
             ran = _cycle.run_cycle_if(due, spec, mutating, objectives, **arguments)
         else:
             ran = programs.run_cycle(spec, mutating, objectives, **arguments)
-        updates, jumped, info, step_state = ran
+        updates, jumped, info, strategy_state = ran
         base_state = _cycle.forget_the_point(base_state, jumped)
         if reset_base:
             base_state = _cycle.reset_after_jump(
@@ -362,7 +363,7 @@ def evolve(
             key_data=state.key_data,
             base_state=base_state,
             info=_cycle.in_dtypes(info, state.info),
-            step_state=step_state,
+            strategy_state=strategy_state,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -375,16 +376,6 @@ def _check_state(state: Any, spec: _cycle.CycleSpec) -> None:
             f"`state` must be an EvolveState, got {type(state).__name__}: restore it into the "
             "structure of `tx.init(params)`."
         )
-    if spec.step is not None and isinstance(state.step_state, optax.EmptyState):
-        raise ValueError(
-            "`state` must hold that of `step`, got none: it was made without `step`, make it with "
-            "`tx.init(params)` of the optimizer that has it."
-        )
-    if spec.step is None and jax.tree.leaves(state.step_state):
-        raise ValueError(
-            "`state` must hold nothing of `step`, got that of one: it was made with `step`, pass "
-            "the same to `evolve`, or replace `step_state` by `optax.EmptyState()`."
-        )
     expected: Any = jax.tree.structure(_cycle.info_like(spec.aux).aux)
     found: Any = jax.tree.structure(state.info.aux)
     if found != expected:
@@ -392,6 +383,13 @@ def _check_state(state: Any, spec: _cycle.CycleSpec) -> None:
             f"`state` must hold what `aux` is like, got {found} where that is {expected}: make it "
             "with `tx.init(params)` of this optimizer."
         )
+
+
+def _fix_of_accept(accept: Any) -> str:
+    """What to write instead; the strings that name a rule are the first guess of many."""
+    is_named = isinstance(accept, str) and accept in ("always", "best", "improved")
+    name = accept if is_named else "best"
+    return f"write `accept.{name}()`, or subclass `accept.Accept`"
 
 
 def _base_args(

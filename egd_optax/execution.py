@@ -29,9 +29,9 @@ class Execution:
             any others. "factored": as W + A B^T that is never added up, x W + (x A) B^T, so that
             members share the product with W. The fitness is the same within 1e-5 of it, in
             bfloat16 within what rounding the formed parameters would add; parent, child and,
-            with accept="best", the best member are judged as the parameters that they would
+            with `accept.best()`, the best member are judged as the parameters that they would
             become. What `value_fn` does with a leaf that has no factored form is done with the
-            formed leaf: see `egd_optax.explain`. "auto": factored where that is faster.
+            formed leaf: see `egd_optax.factored.explain`. "auto": factored where that is faster.
         candidate_batch_size: members evaluated at a time, under `jax.vmap`: more work for an
             accelerator that one small forward pass leaves idle, and memory for as many members
             and their activations. Members are the same to the bit, fitness within the rounding

@@ -13,7 +13,7 @@ from typing import Any
 
 import optax
 
-from egd_optax import noise, recombine
+from egd_optax import accept, noise, recombine
 from egd_optax._checks import check_number
 
 # What the sigma of `global_search` ends with, over what it starts with.
@@ -53,7 +53,7 @@ def safe(
         "antithetic": True,
         "sigma": sigma,
         "recombine": recombine.centered_rank(),
-        "accept": "improved",
+        "accept": accept.improved(),
     }
 
 
@@ -116,7 +116,7 @@ def metric(
         "sigma": schedule,
         "noise": noise.low_rank(rank),
         "recombine": recombine.centered_rank(),
-        "accept": "always",
+        "accept": accept.always(),
     }
 
 
@@ -126,7 +126,7 @@ def global_search(
     *,
     population_size: int = 64,
     generations: int = 10,
-    step_size: float = 0.15,
+    es_optimizer: optax.GradientTransformation = optax.sgd(0.15),
 ) -> dict[str, Any]:
     """From far to near over a multimodal function: evolution does the work.
 
@@ -139,10 +139,11 @@ def global_search(
         cycles: cycles of the run, which is the steps of the run.
         population_size: mirrored members of a generation, an even number.
         generations: rounds of a cycle.
-        step_size: how far the child goes towards the weighted sum. Small steps average over
-            many generations, and so see through the waves of a function, but take that many:
-            `step_size` times the generations of the run should be above 40. In 100 dimensions,
-            with 1500 generations, Rastrigin's function is solved at .035 and not at .15.
+        es_optimizer: steps from the parent to the child of a generation. SGD with a small
+            learning rate averages over many generations, and so sees through the waves of a
+            function. Its rate times the generations of the run should be above 40. In 100
+            dimensions, with 1500 generations, a rate of 0.035 solves Rastrigin's function and a
+            rate of 0.15 does not.
 
     Returns:
         Arguments of `evolve`: a cycle on every step, generations of mirrored members around the
@@ -178,6 +179,6 @@ def global_search(
         "sigma": optax.exponential_decay(sigma, cycles, FLOOR),
         "noise": noise.gaussian(relative=False),
         "recombine": recombine.centered_rank(),
-        "step_size": step_size,
-        "accept": "always",
+        "es_optimizer": es_optimizer,
+        "accept": accept.always(),
     }

@@ -3,8 +3,9 @@
 >>> from egd_optax import egd, recombine
 >>> tx = egd(0.1, recombine=recombine.softmax(temperature=0.1))
 
-The child is parent + step_size * sum of weight * (member - parent). A weighting of one's own is a
-function from the fitness of all members, `[n]`, to their weights, `[n]`:
+The child is parent + sum of weight * (member - parent), unless another `es_optimizer` steps along
+that sum. Your own weighting is a function from the fitness of all members, `[n]`, to their weights,
+`[n]`:
 
 >>> import jax.numpy as jnp
 >>> def above_average(fitness):
@@ -76,7 +77,7 @@ class Recombine:
 
         Args:
             fitness: of all members, float `[n]`, lower is better; +inf where it is not finite.
-                Entry 0 is the parent's, but for pairs with accept="always", whose parent is not
+                Entry 0 is the parent's, but for pairs with `accept.always()`, whose parent is not
                 evaluated and has no entry.
             support: how many can weigh something. A weight beyond the best so many, of a
                 member without finite fitness, or that is not finite itself counts as zero.

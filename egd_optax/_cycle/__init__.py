@@ -11,11 +11,11 @@ score       all members -> fitness
 batches     some members at a time, on each device
 unformed    members that are evaluated as their factors
 total       the child: the parent plus the sum of weight * (member - parent)
-step        the child: where an optax transformation leads to along that sum
+strategy    the child through an optax transformation, and what a strategy keeps
 storage     where the k best members live
 elites      which members these are
 weights     fitness -> weights
-accept      child, best elite or parent
+accept      child, best member or parent
 place       one device, or members divided over many
 members     drawn from keys, mirrored in pairs
 draws       what the noise of all leaves of a member is made of
@@ -48,11 +48,12 @@ from egd_optax._cycle.pairs import correlation, differences_around
 from egd_optax._cycle.parent import mutating_leaves
 from egd_optax._cycle.programs import Programs
 from egd_optax._cycle.reset import Reset, forget_the_point, reset_after_jump
-from egd_optax._cycle.spec import CycleSpec, Objectives
-from egd_optax._cycle.step import step_state_of
+from egd_optax._cycle.spec import STRAIGHT, CycleSpec, Objectives, StrategyState
+from egd_optax._cycle.strategy import check_strategy_state, strategy_state_of
 from egd_optax._cycle.xla import impossible
 
 __all__ = [
+    "STRAIGHT",
     "Aux",
     "Auxiliary",
     "CycleInfo",
@@ -61,8 +62,10 @@ __all__ = [
     "Objectives",
     "Programs",
     "Reset",
+    "StrategyState",
     "at_once",
     "check_spelling",
+    "check_strategy_state",
     "correlation",
     "differences_around",
     "for_line_search",
@@ -78,6 +81,6 @@ __all__ = [
     "rows_of",
     "run_cycle_if",
     "shapes_of",
-    "step_state_of",
+    "strategy_state_of",
     "taken_by",
 ]

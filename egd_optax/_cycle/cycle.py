@@ -24,7 +24,7 @@ from egd_optax._cycle.parent import (
     resume,
     snapshot,
 )
-from egd_optax._cycle.spec import CycleSpec, Leaves, Objectives
+from egd_optax._cycle.spec import CycleSpec, Leaves, Objectives, StrategyState
 
 
 class CycleInfo(NamedTuple):
@@ -39,16 +39,16 @@ class CycleInfo(NamedTuple):
         cycle_index: int32, from 0.
         parent_fitness: fitness of the base step's parameters, member 0; in the first
             generation, where there are several. All below are of the last one. +inf with
-            accept="always" and antithetic pairs, where it is not evaluated.
+            `accept.always()` and antithetic pairs, where it is not evaluated.
         best_fitness: fitness of the best member, the parent included.
         mean_fitness: mean over the members of finite fitness.
-        child_fitness: fitness of the recombined child; +inf with accept="always", where it is
+        child_fitness: fitness of the recombined child; +inf with `accept.always()`, where it is
             not evaluated.
         accepted: bool, whether the parameters left the parent, in any generation.
         sigma: float like the fitness, the sigma that was used.
         evaluations: int32, evaluations of `value_fn` in the cycle: in each generation
-            the population and, unless accept="always" takes the child unseen, the parent of
-            antithetic pairs and the child; where members are not formed and accept="best"
+            the population and, unless `accept.always()` takes the child unseen, the parent of
+            antithetic pairs and the child; where members are not formed and `accept.best()`
             decides, the best one once more, formed.
         aux: what `value_fn` returned beside the fitness, `Aux`; None without the argument `aux`.
 
@@ -111,9 +111,9 @@ def _largest() -> float:
     return float(jnp.finfo(jnp.bfloat16).max)
 
 
-# The mutating leaves that a cycle chose, whether they left the parent, what it did, and what `step`
-# keeps.
-_Evolved = tuple[Leaves, jax.Array, CycleInfo, optax.OptState]
+# The mutating leaves that a cycle chose, whether they left the parent, what it did, and what the
+# strategy keeps.
+_Evolved = tuple[Leaves, jax.Array, CycleInfo, StrategyState]
 
 
 class _Step(NamedTuple):
@@ -127,13 +127,13 @@ class _Step(NamedTuple):
         leaves: of the leaves that mutate what the cycle chose if `jumped`, else their base
             updates.
         info: what the latest cycle did.
-        step_state: what `step` keeps.
+        strategy_state: what the strategy keeps.
     """
 
     jumped: jax.Array
     leaves: Leaves
     info: CycleInfo
-    step_state: optax.OptState
+    strategy_state: StrategyState
 
 
 def run_cycle_if(
@@ -147,8 +147,8 @@ def run_cycle_if(
     info: CycleInfo,
     key_data: jax.Array,
     cycle: jax.Array,
-    step_state: optax.OptState,
-) -> tuple[optax.Updates, jax.Array, CycleInfo, optax.OptState]:
+    strategy_state: StrategyState,
+) -> tuple[optax.Updates, jax.Array, CycleInfo, StrategyState]:
     """Runs a cycle around the parameters that the base step leads to, where one is due.
 
     Args:
@@ -161,18 +161,18 @@ def run_cycle_if(
         info: what the latest cycle did.
         key_data: uint32 `[2]`, the key of the run.
         cycle: int32 `[]`, index of this cycle.
-        step_state: what `step` keeps.
+        strategy_state: what the strategy keeps.
 
     Returns:
         The updates, whether they leave the base step, bool `[]`, what the latest cycle did, and
-        what `step` keeps.
+        what the strategy keeps.
     """
     idle_leaves = idle_updates(base_updates, params, mutating)
     step = _Step(
         jumped=jnp.zeros([], jnp.bool_),
         leaves=constant(idle_leaves),
         info=info,
-        step_state=constant(step_state),
+        strategy_state=constant(strategy_state),
     )
     fixed, fixed_updates = constant((params, base_updates))
 
@@ -188,8 +188,10 @@ def run_cycle_if(
             step = xla.at_most_once(due, with_cycle, step, cycle)
     leaves = following(step.leaves, idle_leaves, step.jumped)
     updates = resume(step.jumped, leaves, params, base_updates, mutating)
-    step_state = following(step.step_state, step_state, step.jumped)
-    return updates, step.jumped, step.info, step_state
+    kept = following(step.strategy_state, strategy_state, step.jumped)
+    # The rule goes on also where the parent was taken.
+    kept = kept._replace(accept=following(step.strategy_state.accept, strategy_state.accept, due))
+    return updates, step.jumped, step.info, kept
 
 
 def _evolved_or_idle(
@@ -204,20 +206,20 @@ def _evolved_or_idle(
 
     def evolved() -> _Evolved:
         key = cycle_key(key_data, cycle)
-        return _generations(spec, objectives, parent, key, cycle, idle.step_state)
+        return _generations(spec, objectives, parent, key, cycle, idle.strategy_state)
 
     def stayed() -> _Evolved:
-        return parent.genome.leaves(), idle.jumped, idle.info, idle.step_state
+        return parent.genome.leaves(), idle.jumped, idle.info, idle.strategy_state
 
     # Always takes `evolved`. The predicate is opaque so XLA cannot hoist the cycle into idle steps.
-    genome, jumped, info, step_state = xla.held_in_a_branch(cycle, evolved, stayed)
+    genome, jumped, info, strategy_state = xla.held_in_a_branch(cycle, evolved, stayed)
     large = {
         at: jnp.where(jumped, leaf.astype(idle.leaves[at].dtype), idle.leaves[at])
         for at, leaf in parent.stacks.alone(genome).items()
     }
     own = large | parent.stacks.taken_out(genome, idle.leaves, jumped)
     leaves = tuple(own[at] for at in range(len(own)))
-    return _Step(jumped, leaves, info, step_state)
+    return _Step(jumped, leaves, info, strategy_state)
 
 
 def _generations(
@@ -226,34 +228,36 @@ def _generations(
     parent: Parent,
     key: jax.Array,
     cycle: jax.Array,
-    step_state: optax.OptState,
+    strategy_state: StrategyState,
 ) -> _Evolved:
     """The mutating leaves that all generations lead to, and whether these left the parent."""
     sigma = spec.sigma(cycle) if callable(spec.sigma) else spec.sigma
     sigma = lax.stop_gradient(jnp.asarray(sigma, fitness_dtype()))
 
     def generation(
-        genome: Genome, index: jax.Array, step_state: optax.OptState
-    ) -> tuple[Leaves, optax.OptState, Outcome]:
+        genome: Genome, index: jax.Array, strategy_state: StrategyState
+    ) -> tuple[Leaves, StrategyState, Outcome]:
         around = parent._replace(genome=genome)
-        return run_generation(spec, objectives, around, key, sigma, index, step_state)
+        return run_generation(spec, objectives, around, key, sigma, index, strategy_state)
 
     def next_generation(
-        carry: tuple[Leaves, optax.OptState, Aux | None], index: jax.Array
-    ) -> tuple[tuple[Leaves, optax.OptState, Aux | None], Outcome]:
-        leaves, step_state, aux = carry
-        chosen, step_state, outcome = generation(parent.genome.of(leaves), index, step_state)
+        carry: tuple[Leaves, StrategyState, Aux | None], index: jax.Array
+    ) -> tuple[tuple[Leaves, StrategyState, Aux | None], Outcome]:
+        leaves, strategy_state, aux = carry
+        chosen, strategy_state, outcome = generation(
+            parent.genome.of(leaves), index, strategy_state
+        )
         aux = auxiliary.after_generation(aux, outcome.aux, index)
         leaves = optax.tree.where(outcome.jumped, chosen, leaves)
         # Not one for each generation: of all of them no more is held than of one.
-        return (leaves, step_state, aux), outcome._replace(aux=None)
+        return (leaves, strategy_state, aux), outcome._replace(aux=None)
 
     if spec.generations > 1:
         indices = jnp.arange(spec.generations, dtype=jnp.int32)
-        start = parent.genome.leaves(), step_state, auxiliary.nothing_kept(spec.aux)
-        (genome, step_state, aux), outcomes = lax.scan(next_generation, start, indices)
+        start = parent.genome.leaves(), strategy_state, auxiliary.nothing_kept(spec.aux)
+        (genome, strategy_state, aux), outcomes = lax.scan(next_generation, start, indices)
     else:
-        genome, step_state, outcome = generation(parent.genome, jnp.int32(0), step_state)
+        genome, strategy_state, outcome = generation(parent.genome, jnp.int32(0), strategy_state)
         aux = outcome.aux
         outcomes = jax.tree.map(lambda scalar: scalar[None], outcome._replace(aux=None))
     jumped = jnp.any(outcomes.jumped)
@@ -268,4 +272,4 @@ def _generations(
         evaluations=jnp.sum(outcomes.evaluations, dtype=jnp.int32),
         aux=aux,
     )
-    return genome, jumped, info, step_state
+    return genome, jumped, info, strategy_state

@@ -12,8 +12,9 @@ from egd_optax._cycle.parent import Parent
 from egd_optax._cycle.platform import platform
 from egd_optax._cycle.spec import CycleSpec
 from egd_optax._cycle.unformed import Unformed, unformed_of
-from egd_optax._factored import base_of, primitives_of
-from egd_optax._factored.uses import Use, uses_of
+from egd_optax.factored.interpret import primitives_of
+from egd_optax.factored.leaf import base_of
+from egd_optax.factored.uses import Use, uses_of
 
 # Members at a time have so many rows that a product with the base is fast: more only take more
 # memory, and on a CPU leave its caches. And so many members are enough for small networks.

@@ -5,12 +5,11 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import optax
 
 from egd_optax._cycle import auxiliary
-from egd_optax._cycle.accept import CHILD, ELITE, PARENT, accept
+from egd_optax._cycle.accept import choose
 from egd_optax._cycle.arguments import taken_by
 from egd_optax._cycle.auxiliary import Aux, Seen
 from egd_optax._cycle.elites import Elites, elites_of
@@ -27,11 +26,12 @@ from egd_optax._cycle.parent import Parent
 from egd_optax._cycle.parts import check_noise
 from egd_optax._cycle.place import mesh_of, place_of
 from egd_optax._cycle.score import score
-from egd_optax._cycle.spec import CycleSpec, Leaves, Objectives
-from egd_optax._cycle.step import stepped
+from egd_optax._cycle.spec import CycleSpec, Leaves, Objectives, StrategyState
 from egd_optax._cycle.storage import storage_of
+from egd_optax._cycle.strategy import stepped
 from egd_optax._cycle.total import child_of, total_of
 from egd_optax._cycle.weights import member_weights
+from egd_optax.accept import BEST, CHILD, PARENT
 
 
 class Outcome(NamedTuple):
@@ -63,8 +63,8 @@ def run_generation(
     key: jax.Array,
     sigma: jax.Array,
     generation: jax.Array,
-    step_state: optax.OptState,
-) -> tuple[Leaves, optax.OptState, Outcome]:
+    strategy_state: StrategyState,
+) -> tuple[Leaves, StrategyState, Outcome]:
     """Runs a generation.
 
     Args:
@@ -74,11 +74,11 @@ def run_generation(
         key: raw threefry key of the cycle, uint32 `[2]`.
         sigma: float `[]`.
         generation: its index in the cycle, int32 `[]`.
-        step_state: what `step` keeps.
+        strategy_state: what the strategy keeps.
 
     Returns:
-        The mutating leaves that it chose, any where it did not jump; what `step` keeps, as it was
-        where the child was not taken; and what came of it.
+        The mutating leaves that it chose, any if it did not jump; what the strategy keeps; and
+        what came of it.
     """
     added = {"generation": generation, "base_state": objectives.base_state}
 
@@ -99,18 +99,17 @@ def run_generation(
         # A parent beside pairs that was not evaluated has no rank among them.
         unranked = int(spec.selects_only and spec.antithetic)
         weights = member_weights(spec.recombine, scores[unranked:], spec.elite_count)
-        weights = jnp.pad(weights, (unranked, 0))
-        return lax.stop_gradient(jnp.asarray(spec.step_size)) * weights
+        return jnp.pad(weights, (unranked, 0))
 
     def child_from(
         members: Members,
         kept: Elites | None,
         scores: jax.Array,
         buffer: Leaves | None,
-        step_state: optax.OptState,
+        optimizer_state: optax.OptState,
     ) -> tuple[Leaves, optax.OptState]:
         recombined = functools.partial(
-            child_of if spec.step is None else total_of,
+            child_of if spec.goes_straight else total_of,
             members,
             weights_of(scores),
             scores,
@@ -120,12 +119,22 @@ def run_generation(
             elite_count=spec.elite_count,
             buffer=buffer,
         )
-        if spec.step is None:
-            return recombined(), step_state
-        return stepped(spec.step, parent, members.genome, spec.mutable, recombined(), step_state)
+        if spec.goes_straight:
+            return recombined(), optimizer_state
+        return stepped(
+            optax.with_extra_args_support(spec.es_optimizer),
+            parent,
+            members.genome,
+            spec.mutable,
+            recombined(),
+            optimizer_state,
+        )
 
     judges_best = (
-        unformed is not None and objectives.accept_value_fn is None and spec.accept == "best"
+        unformed is not None
+        and objectives.accept_value_fn is None
+        and spec.accept.takes_best
+        and spec.accept.compares
     )
     kept, scores, child, state_of_child, of_child, seen, of_best = score(
         members,
@@ -133,7 +142,7 @@ def run_generation(
         place,
         storage,
         child_from,
-        step_state,
+        strategy_state.es_optimizer,
         auxiliary.nothing_seen(spec.aux, fitness_dtype()),
         selects_only=spec.selects_only,
         batch_size=batch_size,
@@ -148,7 +157,7 @@ def run_generation(
     if objectives.accept_value_fn is not None:
         judge = place.agreed(fitness_of(prepare(objectives.accept_value_fn), parent))
         judged, seen = _judged_by(
-            judge, spec.accept, members, best, read_best, child, of_child, seen
+            judge, spec.accept.takes_best, members, best, read_best, child, of_child, seen
         )
     outcome = Outcome(
         jumped=jnp.bool_(False),
@@ -161,11 +170,17 @@ def run_generation(
     )
     # Not read off the leaves, of which a device inside of `jax.shard_map` may have a part only.
     moved = jnp.any(weights_of(scores)[1:] != 0) & (sigma != 0)
-    choice = accept(spec.accept, *judged, moved)
+    choice, state_of_rule = choose(
+        spec.accept, key, generation, judged, best, moved, strategy_state.accept
+    )
     # The best member comes over the child, of which there is no more need.
-    chosen = read_best(choice == ELITE, child) if spec.accept == "best" else child
-    step_state = optax.tree.where(choice == CHILD, state_of_child, step_state)
-    return chosen, step_state, outcome._replace(jumped=choice != PARENT)
+    chosen = read_best(choice == BEST, child) if spec.accept.takes_best else child
+    of_optimizer = strategy_state.es_optimizer
+    strategy_state = strategy_state._replace(
+        es_optimizer=optax.tree.where(choice == CHILD, state_of_child, of_optimizer),
+        accept=state_of_rule,
+    )
+    return chosen, strategy_state, outcome._replace(jumped=choice != PARENT)
 
 
 def _elites(spec: CycleSpec, kept: Elites | None, scores: jax.Array) -> Elites | None:
@@ -177,7 +192,7 @@ def _elites(spec: CycleSpec, kept: Elites | None, scores: jax.Array) -> Elites |
 
 def _judged_by(
     judge: Fitness,
-    rule: str,
+    takes_best: bool,
     members: Members,
     best: jax.Array,
     read_best: Callable[[jax.Array, Leaves], Leaves],
@@ -200,7 +215,7 @@ def _judged_by(
     genome = members.genome.leaves()
     parent = judged(genome)
     unjudged = jnp.full_like(parent, jnp.inf)
-    elite = judged(read_best(best > 0, genome)) if rule == "best" else unjudged
+    elite = judged(read_best(best > 0, genome)) if takes_best else unjudged
     return (parent, elite, jnp.where(jnp.isfinite(child_fitness), judged(child), jnp.inf)), seen
 
 

@@ -26,11 +26,11 @@ from egd_optax._cycle.auxiliary import Auxiliary, Evaluated
 from egd_optax._cycle.counted import counted, counts
 from egd_optax._cycle.cycle import CycleInfo, run_cycle_if
 from egd_optax._cycle.fitness import as_evaluated
-from egd_optax._cycle.spec import CycleSpec, Objectives
-from egd_optax._factored import is_jaxpr
+from egd_optax._cycle.spec import CycleSpec, Objectives, StrategyState
+from egd_optax.factored.interpret import is_jaxpr
 
 # What `run_cycle_if` returns.
-Ran = tuple[optax.Updates, jax.Array, CycleInfo, optax.OptState]
+Ran = tuple[optax.Updates, jax.Array, CycleInfo, StrategyState]
 
 # Programs that are kept, the latest ones; and so many compiled in a row are worth a warning.
 _KEPT = 8

@@ -43,7 +43,7 @@ class Scored(NamedTuple):
         members: the fitness of all members, `[size]`, the same on all devices; +inf of a parent
             that was not evaluated.
         child: the child.
-        step_state: the state of `step` behind it.
+        optimizer_state: the state of `es_optimizer` behind it.
         of_child: its fitness, `[]`, +inf if it was not evaluated.
         seen: what came beside the fitness, None if nothing does.
         of_best: that of the best member as the parameters that it would become, `[]`; None
@@ -53,7 +53,7 @@ class Scored(NamedTuple):
     kept: Elites | None
     members: jax.Array
     child: Leaves
-    step_state: optax.OptState
+    optimizer_state: optax.OptState
     of_child: jax.Array
     seen: Seen | None
     of_best: jax.Array | None = None
@@ -65,7 +65,7 @@ def score(
     place: Place,
     storage: Storage,
     child_of: ChildOf,
-    step_state: optax.OptState,
+    optimizer_state: optax.OptState,
     seen: Seen | None,
     *,
     selects_only: bool,
@@ -81,7 +81,7 @@ def score(
         place: how devices share the members.
         storage: where elites are kept.
         child_of: makes the child.
-        step_state: the state of `step`.
+        optimizer_state: the state of `es_optimizer`.
         seen: what is kept of what comes beside the fitness, before the first evaluation; None if
             nothing is.
         selects_only: whether nothing is evaluated but what recombines: no child, and no parent
@@ -114,15 +114,24 @@ def score(
     if unformed is not None:
         unformed = unformed._replace(bases=place.beside_members(unformed.bases))
     elif batch_size == 1 and isinstance(place, Alone):
-        return _one_by_one(members, fitness, keep, kept, child_of, step_state, seen, selects_only)
+        return _one_by_one(
+            members, fitness, keep, kept, child_of, optimizer_state, seen, selects_only
+        )
     one_by_one = place.on_each(fitness)
     if selects_only:
         return _selected(
-            members, one_by_one, batches, kept, child_of, step_state, seen, unformed is not None
+            members,
+            one_by_one,
+            batches,
+            kept,
+            child_of,
+            optimizer_state,
+            seen,
+            unformed is not None,
         )
     if unformed is not None:
-        return _unformed(members, one_by_one, batches, child_of, step_state, seen, judges_best)
-    return _in_batches(members, one_by_one, batches, keep, kept, child_of, step_state, seen)
+        return _unformed(members, one_by_one, batches, child_of, optimizer_state, seen, judges_best)
+    return _in_batches(members, one_by_one, batches, keep, kept, child_of, optimizer_state, seen)
 
 
 def _one_by_one(
@@ -131,7 +140,7 @@ def _one_by_one(
     keep: Keep,
     kept: Elites | None,
     child_of: ChildOf,
-    step_state: optax.OptState,
+    optimizer_state: optax.OptState,
     seen: Seen | None,
     selects_only: bool,
 ) -> Scored:
@@ -172,16 +181,16 @@ def _one_by_one(
         return kept, scores, carrier, state, seen
 
     unknown = jnp.full([count], jnp.inf, fitness_dtype())
-    start = (kept, unknown, members.carry_parent(), step_state, seen)
+    start = (kept, unknown, members.carry_parent(), optimizer_state, seen)
     kept, scores, *held, seen = lax.fori_loop(jnp.int32(first), jnp.int32(count), one, start)
     of_child = scores[-1]
     if selects_only:
         always = ~xla.impossible(scores)
         held = xla.at_most_once(always, child, tuple(held), members.genome, kept, scores)
         of_child = jnp.full_like(of_child, jnp.inf)
-    carrier, step_state = held
+    carrier, optimizer_state = held
     child_leaves = members.carried(carrier)
-    return Scored(kept, scores[: members.size], child_leaves, step_state, of_child, seen)
+    return Scored(kept, scores[: members.size], child_leaves, optimizer_state, of_child, seen)
 
 
 def _selected(
@@ -190,7 +199,7 @@ def _selected(
     batches: Batches,
     kept: Elites | None,
     child_of: ChildOf,
-    step_state: optax.OptState,
+    optimizer_state: optax.OptState,
     seen: Seen | None,
     unformed: bool,
 ) -> Scored:
@@ -203,8 +212,8 @@ def _selected(
     kept, scores, seen = batches(members, kept, seen)
     if members.antithetic or unformed:  # the parent is none of those
         scores = jnp.append(of_parent, scores)
-    child, step_state = child_of(members, kept, scores, None, step_state)
-    return Scored(kept, scores, child, step_state, unknown, seen)
+    child, optimizer_state = child_of(members, kept, scores, None, optimizer_state)
+    return Scored(kept, scores, child, optimizer_state, unknown, seen)
 
 
 def _behind_the_parent(
@@ -229,16 +238,16 @@ def _in_batches(
     keep: Keep,
     kept: Elites | None,
     child_of: ChildOf,
-    step_state: optax.OptState,
+    optimizer_state: optax.OptState,
     seen: Seen | None,
 ) -> Scored:
     """Some members at a time, in the memory of as many, on each device; then the child."""
     if not members.antithetic:  # the parent is one of the members
         kept, scores, seen = batches(members, kept, seen)
-        child, step_state = child_of(members, kept, scores, None, step_state)
+        child, optimizer_state = child_of(members, kept, scores, None, optimizer_state)
         of_child = one_by_one(child)
         seen = auxiliary.after_one(seen, of_child, members.size, members.size)
-        return Scored(kept, scores, child, step_state, of_child.value, seen)
+        return Scored(kept, scores, child, optimizer_state, of_child.value, seen)
 
     rest = _behind_the_parent(members, batches, child_of)
 
@@ -254,9 +263,11 @@ def _in_batches(
 
     # The parent, which stands beside the pairs, and then all others: one program for two.
     unknown = jnp.full([members.size], jnp.inf, fitness_dtype())
-    start = (kept, unknown, members.genome.leaves(), step_state, seen)
-    (kept, scores, child, step_state, seen), values = lax.scan(one, start, jnp.array([False, True]))
-    return Scored(kept, scores, child, step_state, values[-1], seen)
+    start = (kept, unknown, members.genome.leaves(), optimizer_state, seen)
+    (kept, scores, child, optimizer_state, seen), values = lax.scan(
+        one, start, jnp.array([False, True])
+    )
+    return Scored(kept, scores, child, optimizer_state, values[-1], seen)
 
 
 def _unformed(
@@ -264,7 +275,7 @@ def _unformed(
     one_by_one: Callable[[Leaves], Evaluated],
     batches: Batches,
     child_of: ChildOf,
-    step_state: optax.OptState,
+    optimizer_state: optax.OptState,
     seen: Seen | None,
     judges_best: bool,
 ) -> Scored:
@@ -290,8 +301,8 @@ def _unformed(
         return (kept, scores, leaves, state, seen), found.value
 
     unknown = jnp.full([members.size], jnp.inf, fitness_dtype())
-    start: _Carry = (None, unknown, members.genome.leaves(), step_state, seen)
+    start: _Carry = (None, unknown, members.genome.leaves(), optimizer_state, seen)
     trips = jnp.arange(2 + judges_best, dtype=jnp.int32)
-    (_, scores, child, step_state, seen), values = lax.scan(one, start, trips)
+    (_, scores, child, optimizer_state, seen), values = lax.scan(one, start, trips)
     of_best = jnp.where(jnp.argmin(scores) > 0, values[-1], values[0]) if judges_best else None
-    return Scored(None, scores, child, step_state, values[1], seen, of_best)
+    return Scored(None, scores, child, optimizer_state, values[1], seen, of_best)

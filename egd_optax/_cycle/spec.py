@@ -7,12 +7,40 @@ import jax
 import optax
 
 from egd_optax._cycle.auxiliary import Auxiliary
+from egd_optax.accept import Accept
 from egd_optax.execution import Execution
 from egd_optax.noise import Noise
 from egd_optax.recombine import Recombine
 
 # The mutating leaves of a member, all that it has of its own.
 Leaves = tuple[jax.Array, ...]
+
+# The default of `es_optimizer`. It is known by identity: the child is then formed in the memory of
+# the weighted sum, while any other optimizer needs a gradient and updates beside it.
+STRAIGHT = optax.sgd(1.0)
+
+
+class StrategyState(NamedTuple):
+    """The state of the parts of a cycle that keep something from one cycle to the next.
+
+    Attributes:
+        noise: of `noise`; empty, because no noise keeps anything.
+        es_optimizer: of `es_optimizer`, for the mutating leaves, in float32 or wider. It belongs
+            to the last child that was taken.
+        accept: of `accept`, as of the last generation.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from egd_optax import evolve
+        >>> tx = evolve(optax.sgd(0.1), es_optimizer=optax.sgd(0.5, momentum=0.9))
+        >>> state = tx.init(jnp.ones(3))
+        >>> state.strategy_state.es_optimizer[0].trace.shape
+        (3,)
+    """
+
+    noise: Any = ()
+    es_optimizer: optax.OptState = ()
+    accept: Any = ()
 
 
 class CycleSpec(NamedTuple):
@@ -24,11 +52,10 @@ class CycleSpec(NamedTuple):
     noise: Noise
     antithetic: bool
     recombine: Recombine
-    step_size: jax.typing.ArrayLike
-    accept: str
+    es_optimizer: optax.GradientTransformation
+    accept: Accept
     mutable: object
     execution: Execution
-    step: optax.GradientTransformationExtraArgs | None
     aux: Auxiliary = None
 
     @property
@@ -39,7 +66,12 @@ class CycleSpec(NamedTuple):
     @property
     def selects_only(self) -> bool:
         """Whether nothing is evaluated but what recombines: the rule compares nothing."""
-        return self.accept == "always"
+        return not self.accept.compares
+
+    @property
+    def goes_straight(self) -> bool:
+        """Whether the child is the parent plus the weighted sum."""
+        return self.es_optimizer is STRAIGHT
 
     @property
     def elite_count(self) -> int | None:

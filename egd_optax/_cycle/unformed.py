@@ -11,7 +11,8 @@ from egd_optax._cycle.fitness import OwnFitness
 from egd_optax._cycle.members import Members
 from egd_optax._cycle.parent import Parent
 from egd_optax._cycle.spec import Leaves
-from egd_optax._factored import Factored, evaluate
+from egd_optax.factored.interpret import evaluate
+from egd_optax.factored.leaf import Factored
 
 
 class Unformed(NamedTuple):

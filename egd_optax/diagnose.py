@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax import _checks, _cycle, noise, recombine
+from egd_optax import _checks, _cycle, accept, noise, recombine
 from egd_optax.execution import Execution
 from egd_optax.noise import Noise
 
@@ -23,7 +23,7 @@ class Diagnosis(NamedTuple):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from egd_optax import diagnose
+        >>> from egd_optax.diagnose import diagnose
         >>> params = jnp.ones(4)
         >>> diagnosis = diagnose(jnp.sum, params, jnp.ones(4), other_value_fn=jnp.sum)
         >>> round(float(diagnosis.reliability), 3)
@@ -82,7 +82,7 @@ def diagnose(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from egd_optax import diagnose
+        >>> from egd_optax.diagnose import diagnose
         >>> def loss(params): return jnp.sum((params - 0.3) ** 2)
         >>> def coarse(params): return loss(jnp.round(params))
         >>> params = jnp.linspace(-1.0, 1.0, 50)
@@ -106,11 +106,10 @@ def diagnose(
             noise=noise,
             antithetic=True,
             recombine=recombine.centered_rank(),
-            step_size=1.0,
-            accept="always",
+            es_optimizer=_cycle.STRAIGHT,
+            accept=accept.always(),
             mutable=mutable,
             execution=Execution(),
-            step=None,
         )
     )
     mutating = _cycle.mutating_leaves(params, mutable, grads)

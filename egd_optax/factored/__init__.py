@@ -4,7 +4,7 @@ A member of W + A B^T is evaluated as x W + (x A) B^T: all members share the pro
 no W + A B^T takes memory. `value_fn` is any function of JAX; it is traced, and its operations are
 run on a `Factored` in the place of each matrix. What an operation does with it says its rule. An
 operation without a rule gets the matrix itself, which is formed for each member: the result is
-right, and slower. `egd_optax.explain` tells where that happens.
+right, and slower. `explain` tells where that happens.
 
 There are rules for matrix products and convolutions, for what rearranges, cuts, joins and gathers,
 for sums, for products with a number, and for what holds functions: `jax.jit`, `jax.checkpoint`,
@@ -15,7 +15,7 @@ None where it knows of none. `each` does the same to the base and to either fact
 sum, for example, is linear along its axis:
 
 >>> import jax, jax.numpy as jnp
->>> from egd_optax import explain, factored
+>>> from egd_optax import factored
 >>> @factored.rule("cumsum")
 ... def cumsum(equation, leaf):
 ...   axis = equation.params["axis"]
@@ -24,7 +24,7 @@ sum, for example, is linear along its axis:
 ...     return None
 ...   return [leaf.each(lambda part: equation.bind(part)[0] if part.shape[axis] != 1 else part)]
 >>> value_fn = lambda params: jnp.mean((jnp.ones((8, 64)) @ jnp.cumsum(params, 0)) ** 2)
->>> [leaf.evaluated for leaf in explain(value_fn, jnp.ones((64, 32))).leaves]
+>>> [leaf.evaluated for leaf in factored.explain(value_fn, jnp.ones((64, 32))).leaves]
 ['factored']
 
 `equation.bind(*arrays, **changes)` returns what the operation makes of arrays, with some of its
@@ -35,6 +35,9 @@ References:
     <https://arxiv.org/abs/2511.16652>`_, 2025.
 """
 
-from egd_optax._factored import Equation, Factored, rule
+from egd_optax.factored import calls, indexing, products, structure  # noqa: F401  # their rules
+from egd_optax.factored.explanation import ExplainedLeaf, Explanation, explain
+from egd_optax.factored.interpret import Equation, rule
+from egd_optax.factored.leaf import Factored
 
-__all__ = ["Equation", "Factored", "rule"]
+__all__ = ["Equation", "ExplainedLeaf", "Explanation", "Factored", "explain", "rule"]

@@ -9,8 +9,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from egd_optax._factored.interpret import Equation, rule
-from egd_optax._factored.leaf import (
+from egd_optax.factored.interpret import Equation, rule
+from egd_optax.factored.leaf import (
     Factored,
     base_of,
     each_rank,

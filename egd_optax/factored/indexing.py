@@ -8,8 +8,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from egd_optax._factored.interpret import Equation, rule
-from egd_optax._factored.leaf import (
+from egd_optax.factored.interpret import Equation, rule
+from egd_optax.factored.leaf import (
     Factored,
     each_rank,
     is_factored,

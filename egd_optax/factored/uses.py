@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from egd_optax._factored.calls import CALLS
-from egd_optax._factored.interpret import Step, evaluate
-from egd_optax._factored.leaf import is_factored
+from egd_optax.factored.calls import CALLS
+from egd_optax.factored.interpret import Step, evaluate
+from egd_optax.factored.leaf import is_factored
 
 
 class Use(NamedTuple):

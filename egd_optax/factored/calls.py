@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from jax import lax
 
-from egd_optax._factored.interpret import Equation, rule
-from egd_optax._factored.leaf import Factored, is_factored
+from egd_optax.factored.interpret import Equation, rule
+from egd_optax.factored.leaf import Factored, is_factored
 
 _INLINED = (
     "checkpoint",

@@ -11,8 +11,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from egd_optax._factored.interpret import Equation, rule
-from egd_optax._factored.leaf import Factored, base_of, is_factored, origins_of
+from egd_optax.factored.interpret import Equation, rule
+from egd_optax.factored.leaf import Factored, base_of, is_factored, origins_of
 
 # Products of columns and rows are added one by one, within what adds them to the product with the
 # base; more of them are one matrix product.

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+# Members are evaluated by this package: names of `_cycle` are looked up only when called.
 from egd_optax import _checks, _cycle
-from egd_optax._factored import Factored
-from egd_optax._factored.uses import Use, uses_of
+from egd_optax.factored.leaf import Factored
+from egd_optax.factored.uses import Use, uses_of
 from egd_optax.noise import Noise, low_rank
 
 
@@ -30,7 +31,7 @@ class ExplainedLeaf(NamedTuple):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from egd_optax import explain
+        >>> from egd_optax.factored import explain
         >>> (leaf,) = explain(lambda w: jnp.sum(jnp.ones((8, 64)) @ w), jnp.ones((64, 32))).leaves
         >>> leaf.evaluated, leaf.shape, [use.primitive for use in leaf.uses]
         ('factored', (64, 32), ['dot_general'])
@@ -56,7 +57,7 @@ class Explanation(NamedTuple):
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from egd_optax import explain
+        >>> from egd_optax.factored import explain
         >>> explanation = explain(lambda w: jnp.sum(jnp.ones((8, 64)) @ w), jnp.ones((64, 32)))
         >>> explanation.rows, explanation.members_at_once, explanation.reason_to_form
         (8, 256, None)
@@ -116,7 +117,7 @@ def explain(
 
     Example:
         >>> import jax, jax.numpy as jnp
-        >>> from egd_optax import explain
+        >>> from egd_optax.factored import explain
         >>> params = {"w": jnp.ones((64, 32)), "rounded": jnp.ones((32, 16)), "b": jnp.ones(16)}
         >>> def value_fn(params, x):
         ...   hidden = jnp.tanh(x @ params["w"])

@@ -7,7 +7,7 @@ import jax
 from jax.extend import source_info_util
 import jax.extend.core
 
-from egd_optax._factored.leaf import Factored, base_of, formed, is_factored
+from egd_optax.factored.leaf import Factored, base_of, formed, is_factored
 
 # Maps an equation and its operands to its results, or to None where it has no rule for these.
 Rule = Callable[..., Sequence[Any] | None]

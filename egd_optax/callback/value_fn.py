@@ -1,8 +1,4 @@
-"""Plain Python as fitness: a metric of scikit-learn, a simulator, another process.
-
-JAX traces `value_fn`: it is called once, with stand-ins for the parameters, to find out what to
-compute. What looks at numbers, as NumPy does, fails there; what prints them prints the stand-ins.
-"""
+"""`host_value_fn`: a `value_fn` that calls a Python function."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +13,10 @@ import numpy as np
 from egd_optax._checks import check_aux, check_choice, check_flag, check_function, check_size
 from egd_optax._cycle import auxiliary
 from egd_optax._cycle.fitness import fitness_dtype
-from egd_optax._to_host import Form, to_host
+from egd_optax.callback.call import to_python
+from egd_optax.callback.form import Form
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("egd_optax.callback")
 
 
 def host_value_fn(
@@ -61,7 +58,7 @@ def host_value_fn(
             NumPy does.
         on_error: what to do where `fn` raises an `Exception`. "worst": the member, or all of the
             batch, is the worst, and the error with its traceback is a warning of the logger
-            "egd_optax.host". "raise": the step raises it; JAX makes a
+            "egd_optax.callback". "raise": the step raises it; JAX makes a
             `jax.errors.JaxRuntimeError` of it that holds the traceback. In `jax.shard_map` and
             `jax.pmap` over several devices, and on accelerators, those that did not fail wait for
             those that did: XLA:CPU logs the error and, after a minute, ends the process.
@@ -86,12 +83,12 @@ def host_value_fn(
 
     Example:
         >>> import jax.numpy as jnp, numpy as np, optax
-        >>> from egd_optax import Execution, evolve, host
+        >>> from egd_optax import Execution, callback, evolve
         >>> def spread(params, target):
         ...   return float(np.ptp(np.sort(params["w"]) - target))
         >>> tx = evolve(optax.sgd(0.1), evolve_every=1, sigma=0.3,
         ...             execution=Execution(candidate_batch_size=4))
-        >>> value_fn = host.host_value_fn(spread, workers=4)
+        >>> value_fn = callback.host_value_fn(spread, workers=4)
         >>> params = {"w": jnp.linspace(1.0, 2.0, 8)}
         >>> no_gradient, target = {"w": jnp.zeros(8)}, np.linspace(0.0, 3.0, 8)
         >>> updates, state = tx.update(
@@ -104,7 +101,7 @@ def host_value_fn(
         >>> def simulated(params):
         ...   return float(np.abs(params["w"]).max()), {"steps": 100}
         >>> tx = evolve(optax.sgd(0.1), evolve_every=1, sigma=0.3, aux={"steps": 0})
-        >>> value_fn = host.host_value_fn(simulated, aux={"steps": 0})
+        >>> value_fn = callback.host_value_fn(simulated, aux={"steps": 0})
         >>> updates, state = tx.update(no_gradient, tx.init(params), params, value_fn=value_fn)
         >>> int(state.info.aux.total["steps"]) == 100 * int(state.info.evaluations)
         True
@@ -192,7 +189,7 @@ def host_value_fn(
                 found = list(pool.map(one, members))
         return [np.concatenate(leaves) for leaves in zip(*found, strict=True)]
 
-    call = to_host(answer, shapes)
+    call = to_python(answer, shapes)
 
     @functools.wraps(fn)
     def value_fn(params: Any, **kwargs: Any) -> Any:
