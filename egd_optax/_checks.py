@@ -122,7 +122,7 @@ def check_support(rule: Any, population_size: int) -> None:
 
 def check_evaluate(evaluate: str, noise: Any) -> None:
     """No factors are asked for of noise that has none."""
-    if evaluate == "factored" and not noise._low_rank:
+    if evaluate == "factored" and not noise.has_factors:
         raise ValueError(
             f'`evaluate="factored"` needs noise of low rank, got {noise!r}: pass '
             '`noise=noise.low_rank()`, or `evaluate="auto"`, which forms the members of any other.'

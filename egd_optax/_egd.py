@@ -6,7 +6,8 @@ import jax
 import optax
 
 from egd_optax import accept, noise, recombine
-from egd_optax._cycle import STRAIGHT, Reset
+from egd_optax.base.reset import Reset
+from egd_optax.core.spec import STRAIGHT
 from egd_optax._evolve import ScalarOrSchedule, evolve
 from egd_optax.accept import Accept
 from egd_optax.execution import Execution

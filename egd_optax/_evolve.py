@@ -7,9 +7,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax import _checks, _cycle, accept, noise, recombine
+from egd_optax import _checks, accept, noise, recombine
 from egd_optax._advice import advice_on_state, warn_inside_multi_steps
 from egd_optax.accept import Accept
+from egd_optax._axes import check_axes, check_population_axis
+from egd_optax.backend import xla
+from egd_optax.base import arguments
+from egd_optax.base.frozen_leaves import Frozen
+from egd_optax.base.reset import Reset, forget_the_point, reset_after_jump
+from egd_optax.core import auxiliary, cycle, strategy
+from egd_optax.core.cycle import CycleInfo
+from egd_optax.core.mutable import mutating_leaves
+from egd_optax.core.programs import Programs
+from egd_optax.core.spec import STRAIGHT, CycleSpec, Objectives, StrategyState
 from egd_optax.execution import Execution
 from egd_optax.noise import Noise
 from egd_optax.recombine import Recombine
@@ -46,8 +56,8 @@ class EvolveState(NamedTuple):
     cycle: jax.Array
     key_data: jax.Array
     base_state: optax.OptState
-    info: _cycle.CycleInfo
-    strategy_state: _cycle.StrategyState = _cycle.StrategyState()
+    info: CycleInfo
+    strategy_state: StrategyState = StrategyState()
 
 
 def is_due(step: Any, evolve_every: Any) -> Any:
@@ -91,9 +101,9 @@ def evolve(
     noise: Noise = noise.gaussian(),
     antithetic: bool = False,
     recombine: Recombine = recombine.mean(),
-    es_optimizer: optax.GradientTransformation = _cycle.STRAIGHT,
+    es_optimizer: optax.GradientTransformation = STRAIGHT,
     accept: Accept = accept.best(),
-    reset_base: bool | _cycle.Reset = False,
+    reset_base: bool | Reset = False,
     mutable: Any = None,
     aux: Any = None,
     execution: Execution = Execution(),
@@ -264,9 +274,9 @@ def evolve(
         _checks.check_operator(name, operator, kind, fix)
     _checks.check_hashable("noise", noise)
     _checks.check_aux(aux)
-    if es_optimizer is not _cycle.STRAIGHT:
+    if es_optimizer is not STRAIGHT:
         es_optimizer = _checks.check_base(es_optimizer, "es_optimizer")
-    unchecked = _cycle.CycleSpec(
+    unchecked = CycleSpec(
         population_size=population_size,
         generations=generations,
         sigma=sigma,
@@ -277,21 +287,21 @@ def evolve(
         accept=accept,
         mutable=mutable,
         execution=execution,
-        aux=_cycle.shapes_of(aux),
+        aux=auxiliary.shapes_of(aux),
     )
-    spec: _cycle.CycleSpec = _checks.check_spec(unchecked)
-    programs = _cycle.Programs()
-    frozen = _cycle.Frozen()
+    spec: CycleSpec = _checks.check_spec(unchecked)
+    programs = Programs()
+    frozen = Frozen()
 
     def init_fn(params: optax.Params) -> EvolveState:
-        _cycle.mutating_leaves(params, spec.mutable)
+        mutating_leaves(params, spec.mutable)
         return EvolveState(
             count=jnp.zeros([], jnp.int32),
             cycle=jnp.zeros([], jnp.int32),
             key_data=_checks.make_key_data(key),
             base_state=base.init(params),
-            info=_cycle.no_cycle_yet(spec.aux),
-            strategy_state=_cycle.strategy_state_of(spec, params),
+            info=cycle.no_cycle_yet(spec.aux),
+            strategy_state=strategy.strategy_state_of(spec, params),
         )
 
     def update_fn(
@@ -316,7 +326,7 @@ def evolve(
             "accept_value_fn": accept_value_fn,
             "base_value_fn": base_value_fn,
         }
-        _cycle.check_spelling(extra_args, filter(None, functions.values()))
+        arguments.check_spelling(extra_args, filter(None, functions.values()))
         has_aux = spec.aux is not None
         base_args = _base_args(base, state.base_state, functions, evolve, extra_args, has_aux)
         with advice_on_state(base, state.base_state, params):
@@ -328,33 +338,37 @@ def evolve(
         # Always true where a cycle is certain, which XLA cannot know: every cycle is a
         # program of its own behind the same boundary and rounds in the same way.
         certain = evolve or always_due
-        due = ~_cycle.impossible(count) if certain else is_due(count, evolve_every)
+        due = ~xla.opaque_false(count) if certain else is_due(count, evolve_every)
         assert value_fn is not None  # narrows the type: checked above
-        objectives = _cycle.Objectives(value_fn, accept_value_fn, extra_args, base_state)
-        mutating = _cycle.mutating_leaves(params, spec.mutable, base_updates)
+        objectives = Objectives(value_fn, accept_value_fn, extra_args, base_state)
+        mutating = mutating_leaves(params, spec.mutable, base_updates)
         if spec.mutable is None:
             moving = frozen.moving(base, updates, state.base_state, params, base_args)
             mutating = tuple(at for at in mutating if at in moving)
-        arguments = {
+        check_axes(spec.execution)
+        check_population_axis(
+            spec.execution, spec.population_size, spec.antithetic, params, extra_args
+        )
+        step = {
             "params": params,
             "base_updates": base_updates,
             # In the dtypes of a cycle, for a state that was cast or made under another x64.
-            "info": _cycle.in_dtypes(state.info, _cycle.info_like(spec.aux)),
+            "info": cycle.in_dtypes(state.info, cycle.info_like(spec.aux)),
             "key_data": state.key_data,
             "cycle": state.cycle.astype(jnp.int32),
             "strategy_state": state.strategy_state,
         }
-        is_traced = _is_traced((due, arguments, extra_args))
+        is_traced = _is_traced((due, step, extra_args))
         if is_traced or due:
-            _cycle.check_strategy_state(spec, state.strategy_state, params)
+            strategy.check_strategy_state(spec, state.strategy_state, params)
         if is_traced or not due:
-            ran = _cycle.run_cycle_if(due, spec, mutating, objectives, **arguments)
+            ran = cycle.run_cycle_if(due, spec, mutating, objectives, **step)
         else:
-            ran = programs.run_cycle(spec, mutating, objectives, **arguments)
+            ran = programs.run_cycle(spec, mutating, objectives, **step)
         updates, jumped, info, strategy_state = ran
-        base_state = _cycle.forget_the_point(base_state, jumped)
+        base_state = forget_the_point(base_state, jumped)
         if reset_base:
-            base_state = _cycle.reset_after_jump(
+            base_state = reset_after_jump(
                 reset_base, base, base_state, params, updates, jumped
             )
         return updates, EvolveState(
@@ -362,21 +376,21 @@ def evolve(
             cycle=state.cycle + due.astype(state.cycle.dtype),
             key_data=state.key_data,
             base_state=base_state,
-            info=_cycle.in_dtypes(info, state.info),
+            info=cycle.in_dtypes(info, state.info),
             strategy_state=strategy_state,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _check_state(state: Any, spec: _cycle.CycleSpec) -> None:
+def _check_state(state: Any, spec: CycleSpec) -> None:
     """The state of an optimizer like this one: what a checkpoint gives back may be another."""
     if not isinstance(state, EvolveState):
         raise TypeError(
             f"`state` must be an EvolveState, got {type(state).__name__}: restore it into the "
             "structure of `tx.init(params)`."
         )
-    expected: Any = jax.tree.structure(_cycle.info_like(spec.aux).aux)
+    expected: Any = jax.tree.structure(cycle.info_like(spec.aux).aux)
     found: Any = jax.tree.structure(state.info.aux)
     if found != expected:
         raise ValueError(
@@ -412,8 +426,8 @@ def _base_args(
     elif objective is not None:
         added = {"generation": jnp.int32(0), "base_state": base_state}
         has_aux = has_aux and functions["base_value_fn"] is None
-        args["value_fn"] = _cycle.for_line_search(objective, extra_args, added, has_aux=has_aux)
-    return _cycle.taken_by(base.update, extra_args | args, behind=3)
+        args["value_fn"] = arguments.for_line_search(objective, extra_args, added, has_aux=has_aux)
+    return arguments.taken_by(base.update, extra_args | args, behind=3)
 
 
 def _holds_evolve(state: optax.OptState) -> bool:

@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax import _checks, _cycle, accept, noise, recombine
+from egd_optax import _checks, accept, noise, recombine
+from egd_optax.core.mutable import mutating_leaves
+from egd_optax.core.pairs import correlation, differences_around
+from egd_optax.core.spec import STRAIGHT, CycleSpec
 from egd_optax.execution import Execution
 from egd_optax.noise import Noise
 
@@ -98,27 +101,27 @@ def diagnose(
         if fn is not None or name == "value_fn":
             _checks.check_function(name, fn, "of the parameters")
     _checks.check_operator("noise", noise, Noise, "write `noise.gaussian()`")
-    spec: _cycle.CycleSpec = _checks.check_spec(
-        _cycle.CycleSpec(
+    spec: CycleSpec = _checks.check_spec(
+        CycleSpec(
             population_size=2 * pairs,
             generations=1,
             sigma=sigma,
             noise=noise,
             antithetic=True,
             recombine=recombine.centered_rank(),
-            es_optimizer=_cycle.STRAIGHT,
+            es_optimizer=STRAIGHT,
             accept=accept.always(),
             mutable=mutable,
             execution=Execution(),
         )
     )
-    mutating = _cycle.mutating_leaves(params, mutable, grads)
+    mutating = mutating_leaves(params, mutable, grads)
     functions = [fn for fn in (value_fn, other_value_fn) if fn is not None]
-    predicted, found = _cycle.differences_around(
+    predicted, found = differences_around(
         spec, params, grads, mutating, functions, extra_args, _checks.make_key_data(key)
     )
     unknown = jnp.full([], jnp.nan, found.dtype)
     return Diagnosis(
-        gradient_correlation=_cycle.correlation(predicted, found[0]),
-        reliability=unknown if len(found) < 2 else _cycle.correlation(*found),
+        gradient_correlation=correlation(predicted, found[0]),
+        reliability=unknown if len(found) < 2 else correlation(*found),
     )

@@ -77,6 +77,7 @@ class Noise:
             the parameters.
         min_scale: floor of that root mean square, in units of the parameters, so that leaves
             initialised to zero move.
+        has_factors: whether `factors` returns any, so that members need not be formed.
 
     Example:
         Noise that is the same for all columns of a matrix, a number for each row.
@@ -97,6 +98,7 @@ class Noise:
 
     relative: bool = True
     min_scale: float = 1e-3
+    has_factors: bool = False
 
     def init(self, params: optax.Params) -> Any:
         """Returns the state of the noise at the start of a run; by default none.
@@ -317,6 +319,7 @@ class _LowRank(Written, Noise):
     """See `low_rank`."""
 
     made_by = "noise.low_rank"
+    has_factors = True
 
     rank: int
     relative: bool

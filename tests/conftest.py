@@ -11,7 +11,7 @@ os.environ["XLA_FLAGS"] = (
 import hypothesis
 import pytest
 
-from egd_optax._cycle import storage
+from egd_optax.backend import memory
 
 # Compilation makes the first example slow; the property is what is tested, not time.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=40, derandomize=True)
@@ -48,4 +48,4 @@ def paged_as_on_an_accelerator(request, monkeypatch):
     `on_cpu` sees what a CPU user gets.
     """
     if "on_cpu" not in request.keywords:
-        monkeypatch.setattr(storage, "pages_to_host", lambda: True)
+        monkeypatch.setattr(memory, "pages_to_host", lambda: True)

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import optax
 
-from egd_optax._cycle.arguments import NUMBERS, arrays_of
-from egd_optax._cycle.dependence import depends_on
-from egd_optax._cycle.parent import aligned
+from egd_optax.base.arguments import NUMBERS, arrays_of
+from egd_optax.base.dependence import depends_on
+from egd_optax.base.trees import aligned
 
 
 class Frozen:

@@ -8,10 +8,10 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from egd_optax._cycle import xla
-from egd_optax._cycle.constant import constant, following
-from egd_optax._cycle.dependence import depends_on
-from egd_optax._cycle.parent import aligned, flatten, is_masked
+from egd_optax.backend import xla
+from egd_optax.backend.derivatives import constant, following
+from egd_optax.base.dependence import depends_on
+from egd_optax.base.trees import aligned, flatten, is_masked
 
 # Maps the state of the base after the step and a fresh one, of the new parameters, to the next.
 Reset = Callable[[optax.OptState, optax.OptState], optax.OptState]
@@ -89,7 +89,7 @@ def reset_after_jump(
 
     if not isinstance(jumped, jax.core.Tracer):  # a loop would be compiled anew on every call
         return renewed(state, params, updates) if jumped else state
-    new = xla.at_most_once(jumped, renewed, constant(state), *constant((params, updates)))
+    new = xla.run_if(jumped, renewed, constant(state), *constant((params, updates)))
     return following(new, state, jumped)
 
 

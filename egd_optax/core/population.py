@@ -150,10 +150,14 @@ class Population:
         return self.draw_rows(draw), self.draw_whole(draw)
 
     def _displaced(self, at: int, draw: jax.Array) -> jax.Array:
-        noise = self.noise
-        parts = self._draws(at, draw) if _draws_itself(noise) else self._normals(at, draw)
-        parts = tuple(part[None] for part in parts)
-        return self._reach(at, self.parent_block(at), self._noise(at, parts))
+        return self._reach(at, self.parent_block(at), self._noise(at, self._numbers(at, None, draw)))
+
+    def _numbers(self, at: int, rows: jax.Array | None, draw: jax.Array) -> Arrays:
+        """The numbers of a block in a draw, with a leading axis of its leaves."""
+        if self.layout.blocks[at].rows is not None:
+            return self.layout.blocks[at].read(rows)
+        parts = self._draws(at, draw) if _draws_itself(self.noise) else self._normals(at, draw)
+        return tuple(part[None] for part in parts)
 
     def _normals(self, at: int, draw: jax.Array) -> Arrays:
         """The normal numbers of the leaf of a block that is not in rows."""
@@ -192,17 +196,22 @@ class Population:
         every = range(len(self.layout.blocks))
         return [whole[at] if at in whole else self._formed(at, held, sign) for at in every]
 
-    def leaves(self, held: Candidate, sign: jax.Array) -> dict[int, jax.Array]:
+    def leaves(
+        self, held: Candidate, sign: jax.Array, without: Sequence[int] = ()
+    ) -> dict[int, jax.Array]:
         """The leaves of a candidate, by their positions; those of a stack as buffers of their own.
+
+        Without those of some blocks.
 
         XLA would form a leaf and take it out of its stack within what uses it: another piece of
         program for each layer of a network.
         """
         layout = self.layout
         leaves = {layout.blocks[at].leaves[0]: leaf[0] for at, leaf in zip(layout.whole, held.whole, strict=True)}
-        singles = [at for at in layout.in_rows if layout.blocks[at].many == 1]
+        formed = [at for at in layout.in_rows if at not in without]
+        singles = [at for at in formed if layout.blocks[at].many == 1]
         leaves.update((layout.blocks[at].leaves[0], self._formed(at, held, sign)[0]) for at in singles)
-        stacks = [at for at in layout.in_rows if layout.blocks[at].many > 1]
+        stacks = [at for at in formed if layout.blocks[at].many > 1]
         for at, stack in zip(stacks, self._stacks(stacks, held, sign), strict=True):
             leaves.update(zip(layout.blocks[at].leaves, stack, strict=True))
         return leaves
@@ -253,6 +262,11 @@ class Population:
     def _noise(self, at: int, parts: Arrays) -> jax.Array:
         """The noise in one block, from its numbers with a leading axis of the leaves."""
         return scaled(self.stds[at], self.form(at, parts))
+
+    def units(self, draw: jax.Array) -> list[jax.Array]:
+        """The noise of a draw, of unit variance, in each block."""
+        rows, every = self.draw_rows(draw), range(len(self.layout.blocks))
+        return [self.form(at, self._numbers(at, rows, draw)) for at in every]
 
     def form(self, at: int, parts: Arrays) -> jax.Array:
         """Noise of unit variance in one block, `[many, *shape]`."""

@@ -13,6 +13,34 @@ from egd_optax.noise import Noise
 from egd_optax.recombine import Recombine
 
 
+# The default of `es_optimizer`. It is known by identity: the child is then formed in the memory of
+# the weighted sum, while any other optimizer needs a gradient and updates beside it.
+STRAIGHT = optax.sgd(1.0)
+
+
+class StrategyState(NamedTuple):
+    """The state of the parts of a cycle that keep something from one cycle to the next.
+
+    Attributes:
+        noise: of `noise`.
+        es_optimizer: of `es_optimizer`, for the mutating leaves, in float32 or wider. It belongs
+            to the last child that was taken.
+        accept: of `accept`, as of the last generation.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from egd_optax import evolve
+        >>> tx = evolve(optax.sgd(0.1), es_optimizer=optax.sgd(0.5, momentum=0.9))
+        >>> state = tx.init(jnp.ones(3))
+        >>> state.strategy_state.es_optimizer[0].trace.shape
+        (3,)
+    """
+
+    noise: Any = ()
+    es_optimizer: optax.OptState = ()
+    accept: Any = ()
+
+
 class CycleSpec(NamedTuple):
     """What a cycle does; see the arguments of `egd_optax.evolve`."""
 
@@ -22,10 +50,10 @@ class CycleSpec(NamedTuple):
     noise: Noise
     antithetic: bool
     recombine: Recombine
+    es_optimizer: optax.GradientTransformation
     accept: Accept
     mutable: object
     execution: Execution
-    es_optimizer: optax.GradientTransformationExtraArgs | None
     aux: Auxiliary = None
 
     @property
@@ -45,9 +73,14 @@ class CycleSpec(NamedTuple):
         return None if support is None else int(support)
 
     @property
+    def goes_straight(self) -> bool:
+        """Whether the child is the parent plus the weighted sum."""
+        return self.es_optimizer is STRAIGHT
+
+    @property
     def skips_parent(self) -> bool:
         """Whether the parent is not evaluated: no rule asks for it, and no pair includes it."""
-        return self.antithetic and not self.accept.evaluates_parent
+        return self.antithetic and not self.accept.compares
 
 
 class Objectives(NamedTuple):

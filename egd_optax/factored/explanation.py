@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# Members are evaluated by this package: names of `_cycle` are looked up only when called.
-from egd_optax import _checks, _cycle
+# Members are evaluated by this package: names of `core` are looked up only when called.
+from egd_optax import _checks, core
+from egd_optax.base.arguments import taken_by
 from egd_optax.factored.leaf import Factored
 from egd_optax.factored.uses import Use, uses_of
 from egd_optax.noise import Noise, low_rank
@@ -131,21 +132,20 @@ def explain(
     noise = low_rank() if noise is None else noise
     _checks.check_operator("noise", noise, Noise, "write `noise.low_rank()`")
     _checks.check_evaluate("factored", noise)
-    mutating = _cycle.mutating_leaves(params, mutable)
+    mutating = core.mutable.mutating_leaves(params, mutable)
     flat, treedef = jax.tree.flatten_with_path(params)
     structs = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for _, leaf in flat]
 
     def carried(at: int) -> Any:
         leaf: Any = structs[at]
-        if at not in mutating or not _cycle.has_factors(noise, leaf):
+        if at not in mutating or not core.unformed.has_factors(noise, leaf):
             return leaf
-        std = jax.ShapeDtypeStruct((), jnp.float32)
-        parts = jax.eval_shape(noise.draw, jax.random.key(0), std, leaf)
-        left, right = jax.eval_shape(lambda parts: noise._factors(parts, leaf), parts)
+        parts = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in noise.normals(leaf))
+        left, right = jax.eval_shape(lambda *parts: noise.factors(parts, leaf), *parts)
         return Factored(leaf, left, right, (at,))
 
     leaves = tuple(map(carried, range(len(structs))))
-    kwargs = _cycle.taken_by(value_fn, extra_args, {"generation": 0, "base_state": None})
+    kwargs = taken_by(value_fn, extra_args, {"generation": 0, "base_state": None})
 
     def fitness(leaves: Any) -> Any:
         return value_fn(jax.tree.unflatten(treedef, leaves), **kwargs)
@@ -167,7 +167,7 @@ def explain(
 
     return Explanation(
         leaves=tuple(map(explained, range(len(structs)))),
-        rows=_cycle.rows_of(uses),
-        members_at_once=_cycle.at_once(uses),
-        reason_to_form=_cycle.reason_to_form(uses, fitness, leaves),
+        rows=core.unformed.rows_of(uses),
+        members_at_once=core.unformed.at_once(uses),
+        reason_to_form=core.unformed.reason_to_form(uses, fitness, leaves),
     )

@@ -1,0 +1,225 @@
+"""Recombine: the sum of weight * (member - parent), and the child that it leads to."""
+
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from egd_optax.backend import arithmetic, packing, xla
+from egd_optax.backend.devices import Devices
+from egd_optax.backend.memory import Memory
+from egd_optax.backend.packing import Arrays
+from egd_optax.core.elites import Slots, slots_of
+from egd_optax.core.population import Candidate, Population
+
+# Draws whose rows are held and summed at a time: so many, in this part of the memory of the leaves.
+_AT_ONCE = 64
+_SHARE = 4
+
+
+class Terms(NamedTuple):
+    """What a device adds up, those that weigh something first; `[n]` each.
+
+    Attributes:
+        slots: where a member is kept, if it is.
+        members: its number.
+        weights: its weight.
+        count: how many weigh something on the device where these are most, int32 `[]`.
+    """
+
+    slots: jax.Array
+    members: jax.Array
+    weights: jax.Array
+    count: jax.Array
+
+
+def terms_of(
+    weights: jax.Array,
+    fitness: jax.Array,
+    support: int | None,
+    slots: Slots | None,
+    *,
+    pair: int,
+    devices: Devices,
+) -> Terms:
+    """What each device adds up, from the weights of all members, `[n]`.
+
+    Members that are kept are added one by one. If any member can weigh something, the two of a pair
+    are one term, for they share a draw.
+    """
+    if support is None:
+        members = jnp.arange(1, weights.size, pair, dtype=jnp.int32)
+        signs = jnp.array((1, -1)[:pair], weights.dtype)
+        own = weights[1:].reshape(-1, pair) @ signs
+    else:
+        members = (slots_of(fitness, support) if slots is None else slots).member
+        own = jnp.where(members > 0, weights[members], 0)
+    return _first_those_that_weigh(members, own, devices)
+
+
+def _first_those_that_weigh(members: jax.Array, weights: jax.Array, devices: Devices) -> Terms:
+    slots = devices.index() + devices.size * jnp.arange(devices.share(weights.size))
+    weights = weights.at[slots].get(mode="fill", fill_value=0)
+    members = members.at[slots].get(mode="fill", fill_value=1)
+    order = jnp.argsort(weights == 0, stable=True)
+    # As many trips on each device: XLA may communicate in them, along other axes.
+    count = devices.most(jnp.sum(weights != 0).astype(jnp.int32))
+    return Terms(slots[order], members[order], weights[order], count)
+
+
+def weighted_sum(
+    population: Population,
+    terms: Terms,
+    held: Candidate,
+    *,
+    memory: Memory,
+    pages: Any,
+    devices: Devices,
+) -> list[jax.Array]:
+    """The sum of weight * (member - parent) in each block, the same on all devices.
+
+    Args:
+        population: the members.
+        terms: what this device adds.
+        held: a candidate in whose memory to sum.
+        memory: where members are kept.
+        pages: what is kept of them, None if nothing is.
+        devices: share the terms.
+
+    Returns:
+        Blocks in the dtype of a sum. Costs a read or a draw for each term.
+    """
+    layout = population.layout
+    whole = _sum_of_whole(population, terms, held.whole, memory, pages, devices)
+    rows = _sum_of_rows(population, terms, held.center, devices)
+    sums = dict(zip(layout.whole, whole, strict=True)) | dict(zip(layout.in_rows, rows, strict=True))
+    return devices.sum([sums[at] for at in range(len(sums))])
+
+
+def _sum_of_whole(
+    population: Population,
+    terms: Terms,
+    buffers: Arrays,
+    memory: Memory,
+    pages: Any,
+    devices: Devices,
+) -> Arrays:
+    """The sums in the blocks whose leaves are held."""
+    if not buffers:
+        return ()
+
+    def add(totals: Arrays, weight: jax.Array, leaves: Arrays) -> Arrays:
+        # The parent is a sum, which XLA would compute before the loop and hold.
+        inside, totals = xla.no_hoist(population, totals)
+        added = []
+        for at, total, leaf in zip(inside.layout.whole, totals, leaves, strict=True):
+            parent = inside.parent_block(at).astype(total.dtype)
+            deviation = leaf.astype(total.dtype) - parent
+            added.append(total + xla.round_for_fma(weight.astype(total.dtype) * deviation))
+        return tuple(added)
+
+    def add_drawn(index: jax.Array, totals: Arrays) -> Arrays:
+        member = terms.members[index]
+        leaves = population.draw_whole(population.draw_of(member))
+        if population.mirrors:
+            mirrored = population.is_mirrored(member)
+            other = population.mirrored_whole(leaves)
+            leaves = tuple(jnp.where(mirrored, b, a) for a, b in zip(leaves, other, strict=True))
+        return add(totals, terms.weights[index], leaves)
+
+    zeros = devices.varying(
+        tuple(
+            xla.zeros_in(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype)) for leaf in buffers
+        )
+    )
+    if pages is not None:
+        weights = jnp.zeros_like(terms.weights).at[terms.slots].set(terms.weights)
+        return memory.fold(
+            pages, weights != 0, lambda totals, slot, leaves: add(totals, weights[slot], leaves), zeros
+        )
+    result: Arrays = lax.fori_loop(jnp.int32(0), terms.count, add_drawn, zeros)
+    return result
+
+
+def _sum_of_rows(
+    population: Population, terms: Terms, buffers: Arrays, devices: Devices
+) -> Arrays:
+    """The sums in the blocks in rows, as many draws at a time as are little beside the leaves."""
+    layout = population.layout
+    if not layout.in_rows:
+        return ()
+    entries = sum(leaf.size for leaf in population.params)
+    total = terms.weights.size
+    size = min(total, _AT_ONCE, max(1, entries // (_SHARE * packing.LENGTH * layout.row_count)))
+    chunks = -(-total // size)
+    size = -(-total // chunks)
+    signs = population.sign_of(terms.members).astype(terms.weights.dtype)
+    more = (0, chunks * size - total)
+    members = jnp.pad(terms.members, more, constant_values=1)
+    weights = jnp.pad(signs * terms.weights, more)
+
+    def sums(chunk: jax.Array) -> Arrays:
+        own = lax.dynamic_slice_in_dim(weights, chunk * size, size)
+
+        def put(index: jax.Array, rows: jax.Array) -> jax.Array:
+            drawn = population.draw_rows(population.draw_of(members[chunk * size + index]))
+            return rows.at[index].set(drawn)
+
+        blank = devices.varying(jnp.zeros((size, layout.row_count, packing.LENGTH), jnp.float32))
+        many = jnp.clip(terms.count - chunk * size, 0, size)
+        rows = lax.fori_loop(jnp.int32(0), many, put, blank)
+        return tuple(
+            population.form_sum(at, jax.vmap(layout.blocks[at].read)(rows), own)
+            for at in layout.in_rows
+        )
+
+    if chunks == 1:  # without zeros to add to, which would be a copy
+        return sums(jnp.int32(0))
+    zeros = devices.varying(
+        tuple(
+            xla.zeros_in(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype)) for leaf in buffers
+        )
+    )
+
+    def add(chunk: jax.Array, totals: Arrays) -> Arrays:
+        return tuple(map(jnp.add, totals, sums(chunk)))
+
+    result: Arrays = lax.fori_loop(jnp.int32(0), -(-terms.count // size), add, zeros)
+    return result
+
+
+def child_of(population: Population, held: Candidate, steps: list[jax.Array]) -> Candidate:
+    """The child: parent + step in each block, in the memory of a candidate."""
+    layout = population.layout
+    blocks = [population.reached(at, step) for at, step in enumerate(steps)]
+    whole = tuple(blocks[at] for at in layout.whole)
+    return Candidate(held.rows, whole, tuple(blocks[at] for at in layout.in_rows))
+
+
+def statistic_of(population: Population, weights: jax.Array, devices: Devices) -> list[jax.Array]:
+    """The sum of weight * `noise.statistic(noise)` over the members, in each block.
+
+    Costs a draw for each member that weighs something.
+    """
+    statistic = population.noise.statistic
+    assert statistic is not None  # narrows the type: it is not asked for otherwise
+    members = jnp.arange(1, weights.size, dtype=jnp.int32)
+    terms = _first_those_that_weigh(members, weights[1:], devices)
+    zeros = [
+        xla.zeros_in(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype))
+        for leaf in population.params
+    ]
+
+    def add(index: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:
+        inside, index = xla.no_hoist(population, index)
+        member = terms.members[index]
+        sign, weight = inside.sign_of(member), terms.weights[index]
+        return [
+            total + weight * statistic(sign * unit).astype(total.dtype)
+            for total, unit in zip(totals, inside.units(inside.draw_of(member)), strict=True)
+        ]
+
+    return devices.sum(
+        lax.fori_loop(jnp.int32(0), terms.count, add, devices.varying(zeros))
+    )

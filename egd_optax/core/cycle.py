@@ -1,0 +1,263 @@
+"""One evolution cycle: some generations around the parameters that the base step leads to."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from egd_optax._advice import advice_on_value_fn
+from egd_optax.backend import xla
+from egd_optax.backend.devices import Devices, on_devices
+from egd_optax.backend.packing import Arrays
+from egd_optax.base.trees import aligned, flatten, is_masked, replaced
+from egd_optax.core import auxiliary
+from egd_optax.core.auxiliary import Aux, Auxiliary
+from egd_optax.backend.derivatives import constant, following
+from egd_optax.core.fitness import Snapshot, fitness_dtype
+from egd_optax.core.generation import Generation, run_generation
+from egd_optax.core.population import generation_key
+from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
+
+
+class CycleInfo(NamedTuple):
+    """What the latest cycle did; every field but `aux` is a scalar array that can be logged.
+
+    Fitness is float32, or float64 where x64 is enabled, and +inf stands for a fitness
+    that was not finite; with `jax_debug_infs`, which refuses infinities, 3.39e38 does.
+    Before the first cycle `cycle_index` is -1 and every fitness +inf. No name is one of
+    `EvolveState` too, so that `optax.tree.get(state, name)` finds one value.
+
+    Attributes:
+        cycle_index: int32, from 0.
+        parent_fitness: fitness of the base step's parameters, member 0; in the first
+            generation, where there are several. All below are of the last one. +inf with
+            `accept.always()` and antithetic pairs, where it is not evaluated.
+        best_fitness: fitness of the best member, the parent included.
+        mean_fitness: mean over the members of finite fitness.
+        child_fitness: fitness of the recombined child; +inf with `accept.always()`, where it is
+            not evaluated.
+        accepted: bool, whether the parameters left the parent, in any generation.
+        sigma: float like the fitness, the sigma that was used.
+        evaluations: int32, evaluations of `value_fn` in the cycle: in each generation
+            the population and, unless `accept.always()` takes the child unseen, the parent of
+            antithetic pairs and the child; where members are not formed and `accept.best()`
+            decides, the best one once more, formed.
+        aux: what `value_fn` returned beside the fitness, `Aux`; None without the argument `aux`.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from egd_optax import evolve
+        >>> tx = evolve(optax.sgd(0.1), evolve_every=1, population_size=8)
+        >>> params = jnp.ones(3)
+        >>> _, state = tx.update(params, tx.init(params), params, value_fn=jnp.sum)
+        >>> int(state.info.evaluations), bool(state.info.best_fitness <= state.info.parent_fitness)
+        (9, True)
+    """
+
+    cycle_index: jax.Array
+    parent_fitness: jax.Array
+    best_fitness: jax.Array
+    mean_fitness: jax.Array
+    child_fitness: jax.Array
+    accepted: jax.Array
+    sigma: jax.Array
+    evaluations: jax.Array
+    aux: Aux | None = None
+
+
+def info_like(aux: Auxiliary) -> Any:
+    """A `CycleInfo` of the shapes and dtypes in which a cycle tells what it did."""
+    whole, real = jnp.dtype(jnp.int32), fitness_dtype()
+    dtypes = whole, real, real, real, real, jnp.dtype(jnp.bool_), real, whole
+    scalars: Any = (jax.ShapeDtypeStruct((), dtype) for dtype in dtypes)
+    return CycleInfo._make([*scalars, None if aux is None else Aux(aux, aux, aux, aux)])
+
+
+def no_cycle_yet(aux: Auxiliary) -> CycleInfo:
+    """The info before the first cycle; each leaf a buffer of its own, to be donated."""
+    unknown = _largest() if jax.debug_infs.value else math.inf
+    values = -1, unknown, unknown, unknown, unknown, False, 0.0, 0
+    pairs = zip(values, info_like(aux), strict=False)  # of `aux` nothing is known
+    scalars = [jnp.asarray(np.array(value, like.dtype)) for value, like in pairs]
+    return CycleInfo._make([*scalars, auxiliary.nothing_kept(aux)])
+
+
+def in_dtypes(info: CycleInfo, like: Any) -> CycleInfo:
+    """An info in the dtypes of another: a step returns the state in those that it came in."""
+
+    def cast(scalar: jax.typing.ArrayLike, like: Any) -> jax.Array:
+        scalar = jnp.asarray(scalar)
+        if jax.debug_infs.value and jnp.issubdtype(scalar.dtype, jnp.floating):
+            # Else JAX would refuse the state of every step before the first cycle.
+            scalar = jnp.minimum(scalar, jnp.asarray(_largest(), scalar.dtype))
+        # Made under x64, a state may have dtypes that are not to be had without.
+        dtype = jax.dtypes.canonicalize_dtype(like.dtype)
+        return scalar if scalar.dtype == dtype else scalar.astype(dtype)
+
+    cast_info: CycleInfo = jax.tree.map(cast, info, like)
+    return cast_info
+
+
+def _largest() -> float:
+    """What stands for infinity where JAX refuses that: a number that any float dtype of it has."""
+    return float(jnp.finfo(jnp.bfloat16).max)
+
+
+class _Carry(NamedTuple):
+    """What a step with a cycle changes; one without passes it on in place.
+
+    Attributes:
+        updates: of the mutating leaves.
+        state: what the strategy keeps.
+        info: what the latest cycle did.
+        jumped: bool `[]`, whether a cycle left the base step.
+    """
+
+    updates: Arrays
+    state: StrategyState
+    info: CycleInfo
+    jumped: jax.Array
+
+
+def run_cycle_if(
+    due: jax.Array,
+    spec: CycleSpec,
+    mutating: tuple[int, ...],
+    objectives: Objectives,
+    *,
+    params: optax.Params,
+    base_updates: optax.Updates,
+    info: CycleInfo,
+    key_data: jax.Array,
+    cycle: jax.Array,
+    strategy_state: StrategyState,
+) -> tuple[optax.Updates, jax.Array, CycleInfo, StrategyState]:
+    """Runs a cycle around the parameters that the base step leads to, if one is due.
+
+    Args:
+        due: bool `[]`.
+        spec: what to do.
+        mutating: positions of the leaves that mutate, see `mutating_leaves`.
+        objectives: what to select on.
+        params: the parameters before the step.
+        base_updates: the updates of the base optimizer.
+        info: what the latest cycle did.
+        key_data: uint32 `[2]`, the key of the run.
+        cycle: int32 `[]`, index of this cycle.
+        strategy_state: what the strategy keeps.
+
+    Returns:
+        The updates, in the dtypes of the base updates; whether they leave the base step, bool `[]`;
+        what the latest cycle did; and what the strategy keeps.
+    """
+    steps = aligned(base_updates, params)
+    idle = tuple(jnp.asarray(steps[at]) for at in mutating)
+    never = jnp.zeros([], jnp.bool_)
+    carry = _Carry(constant(idle), constant(strategy_state), info, never)
+    fixed, fixed_updates = constant((params, base_updates))
+
+    def with_cycle(
+        before: _Carry, cycle: jax.Array, key_data: jax.Array, own_params: Arrays
+    ) -> _Carry:
+        def run() -> _Carry:
+            def on_each(devices: Devices, *arrays: Any) -> _Carry:
+                snapshot = _snapshot(fixed, fixed_updates, mutating, arrays[3])
+                return _generations(spec, objectives, devices, snapshot, *arrays[:3])
+
+            axis, mesh = spec.execution.population_axis, spec.execution.mesh
+            return on_devices(axis, mesh, on_each, before, cycle, key_data, own_params)
+
+        # The cycle is in a branch, or XLA would move its draws to where idle steps pay for them.
+        # The choice is outside, or the branch would hold what it returns beside the base updates.
+        after = xla.hold_in_branch(cycle, run, lambda: before)
+        updates = optax.tree.where(after.jumped, after.updates, before.updates)
+        return after._replace(updates=updates)
+
+    # Outside of jit, if none is due, there is nothing to compile.
+    if isinstance(due, jax.core.Tracer) or due:
+        leaves = flatten(fixed)[0]
+        own_params = tuple(jnp.asarray(leaves[at]) for at in mutating)
+        with advice_on_value_fn():
+            carry = xla.run_if(due, with_cycle, carry, cycle, key_data, own_params)
+    updates = following(carry.updates, idle, carry.jumped)
+    state = following(carry.state, strategy_state, carry.jumped)
+    # A rule, and a noise, keep something whether or not the cycle left the parent.
+    always = {
+        name: following(getattr(carry.state, name), getattr(strategy_state, name), due)
+        for name in ("noise", "accept")
+    }
+    updates = replaced(base_updates, params, mutating, updates)
+    return updates, carry.jumped, carry.info, state._replace(**always)
+
+
+def _snapshot(
+    params: optax.Params,
+    base_updates: optax.Updates,
+    mutating: tuple[int, ...],
+    own_params: Arrays,
+) -> Snapshot:
+    """The parameters after the base step, without the updates of those that mutate."""
+    leaves, treedef = flatten(params)
+    steps = aligned(base_updates, params)
+    moved = [
+        leaf if by is None or is_masked(leaf) else optax.apply_updates(leaf, by)
+        for leaf, by in zip(leaves, steps, strict=True)
+    ]
+    return Snapshot(own_params, (), tuple(moved), treedef, mutating)
+
+
+def _generations(
+    spec: CycleSpec,
+    objectives: Objectives,
+    devices: Devices,
+    snapshot: Snapshot,
+    before: _Carry,
+    cycle: jax.Array,
+    key_data: jax.Array,
+) -> _Carry:
+    """The updates that all generations lead to, and whether these leave the base step."""
+    sigma = spec.sigma(cycle) if callable(spec.sigma) else spec.sigma
+    sigma = lax.stop_gradient(jnp.asarray(sigma, fitness_dtype()))
+
+    def generation(index: jax.Array, updates: Arrays, state: StrategyState) -> Any:
+        around = snapshot._replace(updates=updates)
+        key = generation_key(key_data, cycle, index)
+        return run_generation(spec, objectives, around, key, sigma, index, state, devices)
+
+    def next_generation(carry: Any, index: jax.Array) -> Any:
+        updates, state, aux = carry
+        chosen, state, found = generation(index, updates, state)
+        updates = optax.tree.where(found.accepted, chosen, updates)
+        aux = auxiliary.after_generation(aux, found.aux, index)
+        # Not one for each generation: of all of them no more is held than of one.
+        return (updates, state, aux), found._replace(aux=None)
+
+    if spec.generations > 1:
+        indices = jnp.arange(spec.generations, dtype=jnp.int32)
+        start = before.updates, before.state, auxiliary.nothing_kept(spec.aux)
+        (updates, state, aux), found = lax.scan(next_generation, start, indices)
+    else:
+        updates, state, found = generation(jnp.int32(0), before.updates, before.state)
+        aux = found.aux
+        found = jax.tree.map(lambda scalar: scalar[None], found._replace(aux=None))
+    jumped = jnp.any(found.accepted)
+    return _Carry(updates, state, _info(cycle, found, jumped, aux), jumped)
+
+
+def _info(cycle: jax.Array, found: Generation, jumped: jax.Array, aux: Aux | None) -> CycleInfo:
+    """What a cycle did, from what its generations did, with a leading axis."""
+    return CycleInfo(
+        cycle_index=cycle,
+        parent_fitness=found.parent[0],
+        best_fitness=found.best[-1],
+        mean_fitness=found.mean[-1],
+        child_fitness=found.child[-1],
+        accepted=jumped,
+        sigma=found.sigma[-1],
+        evaluations=jnp.sum(found.evaluations, dtype=jnp.int32),
+        aux=aux,
+    )

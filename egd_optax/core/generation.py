@@ -1,0 +1,311 @@
+"""One round: snapshot, draw and evaluate, weigh, combine, accept."""
+
+from collections.abc import Mapping
+import functools
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from egd_optax.accept import BEST, CHILD, PARENT
+from egd_optax.backend import arithmetic, xla
+from egd_optax.backend.devices import Devices
+from egd_optax.backend.memory import memory_of
+from egd_optax.backend.packing import Arrays
+from egd_optax.base.arguments import taken_by
+from egd_optax.core import auxiliary, combine
+from egd_optax.core.acceptance import choose
+from egd_optax.core.auxiliary import Aux, Evaluated, Seen
+from egd_optax.core.elites import Slots
+from egd_optax.core.evaluate import Evaluation, Scored
+from egd_optax.core.fitness import Fitness, Snapshot, fitness_dtype, fitness_of
+from egd_optax.core.population import Candidate, Population, population_around
+from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
+from egd_optax.core.strategy import es_steps
+from egd_optax.core.unformed import chunks_of
+from egd_optax.core.weights import member_weights
+from egd_optax.noise import Outcome
+
+
+class Generation(NamedTuple):
+    """What came of a generation; scalars but for `aux`.
+
+    Attributes:
+        parent: fitness of its parent, +inf if it was not evaluated; likewise:
+        best: of its best member.
+        mean: over its members of finite fitness, +inf if there is none.
+        child: of its child.
+        accepted: bool, whether it left its parent.
+        sigma: the sigma that was used.
+        evaluations: int32, how often `value_fn` was evaluated.
+        aux: what it returned beside the fitness, None if nothing.
+    """
+
+    parent: jax.Array
+    best: jax.Array
+    mean: jax.Array
+    child: jax.Array
+    accepted: jax.Array
+    sigma: jax.Array
+    evaluations: jax.Array
+    aux: Aux | None
+
+
+class Round(NamedTuple):
+    """What all stages of a generation know; nothing changes it.
+
+    Attributes:
+        spec: what to do.
+        objectives: what to select on.
+        snapshot: the parameters after the base step, the parent.
+        population: the members.
+        devices: share them.
+        generation: its index in the cycle, int32 `[]`.
+    """
+
+    spec: CycleSpec
+    objectives: Objectives
+    snapshot: Snapshot
+    population: Population
+    devices: Devices
+    generation: jax.Array
+
+    def fitness(self, value_fn: Any) -> Fitness:
+        """The fitness of candidates by an objective."""
+        added = {"generation": self.generation, "base_state": self.objectives.base_state}
+        kwargs = taken_by(value_fn, self.objectives.extra_args, added)
+        execution, aux = self.spec.execution, self.spec.aux
+        return fitness_of(value_fn, self.snapshot, kwargs=kwargs, execution=execution, aux=aux)
+
+
+def run_generation(
+    spec: CycleSpec,
+    objectives: Objectives,
+    snapshot: Snapshot,
+    key: jax.Array,
+    sigma: jax.Array,
+    generation: jax.Array,
+    state: StrategyState,
+    devices: Devices,
+) -> tuple[Arrays, StrategyState, Generation]:
+    """Runs a generation.
+
+    Args:
+        spec: what to do.
+        objectives: what to select on.
+        snapshot: the parameters after the base step.
+        key: of the generation, uint32 `[2]`.
+        sigma: float `[]`.
+        generation: its index in the cycle, int32 `[]`.
+        state: what the strategy keeps.
+        devices: share the members.
+
+    Returns:
+        The updates of the mutating leaves, those that it was given if the parent stays; what the
+        strategy keeps; and what came of it.
+    """
+    sigma = spec.noise.sigma(sigma, state.noise)
+    population = _population(spec, objectives, snapshot, key, sigma, state.noise)
+    stage = Round(spec, objectives, snapshot, population, devices, generation)
+    scored = _evaluated(stage, state.es_optimizer)
+    fitness = scored.fitness[: spec.member_count]
+    compared, scored = _compared(stage, scored)
+    moved = jnp.any(_weights(spec, fitness)[1:] != 0) & (sigma != 0)
+    best = jnp.argmin(fitness).astype(jnp.int32)
+    choice, of_rule = choose(spec.accept, key, compared, best, moved, state.accept)
+    updates = _updates(stage, scored.held, choice, best)
+    outcome = _outcome(stage, scored, choice != PARENT)
+    state = StrategyState(
+        noise=spec.noise.adapt(state.noise, outcome),
+        es_optimizer=optax.tree.where(choice == CHILD, scored.es_state, state.es_optimizer),
+        accept=of_rule,
+    )
+    return updates, state, _summary(stage, scored, compared[1], choice != PARENT, sigma)
+
+
+def _population(
+    spec: CycleSpec,
+    objectives: Objectives,
+    snapshot: Snapshot,
+    key: jax.Array,
+    sigma: jax.Array,
+    noise_state: Any,
+) -> Population:
+    """The members around the parent, none of them drawn yet."""
+    read = spec.noise.reads(objectives.base_state, noise_state)
+    return population_around(
+        snapshot.params,
+        snapshot.updates,
+        snapshot.positions,
+        noise=spec.noise,
+        mirrors=spec.antithetic,
+        sigma=sigma,
+        read=None if read is None else snapshot.leaves_of(read),
+        key=key,
+    )
+
+
+def _evaluated(stage: Round, es_state: optax.OptState) -> Scored:
+    """Evaluates all candidates, and makes the child."""
+    spec, population = stage.spec, stage.population
+    fitness = stage.fitness(stage.objectives.value_fn)
+    score = _score(population, fitness)
+    factored, batch_size = chunks_of(spec, population, fitness)
+    in_chunks = factored is not None or batch_size > 1 or stage.devices.axis is not None
+    memory = memory_of(spec.execution.memory, spec.support or 0)
+    if spec.support is None or factored is not None or stage.devices.axis is not None:
+        memory = memory_of("replay", 0)
+    compares_best = stage.objectives.accept_value_fn is None and spec.accept.takes_best
+    evaluation = Evaluation(
+        population=population,
+        size=spec.member_count,
+        score=score,
+        score_many=(factored or score) if in_chunks else None,
+        land=functools.partial(_landed, stage, memory),
+        devices=stage.devices,
+        memory=memory,
+        keeps=spec.support or 0 if memory.keeps and population.layout.whole else 0,
+        batch_size=batch_size,
+        with_parent=not spec.skips_parent,
+        with_child=spec.accept.compares,
+        best_again=factored is not None and compares_best,
+    )
+    seen = auxiliary.nothing_seen(spec.aux, fitness_dtype())
+    return evaluation.run(es_state, seen)
+
+
+def _score(population: Population, fitness: Fitness) -> Any:
+    """Evaluates one candidate that is formed."""
+
+    def score(candidate: Candidate, sign: jax.Array, counts: jax.Array) -> Evaluated:
+        evaluated: Evaluated = fitness(population.leaves(candidate, sign), counts)
+        return evaluated
+
+    return score
+
+
+def _landed(
+    stage: Round,
+    memory: Any,
+    both: tuple[Candidate, optax.OptState],
+    fitness: jax.Array,
+    slots: Slots | None,
+    pages: Any,
+) -> tuple[Candidate, optax.OptState]:
+    """The child, in the memory of a candidate."""
+    spec, population, devices = stage.spec, stage.population, stage.devices
+    held, es_state = both
+    weights = _weights(spec, fitness)
+    terms = combine.terms_of(
+        weights, fitness, spec.support, slots, pair=spec.pair, devices=devices
+    )
+    sums = combine.weighted_sum(
+        population, terms, held, memory=memory, pages=pages, devices=devices
+    )
+    steps, es_state = es_steps(spec, stage.snapshot, population, sums, es_state)
+    return combine.child_of(population, held, steps), es_state
+
+
+def _weights(spec: CycleSpec, fitness: jax.Array) -> jax.Array:
+    """The weight of each member, `[n]`; a parent that was not evaluated has no rank among them."""
+    unranked = int(spec.skips_parent)
+    weights = member_weights(spec.recombine, fitness[unranked:], spec.support)
+    return jnp.pad(weights, (unranked, 0))
+
+
+def _compared(
+    stage: Round, scored: Scored
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Scored]:
+    """The fitness of parent, best member and child by which the outcome is chosen."""
+    spec, size = stage.spec, stage.spec.member_count
+    fitness, child = scored.fitness[:size], scored.fitness[size]
+    best = jnp.min(fitness)
+    again = scored.fitness[size + 1]
+    best = jnp.where(jnp.isfinite(again) & (jnp.argmin(fitness) > 0), again, best)
+    if stage.objectives.accept_value_fn is None:
+        return (fitness[0], best, child), scored
+    values, seen = _judged(stage, scored)
+    judged = jnp.where(jnp.isfinite(child), values[2], jnp.inf)
+    return (values[0], values[1], judged), scored._replace(seen=seen)
+
+
+def _judged(stage: Round, scored: Scored) -> tuple[jax.Array, Seen | None]:
+    """Evaluates parent, best member and child on data that they were not selected on."""
+    spec, population, devices = stage.spec, stage.population, stage.devices
+    score = _score(population, stage.fitness(stage.objectives.accept_value_fn))
+    best = jnp.argmin(scored.fitness[: spec.member_count]).astype(jnp.int32)
+    which = jnp.array([0, 1, 2] if spec.accept.takes_best else [0, 2], jnp.int32)
+
+    def trip(index: jax.Array, carry: Any) -> Any:
+        held, values, seen = carry
+        turn = which[index]
+        held = population.redraw_into(held, best, (turn == 1) & (best > 0))
+        held = xla.run_if(turn == 2, lambda _, child: child, held, scored.held)
+        sign = jnp.where(turn == 1, population.sign_of(best), 0)
+        evaluated = devices.pick(score(held, sign, devices.index() == 0))
+        seen = auxiliary.after_one(seen, evaluated, spec.member_count + 2, spec.member_count)
+        return held, values.at[turn].set(evaluated.value), seen
+
+    unknown = jnp.full([3], jnp.inf, fitness_dtype())
+    start = population.parent(), unknown, scored.seen
+    _, values, seen = lax.fori_loop(jnp.int32(0), jnp.int32(which.size), trip, start)
+    return values, seen
+
+
+def _updates(stage: Round, held: Candidate, choice: jax.Array, best: jax.Array) -> Arrays:
+    """The updates that lead to the best member or the child, any if the parent stays."""
+    population, sign = stage.population, jnp.zeros([], jnp.float32)
+    if stage.spec.accept.takes_best:
+        chosen = choice == BEST
+        held = population.redraw_into(held, best, chosen)
+        parents = tuple(map(population.parent_block, population.layout.in_rows))
+        held = held._replace(center=optax.tree.where(chosen, parents, held.center))
+        sign = jnp.where(chosen, population.sign_of(best), sign)
+    updates = population.updates_to(population.blocks(held, sign))
+    leaves = population.layout.unstack(updates)
+    return tuple(leaves[at] for at in range(len(leaves)))
+
+
+def _outcome(stage: Round, scored: Scored, accepted: jax.Array) -> Outcome:
+    """What the noise adapts to."""
+    spec, population = stage.spec, stage.population
+    fitness = scored.fitness[: spec.member_count]
+    weights = _weights(spec, fitness)
+    statistic = None
+    if spec.noise.statistic is not None:
+        sums = combine.statistic_of(population, weights, stage.devices)
+        leaves = population.layout.unstack(sums)
+        statistic = stage.snapshot.masked_tree(leaves)
+    child = scored.fitness[spec.member_count]
+    return Outcome(fitness, weights, child, accepted, statistic)
+
+
+def _summary(
+    stage: Round, scored: Scored, best: jax.Array, accepted: jax.Array, sigma: jax.Array
+) -> Generation:
+    spec = stage.spec
+    fitness = scored.fitness[: spec.member_count]
+    # The best member once more, if it was evaluated so; not by `accept_value_fn`.
+    best = best if stage.objectives.accept_value_fn is None else jnp.min(fitness)
+    again = jnp.sum(jnp.isfinite(scored.fitness[spec.member_count + 1]).astype(jnp.int32))
+    evaluations = spec.member_count - spec.skips_parent + spec.accept.compares + again
+    return Generation(
+        parent=fitness[0],
+        best=best,
+        mean=_mean(fitness),
+        child=scored.fitness[spec.member_count],
+        accepted=accepted,
+        sigma=sigma,
+        evaluations=evaluations.astype(jnp.int32),
+        aux=None if scored.seen is None else scored.seen.aux,
+    )
+
+
+def _mean(fitness: jax.Array) -> jax.Array:
+    """The mean over the finite ones, +inf if there is none."""
+    finite = jnp.isfinite(fitness)
+    count = jnp.sum(finite.astype(fitness.dtype))
+    mean = jnp.sum(fitness, where=finite) / jnp.maximum(count, jnp.ones_like(count))
+    return jnp.where(jnp.any(finite), mean, jnp.inf)

@@ -1,0 +1,80 @@
+"""Which leaves mutate."""
+
+from collections.abc import Sequence
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from egd_optax.base.trees import aligned, flatten, is_masked
+
+
+def mutating_leaves(
+    params: optax.Params, mutable: object, updates: optax.Updates | None = None
+) -> tuple[int, ...]:
+    """The leaves that mutate: floating or complex ones that `mutable` does not exclude.
+
+    Args:
+        params: pytree of arrays or `jax.ShapeDtypeStruct`.
+        mutable: None, a pytree of bools that is a prefix of `params`, or a callable
+            of `params` that returns one. A pytree may be callable too, as modules are: it is one
+            if all of its leaves are bools.
+        updates: the base updates, once there are some: a leaf without one stays as it is.
+
+    Returns:
+        Their positions in the flattened `params`.
+
+    Raises:
+        TypeError: a leaf of `mutable` is no bool.
+        ValueError: `mutable` is no prefix of `params`, or excludes every leaf.
+    """
+    leaves, _ = flatten(params)
+    steps = leaves if updates is None else aligned(updates, params)
+    inexact = [
+        at
+        for at, (leaf, step) in enumerate(zip(leaves, steps, strict=True))
+        if _is_inexact(leaf) and step is not None
+    ]
+    if mutable is None or not leaves:  # none in the placeholder of optax.tree.map_params
+        return tuple(inexact)
+    chosen = mutable(params) if callable(mutable) and not _is_mask(mutable) else mutable
+    allowed = _broadcast(chosen, params)
+    mutating = tuple(at for at in inexact if allowed[at])
+    if inexact and not mutating:
+        raise ValueError(
+            f"`mutable` leaves no floating-point parameter to mutate, got {mutable!r}: "
+            "select at least one leaf, or pass None to mutate all of them."
+        )
+    return mutating
+
+
+def _is_mask(tree: object) -> bool:
+    leaves = jax.tree.leaves(tree)
+    return bool(leaves) and all(isinstance(leaf, (bool, np.bool_)) for leaf in leaves)
+
+
+def _broadcast(mask: object, params: optax.Params) -> Sequence[bool]:
+    for leaf in jax.tree.leaves(mask):
+        if not isinstance(leaf, (bool, np.bool_)):
+            raise TypeError(
+                f"`mutable` must hold Python bools, got {leaf!r}: the choice is made when "
+                "the step is traced, it cannot depend on values."
+            )
+    try:
+        full = jax.tree.broadcast(mask, params, is_leaf=is_masked)
+    except ValueError as error:
+        raise ValueError(
+            f"`mutable` must be a prefix of the parameters' tree, got {mask!r} for "
+            f"parameters of structure {jax.tree.structure(params)}: give one bool a leaf, "
+            "or one bool for a whole subtree."
+        ) from error
+    return flatten(full)[0]
+
+
+def _is_inexact(leaf: Any) -> bool:
+    if is_masked(leaf) or not (hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number)):
+        return False
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))

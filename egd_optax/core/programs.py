@@ -1,0 +1,212 @@
+"""Cycles outside of `jax.jit`: compiled once, and not on every cycle.
+
+JAX knows a program by the functions that it is made of, and outside of jit those of a cycle are new
+on every call. So, in most loops, is `value_fn`: a fresh lambda around the batch. Here the cycle is
+a program of its own, which the optimizer keeps, and `value_fn` is known by what it does. It is
+traced on every cycle, which takes milliseconds; where it traces to the same operations, on whatever
+arrays, the program is the same. Nothing is assumed of functions that look alike.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+import inspect
+import re
+from typing import Any, NamedTuple
+import warnings
+
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from egd_optax._advice import advice_on_gaps, advice_on_tracers, advice_on_value_fn
+from egd_optax.backend import xla
+from egd_optax.base.arguments import NUMBERS, arrays_of, taken_by
+from egd_optax.core.auxiliary import Auxiliary, Evaluated
+from egd_optax.core.counted import counted, counts
+from egd_optax.core.cycle import CycleInfo, run_cycle_if
+from egd_optax.core.fitness import as_evaluated
+from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
+from egd_optax.factored.interpret import is_jaxpr
+
+# What `run_cycle_if` returns.
+Ran = tuple[optax.Updates, jax.Array, CycleInfo, StrategyState]
+
+# Programs that are kept, the latest ones; and so many compiled in a row are worth a warning.
+_KEPT = 8
+_PATIENCE = 3
+
+
+class Programs:
+    """The programs of one optimizer for cycles outside of jit.
+
+    Attributes:
+        compiled: the programs, by what their objectives do.
+        code: that of the `value_fn` that the latest one was compiled for.
+        anew: how many were compiled for this code since one was used again.
+    """
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.compiled: dict[Hashable, Callable[..., Any]] = {}
+        self.code: object = None
+        self.anew = 0
+
+    def run_cycle(
+        self,
+        spec: CycleSpec,
+        mutating: tuple[int, ...],
+        objectives: Objectives,
+        params: optax.Params,
+        **step: Any,
+    ) -> Ran:
+        """Runs a cycle, as `run_cycle_if` does where one is due, in a program that may be known.
+
+        Args:
+            spec: what to do.
+            mutating: positions of the leaves that mutate.
+            objectives: what to select on.
+            params: the parameters before the step.
+            **step: the other arguments of `run_cycle_if`, arrays.
+        """
+        known = {
+            name: _known(fn, params, objectives, spec.aux)
+            for name, fn in (
+                ("value_fn", objectives.value_fn),
+                ("accept_value_fn", objectives.accept_value_fn),
+            )
+            if fn is not None
+        }
+        own, with_own = arrays_of(params, NUMBERS)
+        key = (
+            mutating,
+            jax.tree.structure(params),
+            *((name, fn.identity) for name, fn in known.items()),
+        )
+        program = self.compiled.pop(key, None)
+        if program is None:
+            program = _program(
+                spec, mutating, {name: fn.jaxpr for name, fn in known.items()}, with_own
+            )
+            self._warn_of(objectives.value_fn)
+        else:
+            self.anew = 0
+        self.compiled[key] = program  # the latest comes last
+        while len(self.compiled) > _KEPT:
+            del self.compiled[next(iter(self.compiled))]
+        arrays = {name: fn.arrays for name, fn in known.items()}
+        all_extra, _ = arrays_of(objectives.extra_args)
+        with advice_on_value_fn():
+            result: Ran = program(arrays, all_extra, own, **step)
+        return result
+
+    def _warn_of(self, value_fn: Callable[..., Any]) -> None:
+        """Warns if every cycle compiles what is written once."""
+        code = getattr(inspect.unwrap(value_fn), "__code__", value_fn)
+        self.anew = self.anew + 1 if code == self.code else 1
+        self.code = code
+        if self.anew == _PATIENCE:
+            warnings.warn(
+                "Outside of `jax.jit` each of the last cycles was compiled anew, for `value_fn` "
+                "was another program in each: it calls back to Python, holds numbers that differ "
+                "from step to step, or arrays of other shapes. Put the whole step into `jax.jit`, "
+                "and pass what differs as an array, `tx.update(..., value_fn=value_fn, "
+                "batch=batch)` with `value_fn(params, batch)`.",
+                stacklevel=4,
+            )
+
+
+class _Known(NamedTuple):
+    """What a function of the parameters does.
+
+    Attributes:
+        identity: the same of two functions that do the same to their arrays.
+        jaxpr: its operations, on arrays, the index of the generation, whether the result counts,
+            and parameters.
+        arrays: those that it closes over, and those among its arguments.
+    """
+
+    identity: Hashable
+    jaxpr: Any
+    arrays: tuple[list[Any], list[Any]]
+
+
+def _known(
+    fn: Callable[..., Any], params: optax.Params, objectives: Objectives, aux: Auxiliary
+) -> _Known:
+    """Traces a function, with numbers and strings among its arguments as they are."""
+    taken = taken_by(fn, objectives.extra_args, {"base_state": objectives.base_state})
+    arguments, with_arguments = arrays_of(taken)
+    own, with_own = arrays_of(params, NUMBERS)
+
+    def value(
+        arguments: list[Any], generation: jax.Array, counts: jax.Array, own: list[Any]
+    ) -> Evaluated:
+        kwargs = taken_by(fn, with_arguments(arguments), {"generation": generation})
+        with advice_on_tracers(), advice_on_gaps(params), counted(counts):
+            return as_evaluated(fn(with_own(own), **kwargs), aux)
+
+    with advice_on_value_fn():
+        closed = jax.make_jaxpr(value)(arguments, jnp.int32(0), jnp.bool_(True), own)
+    return _Known(_identity(closed.jaxpr), closed.jaxpr, (closed.consts, arguments))
+
+
+def _program(
+    spec: CycleSpec,
+    mutating: tuple[int, ...],
+    jaxprs: Mapping[str, Any],
+    with_own: Callable[[list[Any]], optax.Params],
+) -> Callable[..., Any]:
+    """A compiled cycle, of arrays and the arguments of `run_cycle_if`."""
+
+    def objective(name: str, closed_over: list[Any], arguments: list[Any]) -> Callable[..., Any]:
+        does = jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(jaxprs[name], closed_over))
+
+        def value_fn(params: optax.Params, generation: jax.Array) -> Any:
+            own, _ = arrays_of(params, NUMBERS)
+            value, *aux = does(*arguments, generation, counts(), *own)
+            if spec.aux is None:
+                return value
+            return value, jax.tree.unflatten(jax.tree.structure(spec.aux), aux)
+
+        return value_fn
+
+    def run(
+        arrays: Mapping[str, tuple[list[Any], list[Any]]],
+        all_extra: list[Any],
+        own: list[Any],
+        **step: Any,
+    ) -> Ran:
+        functions = {name: objective(name, *of_function) for name, of_function in arrays.items()}
+        # By a name that no function takes: only their division over devices is looked at.
+        extra_args = {"": all_extra}
+        objectives = Objectives(functions["value_fn"], functions.get("accept_value_fn"), extra_args)
+        due = ~xla.opaque_false(step["cycle"])
+        return run_cycle_if(due, spec, mutating, objectives, params=with_own(own), **step)
+
+    return jax.jit(run)
+
+
+def _identity(jaxpr: Any) -> Hashable:
+    """What two functions have in common that do the same to their arrays."""
+    text = re.sub(r" at 0x[0-9a-fA-FX]+", "", str(jaxpr))
+    return text, tuple(map(id, _held_inside(jaxpr)))
+
+
+def _held_inside(jaxpr: Any) -> Iterator[Any]:
+    """What is printed without all that it is: arrays, and functions that are called back."""
+    for equation in jaxpr.eqns:
+        for var in equation.invars:
+            if isinstance(var, jax.extend.core.Literal) and np.ndim(var.val):
+                yield var.val
+        # What derives is not called, and is another function on every call.
+        derives = equation.primitive.name.startswith(("custom_jvp", "custom_vjp"))
+        for param in jax.tree.leaves(tuple(equation.params.values()), is_leaf=is_jaxpr):
+            if isinstance(param, jax.extend.core.ClosedJaxpr):
+                yield from param.consts
+                yield from _held_inside(param.jaxpr)
+            elif isinstance(param, jax.extend.core.Jaxpr):
+                yield from _held_inside(param)
+            elif callable(param) and not derives:
+                # JAX wraps what is called back, and a rule for `jax.vmap`, anew on every call.
+                yield getattr(param, "callback_func", getattr(param, "rule", param))

@@ -1,0 +1,104 @@
+"""The child through an optax transformation, and what a strategy keeps from cycle to cycle."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from egd_optax.accept import Accept
+from egd_optax.backend.arithmetic import widen
+from egd_optax.base.trees import flatten
+from egd_optax.core.fitness import Snapshot
+from egd_optax.core.mutable import mutating_leaves
+from egd_optax.core.population import Population
+from egd_optax.core.spec import CycleSpec, StrategyState
+from egd_optax.noise import Noise
+
+
+def strategy_state_of(spec: CycleSpec, params: optax.Params) -> StrategyState:
+    """Makes the first state, with `es_optimizer`'s in float32 or wider.
+
+    `es_optimizer` and `noise` see the mutating leaves of the parameters, and `optax.MaskedNode` in
+    the place of others.
+    """
+    of_optimizer, of_noise = spec.es_optimizer.init(()), ()  # no state: no leaf need be widened
+    if not spec.goes_straight or type(spec.noise).init is not Noise.init:
+        leaves, treedef = flatten(params)
+        mutating = mutating_leaves(params, spec.mutable)
+        known = _tree(treedef, len(leaves), {at: widen(leaves[at]) for at in mutating})
+        of_optimizer = of_optimizer if spec.goes_straight else spec.es_optimizer.init(known)
+        of_noise = spec.noise.init(known)
+    state = StrategyState(of_noise, of_optimizer, spec.accept.init(params))
+    # Else a Python number would have another dtype in the first state than in the next ones.
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state)
+
+
+def check_strategy_state(spec: CycleSpec, state: Any, params: optax.Params) -> None:
+    """Refuses the state of another strategy, which would be dropped or fail further in.
+
+    Raises:
+        TypeError: it is no `StrategyState`.
+        ValueError: it is that of another `es_optimizer` or `accept`.
+    """
+    if not isinstance(state, StrategyState):
+        raise TypeError(
+            f"`state.strategy_state` must be a StrategyState, got {type(state).__name__}: restore "
+            "it into the structure of `tx.init(params)`."
+        )
+    plain = type(spec.accept).init is Accept.init and type(spec.noise).init is Noise.init
+    if spec.goes_straight and plain and not jax.tree.leaves(state):
+        return  # keeps nothing, and holds nothing: nothing need be traced
+    expected = jax.eval_shape(lambda: strategy_state_of(spec, params))
+    for name in StrategyState._fields:
+        found: Any = jax.tree.structure(getattr(state, name))
+        fresh: Any = jax.tree.structure(getattr(expected, name))
+        if found != fresh:
+            raise ValueError(
+                f"`state.strategy_state.{name}` must be that of `{name}`, got {found} where that "
+                f"is {fresh}: call `tx.init(params)` of this optimizer, or pass it the `{name}` "
+                "that the state was made with."
+            )
+
+
+def es_steps(
+    spec: CycleSpec,
+    snapshot: Snapshot,
+    population: Population,
+    sums: list[jax.Array],
+    state: optax.OptState,
+) -> tuple[list[jax.Array], optax.OptState]:
+    """Steps from the parent along the weighted sum of its members, in blocks.
+
+    Args:
+        spec: its `es_optimizer` gets minus the sum as the gradient at the parent. A leaf that it
+            knows and that the base freezes has a gradient of zero.
+        snapshot: all leaves.
+        population: the members.
+        sums: the weighted sum in each block, in float32 or wider.
+        state: of the optimizer.
+
+    Returns:
+        The steps in each block, and the next state.
+    """
+    if spec.goes_straight:
+        return sums, state
+    layout, positions = population.layout, snapshot.positions
+    parents = layout.unstack([widen(population.parent_block(at)) for at in range(len(sums))])
+    totals = layout.unstack(sums)
+    known = mutating_leaves(jax.tree.unflatten(snapshot.treedef, snapshot.others), spec.mutable)
+    params = {at: widen(snapshot.others[at]) for at in known}
+    grads = {at: jnp.zeros_like(leaf) for at, leaf in params.items()}
+    params |= {positions[at]: leaf for at, leaf in parents.items()}
+    grads |= {positions[at]: -total.astype(parents[at].dtype) for at, total in totals.items()}
+    trees = (_tree(snapshot.treedef, len(snapshot.others), leaves) for leaves in (grads, params))
+    grads_tree, params_tree = trees
+    updates, after = spec.es_optimizer.update(grads_tree, state, params_tree)
+    steps = flatten(updates)[0]
+    after = jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)), after, state)
+    return list(layout.stack([steps[at] for at in positions])), after
+
+
+def _tree(treedef: jax.tree_util.PyTreeDef, count: int, leaves: dict[int, jax.Array]) -> Any:
+    """Some leaves of the parameters in their structure."""
+    return jax.tree.unflatten(treedef, [leaves.get(at, optax.MaskedNode()) for at in range(count)])
