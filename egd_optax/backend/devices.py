@@ -8,6 +8,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+import numpy as np
 
 T = TypeVar("T")
 
@@ -86,7 +87,8 @@ def on_devices(axis: str | None, mesh: Any, run: Callable[..., T], *args: Any) -
         axis: name of the axis; None for one device.
         mesh: the mesh of the axis; None for that of `jax.set_mesh`.
         run: maps `Devices` and the arguments to a pytree of arrays, the same on all devices.
-        *args: pytrees of arrays, the same on all devices along the axis.
+        *args: pytrees; their arrays are the same on all devices along the axis. On a mesh of
+            explicit axes `run` may close over no others.
     """
     if axis is None:
         return run(Devices(), *args)
@@ -94,15 +96,24 @@ def on_devices(axis: str | None, mesh: Any, run: Callable[..., T], *args: Any) -
         return run(Devices(axis, size), *args)
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
     devices = Devices(axis, mesh.shape[axis])
+    leaves, treedef = jax.tree.flatten(args)
+    at_arrays = [at for at, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
+
+    def on_each(arrays: list[jax.Array]) -> T:
+        whole = list(leaves)
+        for at, array in zip(at_arrays, arrays, strict=True):
+            whole[at] = array
+        return run(devices, *jax.tree.unflatten(treedef, whole))
+
     manual = jax.shard_map(
-        lambda *args: run(devices, *args),
+        on_each,
         mesh=mesh,
         in_specs=PartitionSpec(),
         out_specs=PartitionSpec(),
         axis_names={axis},
         check_vma=False,
     )
-    result: T = manual(*args)
+    result: T = manual([leaves[at] for at in at_arrays])
     return result
 
 

@@ -1,5 +1,6 @@
 """One evolution cycle: some generations around the parameters that the base step leads to."""
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -160,16 +161,12 @@ def run_cycle_if(
     carry = _Carry(constant(idle), constant(strategy_state), info, never)
     fixed, fixed_updates = constant((params, base_updates))
 
-    def with_cycle(
-        before: _Carry, cycle: jax.Array, key_data: jax.Array, own_params: Arrays
-    ) -> _Carry:
+    def with_cycle(before: _Carry, cycle: jax.Array, key_data: jax.Array, own: Arrays) -> _Carry:
         def run() -> _Carry:
-            def on_each(devices: Devices, *arrays: Any) -> _Carry:
-                snapshot = _snapshot(fixed, fixed_updates, mutating, arrays[3])
-                return _generations(spec, objectives, devices, snapshot, *arrays[:3])
-
             axis, mesh = spec.execution.population_axis, spec.execution.mesh
-            return on_devices(axis, mesh, on_each, before, cycle, key_data, own_params)
+            start = _Start(fixed, fixed_updates, mutating, own)
+            on_each = functools.partial(_generations, spec)
+            return on_devices(axis, mesh, on_each, objectives, start, before, cycle, key_data)
 
         # The cycle is in a branch, or XLA would move its draws to where idle steps pay for them.
         # The choice is outside, or the branch would hold what it returns beside the base updates.
@@ -194,32 +191,43 @@ def run_cycle_if(
     return updates, carry.jumped, carry.info, state._replace(**always)
 
 
-def _snapshot(
-    params: optax.Params,
-    base_updates: optax.Updates,
-    mutating: tuple[int, ...],
-    own_params: Arrays,
-) -> Snapshot:
-    """The parameters after the base step, without the updates of those that mutate."""
-    leaves, treedef = flatten(params)
-    steps = aligned(base_updates, params)
-    moved = [
-        leaf if by is None or is_masked(leaf) else optax.apply_updates(leaf, by)
-        for leaf, by in zip(leaves, steps, strict=True)
-    ]
-    return Snapshot(own_params, (), tuple(moved), treedef, mutating)
+class _Start(NamedTuple):
+    """Where a cycle starts.
+
+    Attributes:
+        params: the parameters before the step.
+        base_updates: the updates of the base optimizer.
+        mutating: positions of the leaves that mutate.
+        own: these leaves, in the loop of the cycle.
+    """
+
+    params: optax.Params
+    base_updates: optax.Updates
+    mutating: tuple[int, ...]
+    own: Arrays
+
+    def snapshot(self) -> Snapshot:
+        """The parameters after the base step, without the updates of those that mutate."""
+        leaves, treedef = flatten(self.params)
+        steps = aligned(self.base_updates, self.params)
+        moved = [
+            leaf if by is None or is_masked(leaf) else optax.apply_updates(leaf, by)
+            for leaf, by in zip(leaves, steps, strict=True)
+        ]
+        return Snapshot(self.own, (), tuple(moved), treedef, tuple(map(int, self.mutating)))
 
 
 def _generations(
     spec: CycleSpec,
-    objectives: Objectives,
     devices: Devices,
-    snapshot: Snapshot,
+    objectives: Objectives,
+    start: _Start,
     before: _Carry,
     cycle: jax.Array,
     key_data: jax.Array,
 ) -> _Carry:
     """The updates that all generations lead to, and whether these leave the base step."""
+    snapshot = start.snapshot()
     sigma = spec.sigma(cycle) if callable(spec.sigma) else spec.sigma
     sigma = lax.stop_gradient(jnp.asarray(sigma, fitness_dtype()))
 
@@ -238,8 +246,8 @@ def _generations(
 
     if spec.generations > 1:
         indices = jnp.arange(spec.generations, dtype=jnp.int32)
-        start = before.updates, before.state, auxiliary.nothing_kept(spec.aux)
-        (updates, state, aux), found = lax.scan(next_generation, start, indices)
+        begin = before.updates, before.state, auxiliary.nothing_kept(spec.aux)
+        (updates, state, aux), found = lax.scan(next_generation, begin, indices)
     else:
         updates, state, found = generation(jnp.int32(0), before.updates, before.state)
         aux = found.aux

@@ -164,6 +164,8 @@ class Evaluation(NamedTuple):
             alone.append(0)
         members_behind = len(alone)
         alone += [self.size + 1] * self.best_again + [self.size] * self.with_child
+        if not alone:
+            return self._members(start)
 
         def trip(index: jax.Array, now: Scored) -> Scored:
             number = jnp.asarray(alone, jnp.int32)[index]
