@@ -1,4 +1,4 @@
-"""What `egd_optax.diagnose` says during runs of the base alone, beside who wins in the end."""
+"""What `diagnose` says during runs of the base alone, beside who wins in the end."""
 
 from typing import Any
 
