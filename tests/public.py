@@ -7,7 +7,7 @@ import egd_optax
 
 MODULES = (
     "noise", "recombine", "accept", "execution", "presets", "callback", "factored", "diagnose",
-    "flax", "wrappers",
+    "flax",
 )  # fmt: skip
 
 
