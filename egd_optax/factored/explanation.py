@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# Members are evaluated by this package: names of `_cycle` are looked up only when called.
+# `_cycle` imports this package, so its names are looked up only when `explain` runs.
 from egd_optax import _checks, _cycle
 from egd_optax.factored.leaf import Factored
 from egd_optax.factored.uses import Use, uses_of

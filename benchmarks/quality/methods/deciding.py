@@ -31,7 +31,7 @@ from benchmarks.quality.methods.method import (
     streams,
 )
 from benchmarks.quality.problem import Batch, Params, Problem
-from egd_optax import Diagnosis
+from egd_optax.diagnose import Diagnosis
 
 # The budget over what each of two racers gets before they are compared.
 FIFTH, TENTH = 5, 10
