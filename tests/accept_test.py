@@ -198,6 +198,7 @@ def test_the_same_bits_in_every_memory_mode_as_a_scan_and_after_a_resume(antithe
     chex.assert_trees_all_equal(resumed, first)
 
 
+@pytest.mark.crossed(3)
 @pytest.mark.parametrize("antithetic", [False, True])
 @pytest.mark.parametrize("way", ["batches", "scan", "eager", "vmap"])
 def test_the_same_choices_in_batches_in_a_scan_and_outside_of_jit(way, antithetic):
@@ -227,6 +228,7 @@ def test_the_same_choices_in_batches_in_a_scan_and_outside_of_jit(way, antitheti
     chex.assert_trees_all_close(found.info, state.info, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("antithetic", [False, True])
 def test_eight_devices_choose_as_one_does(antithetic):
     settings = {"population_size": 16, "antithetic": antithetic}
@@ -266,6 +268,7 @@ def test_manual_devices_choose_as_one_does():
 # What a rule cannot do.
 
 
+@pytest.mark.crossed(5)
 @pytest.mark.parametrize("choice", [accept.PARENT, accept.BEST, accept.CHILD, 7, -1])
 @pytest.mark.parametrize("compares", [False, True])
 def test_what_a_rule_chooses_is_where_a_generation_ends(choice, compares):

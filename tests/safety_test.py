@@ -88,11 +88,11 @@ def test_bad_members_never_touch_the_result(bad, rule, memory):
     params = jnp.linspace(0.0, 1.0, 6)
     scored = poisoned(bad, lambda x: x > 0)  # the parent is 0 there
 
-    def run(value_fn, rule):
+    def run(value_fn, name):
         tx = evolve(
             optax.sgd(0.0),
             evolve_every=1,
-            accept=ACCEPT[rule],
+            accept=ACCEPT[name],
             recombine=rule,
             execution=Execution(memory=memory),
         )
@@ -101,8 +101,8 @@ def test_bad_members_never_touch_the_result(bad, rule, memory):
         )
         return optax.apply_updates(params, updates), state.info
 
-    for rule in ("finite", "best"):
-        landed, info = run(scored, rule)
+    for name in ("finite", "best"):
+        landed, info = run(scored, name)
         assert jnp.isfinite(landed).all()
         # Of the elites, only those with a negative first entry had a finite fitness.
         assert landed[0] <= 0
