@@ -11,8 +11,9 @@ import optax
 import pytest
 
 from aot.compiled import PLUGINS, missing, topology
-from egd_optax import Execution, evolve, noise
-from egd_optax._factored import Factored, evaluate
+from egd_optax import Execution, accept, evolve, noise
+from egd_optax.factored.interpret import evaluate
+from egd_optax.factored.leaf import Factored
 
 # No other array of a program has as many numbers as a batch has in a layer.
 WIDTH, LAYERS, ROWS, AT_ONCE = 1024, 3, 48, 16
@@ -61,7 +62,7 @@ def cycle(target, population):
     """A step with a cycle around a base that does nothing."""
     tx = evolve(
         optax.identity(), evolve_every=1, noise=noise.low_rank(), antithetic=True,
-        population_size=population, accept="always",
+        population_size=population, accept=accept.always(),
         execution=Execution(evaluate="factored", candidate_batch_size=AT_ONCE),
     )  # fmt: skip
     params, x = params_and_data()

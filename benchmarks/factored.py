@@ -12,7 +12,7 @@ import functools
 from typing import Any, NamedTuple
 
 from benchmarks import cycle, eggroll, measure, models, noise, side_by_side
-from egd_optax import Execution
+from egd_optax import Execution, accept
 from egd_optax import noise as noises
 
 
@@ -101,7 +101,7 @@ def measure_case(
             problem,
             population_size=case.population,
             antithetic=True,
-            accept="always",
+            accept=accept.always(),
             noise=noises.low_rank(),
             execution=execution,
         )

@@ -37,12 +37,12 @@ class Descent(NamedTuple):
     Attributes:
         learning_rate: of Adam, decays to zero along a cosine; None for no gradient.
         sigma: of the first cycle; None for no cycles.
-        step_size: of the cycles.
+        es_rate: how far a generation goes along the weighted sum of its members.
     """
 
     learning_rate: float | None
     sigma: float | None = None
-    step_size: float = 0.3
+    es_rate: float = 0.3
 
     @property
     def ledger(self) -> Ledger:
@@ -52,7 +52,7 @@ class Descent(NamedTuple):
             return Ledger(step)
         preset = presets.global_search(self.sigma, 1)
         generation = generation_price(
-            preset["population_size"], 1, antithetic=True, accept=preset["accept"]
+            preset["population_size"], 1, antithetic=True, compares=preset["accept"].compares
         )
         return Ledger(step, preset["generations"] * generation, preset["evolve_every"])
 
@@ -63,7 +63,8 @@ class Descent(NamedTuple):
             base = optax.adam(optax.cosine_decay_schedule(self.learning_rate, steps))
         if self.sigma is None:
             return optax.with_extra_args_support(base)
-        preset = presets.global_search(self.sigma, steps, step_size=self.step_size)
+        step = optax.sgd(self.es_rate)
+        preset = presets.global_search(self.sigma, steps, es_optimizer=step)
         return evolve(base, **preset, key=key)
 
 

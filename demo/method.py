@@ -6,6 +6,7 @@ import optax
 
 from benchmarks.quality.ledger import FORWARDS_PER_GRADIENT, Ledger, generation_price
 from egd_optax import evolve
+from egd_optax.accept import Accept
 from egd_optax.noise import Noise, gaussian
 from egd_optax.recombine import Recombine
 
@@ -18,15 +19,16 @@ class Cycles(NamedTuple):
     Attributes:
         fitness_size: training images, drawn anew for each cycle, that a member is
             evaluated on.
+        es_rate: how far a cycle goes along the weighted sum of its members.
     """
 
     fitness_size: int
     evolve_every: int
     population_size: int
     sigma: float
-    accept: str
+    accept: Accept
     recombine: Recombine
-    step_size: float = 1.0
+    es_rate: float = 1.0
     antithetic: bool = False
     noise: Noise = gaussian()
 
@@ -34,6 +36,8 @@ class Cycles(NamedTuple):
         """The arguments of `egd_optax.evolve`."""
         options = self._asdict()
         del options["fitness_size"]
+        if (rate := options.pop("es_rate")) != 1.0:
+            options["es_optimizer"] = optax.sgd(rate)
         return options
 
 
@@ -63,7 +67,7 @@ class Method(NamedTuple):
             self.cycles.population_size,
             self.cycles.fitness_size,
             antithetic=self.cycles.antithetic,
-            accept=self.cycles.accept,
+            compares=self.cycles.accept.compares,
         )
         return Ledger(step, cycle, self.cycles.evolve_every)
 

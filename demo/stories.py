@@ -16,7 +16,7 @@ were not looked at.
 * SGD: learning rate 0.01, 0.03, 0.1, 0.3; Adam, on either gradient: 0.001, 0.003, 0.01, 0.03.
   Both: batch 8, 32, 128.
 * EGD, in all three places: the same learning rates but for the smallest; sigma 0.05, 0.1;
-  step_size 0.5, 1. Fixed beforehand: batch 32; fitness on 16 images, and on 256 for the
+  es_rate 0.5, 1. Fixed beforehand: batch 32; fitness on 16 images, and on 256 for the
   safe preset, whose cycles are rare; all else as in the presets. The metric preset comes from
   experiments in which this network with these images, rounded in other ways, took part.
 * All: cosine decay of the learning rate; momentum 0.9 for SGD; no weight decay.
@@ -80,7 +80,7 @@ STORIES = (
                 "sgd",
                 learning_rate=0.1,
                 batch_size=32,
-                cycles=cycles(presets.safe(), sigma=0.05, step_size=1.0, fitness_size=256),
+                cycles=cycles(presets.safe(), sigma=0.05, es_rate=1.0, fitness_size=256),
             ),
         },
     ),
@@ -93,7 +93,7 @@ STORIES = (
                 "adam",
                 learning_rate=0.003,
                 batch_size=32,
-                cycles=cycles(presets.metric(), sigma=0.1, step_size=1.0, fitness_size=16),
+                cycles=cycles(presets.metric(), sigma=0.1, es_rate=1.0, fitness_size=16),
             ),
             "Adam, straight-through": Method(
                 "adam", learning_rate=0.003, batch_size=128, straight_through=True
@@ -103,7 +103,7 @@ STORIES = (
                 learning_rate=0.003,
                 batch_size=32,
                 straight_through=True,
-                cycles=cycles(presets.metric(), sigma=0.05, step_size=0.5, fitness_size=16),
+                cycles=cycles(presets.metric(), sigma=0.05, es_rate=0.5, fitness_size=16),
             ),
         },
     ),

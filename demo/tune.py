@@ -36,7 +36,7 @@ def grid(method: Method) -> list[Method]:
     return [
         method._replace(
             learning_rate=rate,
-            cycles=method.cycles._replace(sigma=sigma, step_size=step),
+            cycles=method.cycles._replace(sigma=sigma, es_rate=step),
         )
         for rate, sigma, step in itertools.product(rates[1:], SIGMAS, STEPS)
     ]

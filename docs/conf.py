@@ -1,7 +1,10 @@
 """How Sphinx builds the documentation: `make docs`, without a network."""
 
 from pathlib import Path
+import re
 import shutil
+
+from sphinx.application import Sphinx
 
 import egd_optax
 
@@ -49,3 +52,17 @@ html_title = f"egd_optax {release}"
 html_theme_options = {"show_toc_level": 2, "use_download_button": False}
 html_static_path = ["_static"]
 html_css_files = ["narrow.css"]
+
+
+def with_default_written_out(
+    app: Sphinx, what: str, name: str, value: object, options: object, signature: str, returned: str
+) -> tuple[str, str] | None:
+    """Shows the default of `es_optimizer` as users write it, not by the name that it has inside."""
+    if not signature:
+        return None
+    return re.sub(r"(_cycle\.)?\bSTRAIGHT\b", "optax.sgd(1.0)", signature), returned
+
+
+def setup(app: Sphinx) -> None:
+    """Connects what Sphinx calls."""
+    app.connect("autodoc-process-signature", with_default_written_out)

@@ -335,6 +335,7 @@ def evolve(
         if evolve is False:
             return base_updates, state._replace(count=count, base_state=base_state)
 
+        _cycle.check_strategy_state(spec, state.strategy_state, params)
         # Always true where a cycle is certain, which XLA cannot know: every cycle is a
         # program of its own behind the same boundary and rounds in the same way.
         certain = evolve or always_due
@@ -358,10 +359,7 @@ def evolve(
             "cycle": state.cycle.astype(jnp.int32),
             "strategy_state": state.strategy_state,
         }
-        is_traced = _is_traced((due, step, extra_args))
-        if is_traced or due:
-            strategy.check_strategy_state(spec, state.strategy_state, params)
-        if is_traced or not due:
+        if _is_traced((due, step, extra_args)) or not due:
             ran = cycle.run_cycle_if(due, spec, mutating, objectives, **step)
         else:
             ran = programs.run_cycle(spec, mutating, objectives, **step)

@@ -68,8 +68,8 @@ class Accept:
 
     compares: bool = True
     takes_best: bool = True
-    # Whether candidates no better than the parent are never taken. A child that is the parent need
-    # not be told apart then, which would mean to rank all members a second time.
+    # Whether only a candidate below the parent is taken, which needs no more checks: +inf is never
+    # below, and neither is the parent itself. The check of the others ranks all members again.
     _ties_go_to_parent = False
 
     def init(self, params: optax.Params) -> Any:

@@ -20,7 +20,8 @@ import optax
 from rich.progress import track
 
 from benchmarks import cycle, measure, models
-from egd_optax import Execution, evolve, explain, noise
+from egd_optax import Execution, accept, evolve, noise
+from egd_optax.factored import explain
 
 DIGITS, PLUS, EQUALS, TOKENS = 10, 10, 11, 12
 PROMPT, ANSWER = 6, 3  # "12+34=" and "640": the last digit comes first
@@ -119,7 +120,7 @@ def train(steps: int, evolve_every: int, seed: int, texts: int = 128) -> float:
         antithetic=True,
         sigma=0.01,
         noise=noise.low_rank(),
-        accept="improved",
+        accept=accept.improved(),
         execution=Execution(evaluate="auto"),
     )
 
@@ -148,7 +149,7 @@ def generation(way: str, population: int, texts: int) -> measure.Run:
     problem = models.Problem(init(jax.random.key(0)), sums(jax.random.key(1), texts), wrong)
     return cycle.cycle(
         problem, population_size=population, antithetic=True, noise=noise.low_rank(),
-        accept="always", execution=Execution(evaluate=way),
+        accept=accept.always(), execution=Execution(evaluate=way),
     )  # fmt: skip
 
 

@@ -22,7 +22,8 @@ import optax
 from rich.progress import track
 
 from benchmarks import measure
-from egd_optax import Execution, evolve, explain, noise, recombine
+from egd_optax import Execution, accept, evolve, noise, recombine
+from egd_optax.factored import explain
 
 STEPS, WIDTH = 200, 64
 ENV, ENV_PARAMS = gymnax.make("CartPole-v1")
@@ -77,7 +78,7 @@ def optimizer(population: int, execution: Execution) -> optax.GradientTransforma
     """Evolution alone."""
     return evolve(
         optax.identity(), evolve_every=1, population_size=population, antithetic=True, sigma=0.1,
-        noise=noise.low_rank(), recombine=recombine.centered_rank(), accept="always",
+        noise=noise.low_rank(), recombine=recombine.centered_rank(), accept=accept.always(),
         execution=execution,
     )  # fmt: skip
 

@@ -209,9 +209,10 @@ frames[1, 2].scatter(*landing, **LANDING)
 plt.show()
 
 # %% [markdown]
-# With `accept="best"`, the default, the run goes on from the best of child, elites and parent. On a
-# surface like this one the mean of points in different valleys may well lie on a ridge, and then an
-# elite wins. On a smoother surface the child often does, because averaging cancels noise.
+# With `accept=accept.best()`, the default, the run goes on from the best of child, elites and
+# parent. On a surface like this one the mean of points in different valleys may well lie on a
+# ridge, and then an elite wins. On a smoother surface the child often does, because averaging
+# cancels noise.
 #
 # ## The whole run
 

@@ -22,7 +22,7 @@ FILES = (
     "batches",
     "unformed",
     "total",
-    "step",
+    "strategy",
     "storage",
     "elites",
     "weights",

@@ -10,8 +10,9 @@ from layouts import FAST, READ, Layout
 import numpy as np
 import optax
 import pytest
+from rules import ACCEPT
 
-from egd_optax import Execution, evolve, noise, recombine
+from egd_optax import Execution, accept, evolve, noise, recombine
 
 GROUND = {"evolve_every": 1, "population_size": 8, "sigma": 0.1}
 
@@ -69,15 +70,15 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("accept", ["always", "finite", "improved", "best"])
+@pytest.mark.parametrize("rule", ACCEPT)
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.crossed(2)
-def test_what_comes_back_belongs_to_the_fitness_beside_it(name, accept):
+def test_what_comes_back_belongs_to_the_fitness_beside_it(name, rule):
     """The parameters that were evaluated come back: their fitness is that of `info`."""
-    settings = {**SETTINGS[name], "accept": accept}
+    settings = {**SETTINGS[name], "accept": ACCEPT[rule]}
     params, info = run(**settings)
     aux = info.aux
-    evaluates_all = accept != "always"
+    evaluates_all = rule != "always"
     evaluates_parent = evaluates_all or not settings.get("antithetic")
     zeros = jax.tree.map(jnp.zeros_like, aux.parent)
     chex.assert_trees_all_close(loss(aux.best["params"]), info.best_fitness, rtol=1e-5)
@@ -93,9 +94,9 @@ def test_what_comes_back_belongs_to_the_fitness_beside_it(name, accept):
     parent = jax.tree.map(lambda p, g: p - 0.1 * g, params_of(), jax.grad(loss)(params_of()))
     if evaluates_parent:
         chex.assert_trees_all_close(aux.parent["params"], parent, rtol=1e-6)
-    if accept == "finite":
+    if rule == "finite":
         chex.assert_trees_all_close(aux.child["params"], params, rtol=1e-6)
-    if accept == "best" and info.best_fitness < info.child_fitness:
+    if rule == "best" and info.best_fitness < info.child_fitness:
         chex.assert_trees_all_close(aux.best["params"], params, rtol=1e-6)
     # Each evaluation adds one.
     assert aux.total["count"] == info.evaluations
@@ -105,8 +106,8 @@ def test_what_comes_back_belongs_to_the_fitness_beside_it(name, accept):
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.crossed(1)
 def test_nothing_else_changes(name):
-    params, info = run(2, **SETTINGS[name], accept="best")
-    plain, without = run(2, **SETTINGS[name], accept="best", value_fn=loss, aux=None)
+    params, info = run(2, **SETTINGS[name], accept=accept.best())
+    plain, without = run(2, **SETTINGS[name], accept=accept.best(), value_fn=loss, aux=None)
     chex.assert_trees_all_close(params, plain, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(info._replace(aux=None), without, rtol=1e-5)
     assert without.aux is None
@@ -125,7 +126,7 @@ def test_the_sum_is_that_of_numpy():
     aux = {"w": np.zeros((4, 6), np.float32)}
     # Ordered callbacks fail in JAX beside elites that are paged to the host.
     on_device = Execution(memory="device")
-    _, info = run(value_fn=recorded, aux=aux, accept="improved", execution=on_device)
+    _, info = run(value_fn=recorded, aux=aux, accept=accept.improved(), execution=on_device)
     jax.effects_barrier()
     assert len(seen) == info.evaluations == 9
     np.testing.assert_allclose(info.aux.total["w"], np.sum(seen, axis=0), rtol=1e-5, atol=1e-5)
@@ -136,7 +137,7 @@ def test_members_that_are_not_finite_are_no_best_but_are_counted():
         parent = jnp.isclose(params["w"][0, 0], -0.9892, atol=1e-3)
         return jnp.where(parent, 1.0, jnp.nan), {"count": jnp.int32(1), "parent": parent}
 
-    _, info = run(value_fn=value_fn, aux={"count": 0, "parent": False}, accept="best")
+    _, info = run(value_fn=value_fn, aux={"count": 0, "parent": False}, accept=accept.best())
     assert info.best_fitness == info.parent_fitness == 1.0
     assert info.aux.best["parent"] == 1
     assert info.aux.total["parent"] == 2  # and the child, for there is nobody to move it
@@ -150,7 +151,7 @@ def test_the_guard_is_counted_and_nothing_else_of_it_is_kept(rule):
         value, aux = with_itself(params)
         return 2 * value, {**aux, "params": jax.tree.map(jnp.zeros_like, params)}
 
-    _, info = run(accept=rule, extra={"accept_value_fn": guard})
+    _, info = run(accept=ACCEPT[rule], extra={"accept_value_fn": guard})
     assert info.aux.total["count"] == info.evaluations + (3 if rule == "best" else 2)
     for found, fitness in (
         (info.aux.parent, info.parent_fitness),
@@ -187,10 +188,10 @@ def test_inside_of_scan_outside_of_jit_and_back_from_a_checkpoint():
 
 
 @pytest.mark.parametrize("name", ["plain", "pairs", "factored", "factored pairs"])
-@pytest.mark.parametrize("accept", ["always", "best"])
+@pytest.mark.parametrize("rule", ["always", "best"])
 @pytest.mark.wide
-def test_devices_that_divide_the_members_find_the_same(name, accept):
-    settings = {"population_size": 16, **SETTINGS[name], "accept": accept}
+def test_devices_that_divide_the_members_find_the_same(name, rule):
+    settings = {"population_size": 16, **SETTINGS[name], "accept": ACCEPT[rule]}
     _, expected = run(**settings)
     execution = settings.pop("execution", Execution())
     mesh = Layout({"pop": 4}).mesh

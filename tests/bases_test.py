@@ -10,7 +10,7 @@ import optax
 from optax import contrib
 import pytest
 
-from egd_optax import Execution, evolve, presets, recombine
+from egd_optax import Execution, accept, evolve, presets, recombine
 
 START = jnp.linspace(1.0, 2.0, 12)
 
@@ -124,7 +124,7 @@ def test_an_evolve_inside_of_a_base_gets_all_that_is_its_own():
 @pytest.mark.parametrize("reset_base", [False, True])
 @pytest.mark.parametrize("make", SEARCHES.values(), ids=SEARCHES)
 def test_what_a_base_caches_for_a_point_is_not_used_after_a_jump(make, reset_base):
-    tx = evolve(make(), evolve_every=3, sigma=0.3, accept="always", reset_base=reset_base)
+    tx = evolve(make(), evolve_every=3, sigma=0.3, accept=accept.always(), reset_base=reset_base)
     step, params, state = searching_step(tx, value_fn=loss), START, tx.init(START)
     jumps = 0
     for at in range(7):
@@ -205,7 +205,9 @@ def test_moments_start_anew_and_all_else_goes_on(base):
     make, moments = MOMENTS[base]
 
     def state_after(reset_base):
-        tx = evolve(make(), evolve_every=3, accept="always", sigma=0.1, reset_base=reset_base)
+        tx = evolve(
+            make(), evolve_every=3, accept=accept.always(), sigma=0.1, reset_base=reset_base
+        )
         params, state = START, tx.init(START)
         step = jax.jit(
             lambda params, state: tx.update(
@@ -238,7 +240,9 @@ def test_a_function_decides_what_is_reset():
         return jax.tree.map(lambda old, new: (old + new) / 2 if old.ndim else old, old, fresh)
 
     def state_after(reset_base):
-        tx = evolve(optax.sgd(0.1, 0.9), evolve_every=1, accept="always", reset_base=reset_base)
+        tx = evolve(
+            optax.sgd(0.1, 0.9), evolve_every=1, accept=accept.always(), reset_base=reset_base
+        )
         step = jax.jit(lambda p, s: tx.update(jnp.ones(12), s, p, value_fn=loss))
         return step(START, tx.init(START))[1].base_state[0].trace
 
@@ -279,7 +283,7 @@ def product(params):
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 @pytest.mark.parametrize("base", FREEZING)
 def test_a_leaf_that_the_base_freezes_does_not_mutate(base, jit):
-    kwargs = {"evolve_every": 1, "sigma": 0.1, "accept": "always"}
+    kwargs = {"evolve_every": 1, "sigma": 0.1, "accept": accept.always()}
 
     def update(**more):
         tx = evolve(FREEZING[base](), **kwargs, **more)
@@ -294,7 +298,7 @@ def test_a_leaf_that_the_base_freezes_does_not_mutate(base, jit):
 
 @pytest.mark.parametrize("base", [optax.set_to_zero(), optax.sgd(0.0)], ids=["zero", "rate zero"])
 def test_a_base_that_moves_nothing_leaves_all_to_the_cycles(base):
-    tx = evolve(base, evolve_every=1, accept="always")
+    tx = evolve(base, evolve_every=1, accept=accept.always())
     updates, _ = tx.update(PAIR, tx.init(PAIR), PAIR, value_fn=product)
     assert all((leaf != 0).all() for leaf in updates.values())
 
@@ -348,10 +352,13 @@ def test_no_accepted_cycle_ends_worse_where_a_base_deploys_other_parameters(rese
 @pytest.mark.parametrize("reset_base", [False, True])
 @pytest.mark.parametrize(
     "kwargs",
-    [presets.metric(), {"accept": "always", "recombine": recombine.mean()}, {"accept": "always",
-     "execution": Execution(candidate_batch_size=4)}],
+    [
+        presets.metric(),
+        {"accept": accept.always(), "recombine": recombine.mean()},
+        {"accept": accept.always(), "execution": Execution(candidate_batch_size=4)},
+    ],
     ids=["metric", "mean", "batches"],
-)  # fmt: skip
+)
 def test_where_all_members_tie_the_base_step_stands(kwargs, reset_base):
     def error_rate(params):
         return jnp.mean(jnp.sign(params) != 1).astype(jnp.float32)
@@ -375,6 +382,6 @@ def test_where_all_members_tie_the_base_step_stands(kwargs, reset_base):
 
 
 def test_without_noise_nothing_is_accepted():
-    tx = evolve(optax.sgd(0.1), evolve_every=1, accept="always", sigma=0.0)
+    tx = evolve(optax.sgd(0.1), evolve_every=1, accept=accept.always(), sigma=0.0)
     _, state = tx.update(START, tx.init(START), START, value_fn=loss)
     assert not bool(state.info.accepted)

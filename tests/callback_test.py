@@ -16,10 +16,11 @@ import numpy as np
 import optax
 from programs_test import compilations
 import pytest
+from rules import Finite
 from sklearn.metrics import roc_auc_score
 
-from egd_optax import Execution, evolve, noise
-from egd_optax.host import host_value_fn
+from egd_optax import Execution, accept, evolve, noise
+from egd_optax.callback import host_value_fn
 
 TARGET = 0.3
 SMALL = {"w": jnp.linspace(1.0, 2.0, 15).reshape(3, 5), "b": jnp.linspace(-1.0, 1.0, 4)}
@@ -197,7 +198,9 @@ def test_explicit_axes(settings):
 @pytest.mark.parametrize("settings", ON_EIGHT.values(), ids=ON_EIGHT)
 def test_devices_agree_on_what_is_noisy(settings):
     draw = np.random.default_rng(0).normal
-    params, state = on_eight(host_value_fn(lambda p: loss(p) + draw()), accept="best", **settings)
+    params, state = on_eight(
+        host_value_fn(lambda p: loss(p) + draw()), accept=accept.best(), **settings
+    )
     for leaf in jax.tree.leaves((params, state)):
         if leaf.is_fully_replicated:
             shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
@@ -249,7 +252,7 @@ def test_a_guard_is_called_for_what_it_judges():
 def test_nothing_is_dropped_or_taken_for_another():
     # Members that are all the same, and a program that returns none of what they are worth.
     fn = Counted()
-    tx = optimizer(sigma=0.0, accept="finite")
+    tx = optimizer(sigma=0.0, accept=Finite())
     value_fn = host_value_fn(fn)
     jax.block_until_ready(jax.jit(lambda p: step_of(tx, value_fn)(p, tx.init(p))[0])(SMALL))
     assert len(fn.calls) == 9
@@ -386,12 +389,12 @@ def failing(error):
 )
 def test_an_error_is_the_worst_fitness_and_logged(error, caplog):
     worst = lambda p: jnp.where(p["w"][0, 0] > 1, jnp.inf, in_jax(p))  # noqa: E731
-    with caplog.at_level(logging.WARNING, logger="egd_optax.host"):
+    with caplog.at_level(logging.WARNING, logger="egd_optax.callback"):
         result = run(host_value_fn(failing(error)), optimizer(), steps=1)
     chex.assert_trees_all_close(result, run(worst, optimizer(), steps=1), rtol=1e-5)
     assert caplog.records
     for record in caplog.records:
-        assert record.name == "egd_optax.host"
+        assert record.name == "egd_optax.callback"
         assert record.exc_info[1] is error
     assert "in fn" in caplog.text
 
@@ -534,7 +537,7 @@ def test_aux_of_a_member_that_fails_is_zero():
             raise ZeroDivisionError("mine")
         return simulated(params)
 
-    _, state = run(host_value_fn(fn, aux=AUX), optimizer(aux=AUX, accept="best"), steps=1)
+    _, state = run(host_value_fn(fn, aux=AUX), optimizer(aux=AUX, accept=accept.best()), steps=1)
     assert int(state.info.evaluations) == 9
     assert state.info.best_fitness == state.info.parent_fitness
     # All mutants failed, so that the child is the parent once more.
@@ -664,7 +667,7 @@ def test_what_needs_numbers_is_told_of_the_host(value_fn, wrap):
     with pytest.raises(Exception, match="[Tt]race|[Cc]oncret") as caught:
         run(value_fn, optimizer(), wrap=wrap)
     (note,) = [note for note in caught.value.__notes__ if "value_fn" in note]
-    assert "egd_optax.host.host_value_fn(fn)" in note
+    assert "egd_optax.callback.host_value_fn(fn)" in note
 
 
 def test_a_callback_in_batches_is_told_of_the_missing_argument():
@@ -674,7 +677,7 @@ def test_a_callback_in_batches_is_told_of_the_missing_argument():
         run(value_fn, optimizer(BATCHES))
     (note,) = [note for note in caught.value.__notes__ if "value_fn" in note]
     assert "`vmap_method=`" in note
-    assert "egd_optax.host.host_value_fn(fn)" in note
+    assert "egd_optax.callback.host_value_fn(fn)" in note
 
 
 @pytest.mark.wide

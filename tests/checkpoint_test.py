@@ -123,8 +123,9 @@ def test_errors_of_a_base_whose_state_fits_are_its_own():
 
 
 def test_a_state_that_does_not_fit_is_named():
-    plain, stepped = optimizer(), evolve(optax.adam(0.01), step=optax.adam(0.01))
-    with pytest.raises(ValueError, match=r"`state` must hold that of `step`.*tx.init\(params\)"):
+    plain, stepped = optimizer(), evolve(optax.adam(0.01), es_optimizer=optax.adam(0.01))
+    refused = r"`state.strategy_state.es_optimizer` must be that of .*: call `tx.init\(params\)`"
+    with pytest.raises(ValueError, match=refused):
         stepped.update(PARAMS, plain.init(PARAMS), PARAMS, value_fn=loss)
     state = serialization.to_state_dict(plain.init(PARAMS))
     with pytest.raises(TypeError, match="`state` must be an EvolveState, got dict: restore it"):

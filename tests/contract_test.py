@@ -8,7 +8,8 @@ import optax
 from optax import contrib
 import pytest
 
-from egd_optax import STATIC_ARGS, CycleInfo, EvolveState, Execution, egd, evolve, noise, recombine
+from egd_optax import CycleInfo, EvolveState, Execution, accept, egd, evolve, noise, recombine
+from egd_optax.wrappers import STATIC_ARGS
 
 MEMORY = ("host", "device", "replay")
 BASES = {
@@ -121,13 +122,13 @@ def test_static_args_let_inject_hyperparams_wrap(factory):
         "generations": 2,
         "noise": noise.gaussian(min_scale=0.01),
         "recombine": recombine.elite_weights(jax.nn.softmax, elite_fraction=0.5),
-        "step_size": 0.5,
+        "es_optimizer": optax.sgd(0.5),
         "mutable": lambda params: {"w": True, "b": False},
         "sigma": 0.1,
         "key": 7,
-        "accept": "always",
+        "accept": accept.always(),
     }
-    injectable = {"evolve_every", "sigma", "step_size", "key"}
+    injectable = {"evolve_every", "sigma", "key"}
     if factory == "egd":
         make, first = egd, {"learning_rate": 0.125, "weight_decay": 0.25}
         injectable |= first.keys()
@@ -158,7 +159,9 @@ def test_static_args_let_inject_hyperparams_wrap(factory):
 def test_a_number_that_shapes_the_program_must_be_a_static_argument(make, first, name):
     others = set(STATIC_ARGS) - {name}
     tx = optax.inject_hyperparams(make, static_args=others)(**first, evolve_every=1)
-    with pytest.raises(TypeError, match=f"`{name}` must be .*static_args=egd_optax.STATIC_ARGS"):
+    with pytest.raises(
+        TypeError, match=f"`{name}` must be .*static_args=egd_optax.wrappers.STATIC_ARGS"
+    ):
         tx.init(PARAMS)
 
 
@@ -178,7 +181,9 @@ def test_a_function_mutable_must_be_a_static_argument(make, first):
     others = set(STATIC_ARGS) - {"mutable"}
     with pytest.raises(ValueError, match="`mutable` leaves no floating-point parameter"):
         init(others, matrices)
-    with pytest.raises(TypeError, match="`mutable` must be .*static_args=egd_optax.STATIC_ARGS"):
+    with pytest.raises(
+        TypeError, match="`mutable` must be .*static_args=egd_optax.wrappers.STATIC_ARGS"
+    ):
         init(others, lambda step: step > 0)  # what a schedule would be
     assert int(init(STATIC_ARGS, matrices).inner_state.count) == 0
 

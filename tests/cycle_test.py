@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 from recorded import POPULATION, fitness_of, observed_by, record_cycle, toy_params
+from rules import ACCEPT, Finite
 
-from egd_optax import Execution, evolve, noise, recombine
+from egd_optax import Execution, accept, evolve, noise, recombine
 
 MEMORY = ("host", "device", "replay")
 
@@ -66,7 +67,7 @@ def test_numpy_reproduces_the_child(memory, rule, k):
     rule_of, weights_of = RULES[rule]
     members, rest, parent, landed, info = record_cycle(
         recombine=rule_of(k / POPULATION),
-        accept="finite",
+        accept=Finite(),
         sigma=0.1,
         execution=Execution(memory=memory),
     )
@@ -135,11 +136,11 @@ def test_info_reports_the_cycle(memory, k):
 
 @pytest.mark.crossed(5)
 @pytest.mark.parametrize("memory", MEMORY)
-@pytest.mark.parametrize("accept", ["finite", "improved", "best"])
+@pytest.mark.parametrize("rule", ["finite", "improved", "best"])
 @pytest.mark.parametrize("sigma", [0.02, 3.0])
-def test_acceptance_takes_what_its_rule_says(memory, accept, sigma):
+def test_acceptance_takes_what_its_rule_says(memory, rule, sigma):
     members, rest, parent, landed, info = record_cycle(
-        accept=accept, sigma=sigma, execution=Execution(memory=memory)
+        accept=ACCEPT[rule], sigma=sigma, execution=Execution(memory=memory)
     )
     scores = np.array([fitness_of(member) for member in members])
     child, best = rest[0], members[int(scores.argmin())]
@@ -147,7 +148,7 @@ def test_acceptance_takes_what_its_rule_says(memory, accept, sigma):
         "finite": [child],
         "improved": [parent, child],
         "best": [parent, best, child],
-    }[accept]
+    }[rule]
     expected = min(outcomes, key=fitness_of)
     chex.assert_trees_all_close(landed, expected, rtol=1e-5, atol=1e-6)
     assert bool(info.accepted) == (expected is not parent)
@@ -173,7 +174,7 @@ def test_a_schedule_gives_the_sigma_of_each_cycle():
 @pytest.mark.parametrize("kind", [noise.gaussian(), noise.low_rank()], ids=["full", "low rank"])
 def test_a_negative_zero_is_no_better_than_zero(memory, kind):
     tx = evolve(
-        optax.set_to_zero(), evolve_every=1, sigma=0.3, accept="always", noise=kind,
+        optax.set_to_zero(), evolve_every=1, sigma=0.3, accept=accept.always(), noise=kind,
         recombine=recombine.mean(0.125), execution=Execution(memory=memory),
     )  # fmt: skip
     params = jnp.ones(4)
@@ -201,7 +202,7 @@ def test_ties_go_to_the_parent_and_then_to_the_smaller_index(memory):
         optax.sgd(0.0),
         evolve_every=1,
         recombine=recombine.elite_weights(weights, elite_fraction=0.5),
-        accept="best",
+        accept=accept.best(),
         execution=Execution(memory=memory),
     )
     params = jnp.ones(5)

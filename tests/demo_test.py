@@ -19,7 +19,7 @@ from demo.stories import BUDGET, CHECKS, SEEDS, STORIES, Story, as_trained, tern
 from demo.train import run
 from demo.tune import SEEDS as TUNING_SEEDS
 from demo.tune import grid
-from egd_optax import recombine
+from egd_optax import accept, recombine
 
 METHODS = [method for story in STORIES for method in story.methods.values()]
 # Small, and the same in all tests, so that each program is compiled once.
@@ -29,7 +29,7 @@ SMALL_CYCLES = Cycles(
     evolve_every=3,
     population_size=4,
     sigma=0.05,
-    accept="improved",
+    accept=accept.improved(),
     recombine=recombine.centered_rank(),
     antithetic=True,
 )

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import egd, evolve
+from egd_optax import accept, egd, evolve
 
 START = jnp.array([1.0, -0.5, 2.0])
 
@@ -64,7 +64,7 @@ def test_through_steps_without_a_cycle_derivatives_are_those_of_the_base(
 @pytest.mark.parametrize("reset_base", [False, True])
 @pytest.mark.parametrize("mode", ["reverse", "forward", "forward, jitted", "jitted"])
 def test_what_a_cycle_chose_is_a_constant(mode, reset_base):
-    kwargs = {"evolve_every": 3, "sigma": 0.5, "accept": "always", "reset_base": reset_base}
+    kwargs = {"evolve_every": 3, "sigma": 0.5, "accept": accept.always(), "reset_base": reset_base}
 
     def derivative(steps):
         return MODES[mode](

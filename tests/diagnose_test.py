@@ -8,7 +8,8 @@ import optax
 import pytest
 from recorded import fitness_of, observed_by, record_evaluations, toy_params
 
-from egd_optax import diagnose, evolve, noise
+from egd_optax import accept, evolve, noise
+from egd_optax.diagnose import diagnose
 
 PARAMS = {"w": jnp.linspace(-1.0, 2.0, 24).reshape(4, 6), "b": jnp.linspace(0.1, 1.0, 6)}
 
@@ -61,7 +62,7 @@ def test_the_pairs_are_those_of_the_first_cycle():
     seen, _ = seen_by_diagnose(params, zeros, pairs=3, sigma=0.1, key=4)
     # The step of `record_evaluations` moves the parameters, and its members are around these.
     of_cycle, parent, *_ = record_evaluations(
-        population_size=6, antithetic=True, sigma=0.1, key=4, accept="always"
+        population_size=6, antithetic=True, sigma=0.1, key=4, accept=accept.always()
     )
     moved, _ = seen_by_diagnose(jax.tree.map(jnp.asarray, parent), zeros, pairs=3, sigma=0.1, key=4)
     chex.assert_trees_all_close(moved, of_cycle, rtol=1e-5, atol=1e-6)

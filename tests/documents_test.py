@@ -57,6 +57,9 @@ def test_every_argument_is_in_the_table():
     arguments = inspect.signature(evolve).parameters
     assert [name for name, _ in rows] == [name for name in arguments if name != "base"]
     for name, default in rows:
+        if name == "es_optimizer":  # two optimizers of optax are never equal
+            assert default == "`optax.sgd(1.0)`"
+            continue
         assert eval(default.strip("`"), vars(egd_optax)) == arguments[name].default
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rules import ACCEPT, Finite
 
 from egd_optax import Execution, evolve, noise, presets, recombine
 from egd_optax._cycle.parent import Source, plus, step_to
@@ -24,7 +25,7 @@ def one_cycle(params, grads=None, **kwargs):
         return io_callback(score, jax.ShapeDtypeStruct((), jnp.float32), params)
 
     kwargs = {"recombine": recombine.mean(0.5), "sigma": 0.3, **kwargs}
-    tx = evolve(optax.sgd(0.1), evolve_every=1, accept="finite", **kwargs)
+    tx = evolve(optax.sgd(0.1), evolve_every=1, accept=Finite(), **kwargs)
     grads = jax.tree.map(jnp.ones_like, params) if grads is None else grads
     updates, state = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=value_fn))(
         grads, tx.init(params), params
@@ -88,11 +89,11 @@ def test_what_an_update_reaches_is_reached_exactly(dtype, step, near):
 
 @pytest.mark.crossed(1)
 @pytest.mark.parametrize("dtype", [*LOW, jnp.float32])
-@pytest.mark.parametrize("accept", ["always", "best"])
-def test_updates_have_the_dtypes_of_those_of_the_base(dtype, accept):
+@pytest.mark.parametrize("rule", ["always", "best"])
+def test_updates_have_the_dtypes_of_those_of_the_base(dtype, rule):
     params = {"w": normal((6, 5), dtype), "scale": jnp.ones(4, jnp.float32)}
     base = optax.adam(1e-2)
-    tx = evolve(base, evolve_every=2, accept=accept)
+    tx = evolve(base, evolve_every=2, accept=ACCEPT[rule])
     grads = jax.tree.map(jnp.ones_like, params)
     state, base_state = tx.init(params), base.init(params)
 

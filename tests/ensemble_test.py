@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import evolve
+from egd_optax import accept, evolve
 
 
 def _mutants_win(params):
@@ -18,7 +18,12 @@ def _mutants_win(params):
 def test_an_ensemble_with_a_key_per_model_gets_the_noise_of_each_model_alone(raw):
     def optimizer(key):
         return evolve(
-            optax.sgd(0.0), evolve_every=1, population_size=2, sigma=0.1, accept="always", key=key
+            optax.sgd(0.0),
+            evolve_every=1,
+            population_size=2,
+            sigma=0.1,
+            accept=accept.always(),
+            key=key,
         )
 
     def step(state, params):

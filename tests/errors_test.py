@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import STATIC_ARGS, Execution, egd, evolve, is_due, noise, recombine, with_frozen
+from egd_optax import Execution, accept, egd, evolve, is_due, noise, recombine, with_frozen
+from egd_optax.wrappers import STATIC_ARGS
 
 PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
 MESH = jax.make_mesh((8,), ("pop",), axis_types=(AxisType.Auto,))
@@ -86,17 +87,17 @@ class CallableExecution(Execution):
         ({"population_size": 0}, ValueError, "`population_size` must be at least 2, got 0"),
         ({"population_size": 1}, ValueError, "`population_size` must be at least 2, got 1: the unmutated parent is one of them"),
         ({"population_size": 8.5}, TypeError, "`population_size` must be a Python int, got 8.5"),
-        ({"population_size": jnp.int32(8)}, TypeError, r"`population_size` must be a Python int, got Array\(8.*pass `static_args=egd_optax.STATIC_ARGS`"),
+        ({"population_size": jnp.int32(8)}, TypeError, r"`population_size` must be a Python int, got Array\(8.*pass `static_args=egd_optax.wrappers.STATIC_ARGS`"),
         ({"execution": Execution(candidate_batch_size=9)}, ValueError, r"`candidate_batch_size` must be at most `population_size` \(8\), got 9"),
         ({"antithetic": 1}, TypeError, "`antithetic` must be True or False, got 1"),
         ({"antithetic": True, "population_size": 9}, ValueError, "`population_size` must be even .* got 9"),
         ({"antithetic": True, "execution": Execution(candidate_batch_size=3)}, ValueError, "`candidate_batch_size` must be 1 or even .* got 3"),
         ({"generations": 0}, ValueError, "`generations` must be at least 1, got 0"),
-        ({"generations": jnp.int32(2)}, TypeError, r"`generations` must be a Python int, got Array\(2.*pass `static_args=egd_optax.STATIC_ARGS`"),
-        ({"mutable": jnp.bool_(True)}, TypeError, r"`mutable` must be a Python function or pytree of bools, got .*True.*pass `static_args=egd_optax.STATIC_ARGS`"),
-        ({"step_size": 0.0}, ValueError, "`step_size` must be finite and above 0, got 0.0"),
-        ({"step_size": float("nan")}, ValueError, "`step_size` must be finite and above 0, got nan"),
-        ({"step_size": "half"}, TypeError, "`step_size` must be a real number, got 'half'"),
+        ({"generations": jnp.int32(2)}, TypeError, r"`generations` must be a Python int, got Array\(2.*pass `static_args=egd_optax.wrappers.STATIC_ARGS`"),
+        ({"mutable": jnp.bool_(True)}, TypeError, r"`mutable` must be a Python function or pytree of bools, got .*True.*pass `static_args=egd_optax.wrappers.STATIC_ARGS`"),
+        ({"es_optimizer": 0.5}, TypeError, "`es_optimizer` must be an optax.GradientTransformation, got 0.5: pass an optax optimizer"),
+        ({"es_optimizer": None}, TypeError, "`es_optimizer` must be an optax.GradientTransformation, got None"),
+        ({"es_optimizer": optax.adam}, TypeError, "`es_optimizer` must be an optax.GradientTransformation, got <function adam.*call it first"),
         ({"noise": "low_rank"}, TypeError, r"`noise` must be an operator, got 'low_rank': write `noise.gaussian\(\)`"),
         ({"noise": None}, TypeError, r"`noise` must be an operator, got None: write `noise.gaussian\(\)`"),
         ({"noise": noise.Noise}, TypeError, r"`noise` must be an operator, got <class .*Noise'>: write `noise.gaussian\(\)`"),
@@ -119,8 +120,16 @@ class CallableExecution(Execution):
         ({"recombine": Supports(0)}, ValueError, r"`recombine.support` must be from 1 to `population_size` \(8\), got 0 from Supports.*return None where all"),
         ({"recombine": Supports(9)}, ValueError, r"`recombine.support` must be from 1 to `population_size` \(8\), got 9 from Supports.*return None where all"),
         ({"recombine": recombine.Recombine()}, NotImplementedError, "Recombine must have a method `support`"),
-        ({"accept": "never"}, ValueError, '`accept` must be "always" or "finite" or "improved" or "best", got'),
-        ({"accept": None}, ValueError, "`accept` must be .* got None"),
+        ({"accept": "best"}, TypeError, r"`accept` must be an operator, got 'best': write `accept.best\(\)`"),
+        ({"accept": "always"}, TypeError, r"`accept` must be an operator, got 'always': write `accept.always\(\)`"),
+        ({"accept": "improved"}, TypeError, r"`accept` must be an operator, got 'improved': write `accept.improved\(\)`"),
+        ({"accept": "never"}, TypeError, r"`accept` must be an operator, got 'never': write `accept.best\(\)`, or subclass `accept.Accept`"),
+        ({"accept": None}, TypeError, "`accept` must be an operator, got None"),
+        ({"accept": accept.best}, TypeError, r"`accept` must be an operator, got <function best.*: write `accept.best\(\)`"),
+        ({"accept": accept.Accept}, TypeError, r"`accept` must be an operator, got <class .*Accept'>: write `accept.best\(\)`"),
+        ({"accept": type("Rule", (accept.Accept,), {"compares": 1})()}, TypeError, "`compares` must be True or False, got 1"),
+        ({"accept": type("Rule", (accept.Accept,), {"takes_best": "no"})()}, TypeError, "`takes_best` must be True or False, got 'no'"),
+        ({"accept": type("Rule", (accept.Accept,), {"__call__": len})()}, TypeError, "`accept` must not be callable, got .*Rule.*Give it no `__call__`"),
         ({"reset_base": None}, TypeError, "`reset_base` must be True or False, got None"),
         ({"execution": "replay"}, TypeError, r"`execution` must be an operator, got 'replay': write `Execution\(memory=\"replay\"\)`"),
         ({"execution": None}, TypeError, "`execution` must be an operator, got None: write `Execution"),
@@ -210,7 +219,9 @@ def test_keys_of_32_bits_are_taken(key):
 @pytest.mark.parametrize("name", STATIC_ARGS)
 def test_what_shapes_the_program_may_not_be_traced(name):
     make = jax.jit(lambda value: egd(0.1, **{name: value}).init(PARAMS))
-    with pytest.raises(TypeError, match=f"`{name}` must be .*Tracer.*=egd_optax.STATIC_ARGS`"):
+    with pytest.raises(
+        TypeError, match=f"`{name}` must be .*Tracer.*=egd_optax.wrappers.STATIC_ARGS`"
+    ):
         make(2)
 
 
@@ -331,8 +342,10 @@ def test_one_axis_for_members_and_for_shards(what):
 
 
 def test_a_guard_needs_a_rule_that_compares():
-    with pytest.raises(ValueError, match="`accept_value_fn` must be left out with accept='always'"):
-        update(egd(0.1, accept="always"), value_fn=jnp.sum, accept_value_fn=jnp.sum)
+    with pytest.raises(
+        ValueError, match="`accept_value_fn` must be left out with accept=accept.always\\(\\)"
+    ):
+        update(egd(0.1, accept=accept.always()), value_fn=jnp.sum, accept_value_fn=jnp.sum)
 
 
 def test_a_value_fn_dropped_on_the_way_is_missed():
@@ -567,7 +580,7 @@ def test_injected_hyperparameters_pass_as_arrays():
         weight_decay=1e-3,
         evolve_every=2,
         sigma=0.05,
-        step_size=0.5,
+        es_optimizer=optax.inject_hyperparams(optax.sgd)(learning_rate=0.5),
         recombine=recombine.softmax(temperature=0.5),
         key=3,
     )
@@ -584,6 +597,7 @@ def test_injected_hyperparameters_pass_as_arrays():
         params, state = step(params, state)
     assert int(state.inner_state.cycle) == 2
     assert float(state.hyperparams["sigma"]) == pytest.approx(0.05)
-    assert float(state.hyperparams["step_size"]) == pytest.approx(0.5)
+    of_step = state.inner_state.strategy_state.es_optimizer.hyperparams
+    assert float(of_step["learning_rate"]) == pytest.approx(0.5)
     assert jnp.array_equal(state.inner_state.key_data, plain.init(PARAMS).key_data)
     assert loss(params) < loss(PARAMS)

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 from recorded import fitness_of, record_evaluations, toy_params
+from rules import ACCEPT, Finite
 
-from egd_optax import Execution, evolve, noise, presets, recombine
+from egd_optax import Execution, accept, evolve, noise, presets, recombine
 
 GROUND = {
     "evolve_every": 1,
@@ -45,7 +46,7 @@ def run(tx, params, steps=3, value_fn=loss):
     return params, state
 
 
-@pytest.mark.parametrize("accept", ["always", "finite", "improved", "best"])
+@pytest.mark.parametrize("rule", ACCEPT)
 @pytest.mark.parametrize(
     "kwargs",
     [
@@ -57,10 +58,12 @@ def run(tx, params, steps=3, value_fn=loss):
     ids=["plain", "elites of pairs", "generations in batches", "factored"],
 )
 @pytest.mark.crossed(2)
-def test_a_step_of_sgd_at_rate_one_is_the_plain_step(accept, kwargs):
-    settings = {**GROUND, "accept": accept, **kwargs}
+def test_any_sgd_at_rate_one_steps_as_the_default_does(rule, kwargs):
+    settings = {**GROUND, "accept": ACCEPT[rule], **kwargs}
     plain, state = run(evolve(optax.sgd(0.1), **settings), params_of())
-    params, stepped = run(evolve(optax.sgd(0.1), step=optax.sgd(1.0), **settings), params_of())
+    params, stepped = run(
+        evolve(optax.sgd(0.1), es_optimizer=optax.sgd(1.0), **settings), params_of()
+    )
     chex.assert_trees_all_close(params, plain, rtol=1e-5, atol=1e-6)
     assert stepped.info.accepted == state.info.accepted
     assert stepped.info.evaluations == state.info.evaluations
@@ -72,14 +75,14 @@ def test_numpy_reproduces_the_direction_and_optax_the_step(antithetic):
     size, adam, rule = 6, optax.adam(0.05), recombine.centered_rank()
     seen, parent, landed, _ = record_evaluations(
         population_size=size, generations=2, sigma=0.3, antithetic=antithetic, recombine=rule,
-        step_size=0.5, step=adam, accept="finite",
+        es_optimizer=adam, accept=Finite(),
     )  # fmt: skip
     a_round = size + antithetic + 1
     state, expected = adam.init(parent), parent
     for members in (seen[: a_round - 1], seen[a_round:-1]):
         weights = np.asarray(rule.weights(jnp.array([fitness_of(m) for m in members]), size))
         grads = jax.tree.map(
-            lambda base, *leaves, by=weights: -0.5 * weighted(by, leaves, base), expected, *members
+            lambda base, *leaves, by=weights: -weighted(by, leaves, base), expected, *members
         )
         updates, state = adam.update(grads, state, expected)
         expected = optax.apply_updates(expected, updates)
@@ -89,9 +92,9 @@ def test_numpy_reproduces_the_direction_and_optax_the_step(antithetic):
 @pytest.mark.wide
 @pytest.mark.exact
 def test_the_same_bits_in_every_memory_mode_and_batch():
-    settings = {**GROUND, "recombine": recombine.mean(0.5), "accept": "improved"}
+    settings = {**GROUND, "recombine": recombine.mean(0.5), "accept": accept.improved()}
     runs = [
-        evolve(optax.sgd(0.1), step=optax.adam(0.1), execution=execution, **settings)
+        evolve(optax.sgd(0.1), es_optimizer=optax.adam(0.1), execution=execution, **settings)
         for execution in (
             Execution(memory="host"),
             Execution(memory="device"),
@@ -116,15 +119,17 @@ def test_the_same_bits_in_every_memory_mode_and_batch():
 @pytest.mark.wide
 def test_what_the_step_keeps_moves_with_the_children_that_are_taken():
     """Of a child that is refused, and of a population that is lost, it knows nothing."""
-    tx = evolve(optax.sgd(0.1), step=optax.adam(0.1), accept="improved", **GROUND)
+    tx = evolve(optax.sgd(0.1), es_optimizer=optax.adam(0.1), accept=accept.improved(), **GROUND)
     for value_fn in (lambda p: -1.0 / (1e-9 + loss(p)) * 0, lambda p: jnp.nan + 0 * loss(p)):
         _, state = run(tx, params_of(), value_fn=value_fn)
-        chex.assert_trees_all_equal(state.step_state, tx.init(params_of()).step_state)
-    taken = lambda accept: run(  # noqa: E731
-        evolve(optax.set_to_zero(), step=optax.adam(0.1), accept=accept, **GROUND), params_of()
-    )[1]
-    assert int(optax.tree.get(taken("always").step_state, "count")) == 3
-    assert 0 < int(optax.tree.get(taken("improved").step_state, "count")) <= 3
+        chex.assert_trees_all_equal(state.strategy_state, tx.init(params_of()).strategy_state)
+
+    def steps_taken(rule):
+        tx = evolve(optax.set_to_zero(), es_optimizer=optax.adam(0.1), accept=rule, **GROUND)
+        return int(optax.tree.get(run(tx, params_of())[1].strategy_state, "count"))
+
+    assert steps_taken(accept.always()) == 3
+    assert 0 < steps_taken(accept.improved()) <= 3
 
 
 def test_the_step_sees_the_leaves_that_mutate():
@@ -139,7 +144,9 @@ def test_the_step_sees_the_leaves_that_mutate():
     spy = optax.GradientTransformation(lambda _: optax.EmptyState(), update)
     step = optax.chain(spy, optax.clip_by_global_norm(1e-3), optax.sgd(1.0))
     mask = {"w": True, "b": True, "kept": False, "index": False}
-    tx = evolve(optax.set_to_zero(), step=step, mutable=mask, accept="always", **GROUND)
+    tx = evolve(
+        optax.set_to_zero(), es_optimizer=step, mutable=mask, accept=accept.always(), **GROUND
+    )
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = tx.update(
         zeros, tx.init(params), params, value_fn=lambda p: loss({"w": p["w"], "b": p["b"]})
@@ -156,17 +163,17 @@ def test_a_leaf_that_the_base_freezes_stays_and_has_no_gradient():
     base = optax.partition(
         {"moves": optax.sgd(0.1), "stays": optax.set_to_zero()}, {"w": "moves", "b": "stays"}
     )
-    tx = evolve(base, step=optax.adam(0.1), accept="always", **GROUND)
+    tx = evolve(base, es_optimizer=optax.adam(0.1), accept=accept.always(), **GROUND)
     params, state = run(tx, params_of())
     chex.assert_trees_all_equal(params["b"], params_of()["b"])
     assert (params["w"] != params_of()["w"]).all()
-    moments = optax.tree.get(state.step_state, "mu")
+    moments = optax.tree.get(state.strategy_state, "mu")
     chex.assert_trees_all_equal(moments["b"], jnp.zeros(6))
     assert (moments["w"] != 0).all()
 
 
 def test_in_bfloat16_the_step_keeps_float32_and_the_state_its_types():
-    tx = evolve(optax.sgd(0.1), step=optax.adam(0.1), accept="best", **GROUND)
+    tx = evolve(optax.sgd(0.1), es_optimizer=optax.adam(0.1), accept=accept.best(), **GROUND)
     params = params_of(jnp.bfloat16)
     state = tx.init(params)
 
@@ -177,20 +184,24 @@ def test_in_bfloat16_the_step_keeps_float32_and_the_state_its_types():
 
     (landed, after), losses = jax.jit(lambda c: jax.lax.scan(step, c, length=4))((params, state))
     chex.assert_trees_all_equal_shapes_and_dtypes((landed, after), (params, state))
-    assert optax.tree.get(after.step_state, "mu")["w"].dtype == jnp.float32
+    assert optax.tree.get(after.strategy_state, "mu")["w"].dtype == jnp.float32
     assert losses[-1] < losses[0]
 
 
 def test_devices_that_share_the_members_step_as_one_does():
-    settings = {**GROUND, "population_size": 16, "antithetic": True, "accept": "always"}
-    alone, state = run(evolve(optax.sgd(0.1), step=optax.adam(0.1), **settings), params_of())
+    settings = {**GROUND, "population_size": 16, "antithetic": True, "accept": accept.always()}
+    alone, state = run(
+        evolve(optax.sgd(0.1), es_optimizer=optax.adam(0.1), **settings), params_of()
+    )
     mesh = jax.make_mesh((8,), ("pop",), axis_types=(jax.sharding.AxisType.Auto,))
     execution = Execution(population_axis="pop", mesh=mesh)
-    tx = evolve(optax.sgd(0.1), step=optax.adam(0.1), execution=execution, **settings)
+    tx = evolve(optax.sgd(0.1), es_optimizer=optax.adam(0.1), execution=execution, **settings)
     placed = jax.device_put(params_of(), NamedSharding(mesh, PartitionSpec()))
     divided, divided_state = run(tx, placed)
     chex.assert_trees_all_close(divided, alone, rtol=1e-5, atol=1e-6)
-    chex.assert_trees_all_close(divided_state.step_state, state.step_state, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(
+        divided_state.strategy_state, state.strategy_state, rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("antithetic", [False, True])
@@ -207,7 +218,7 @@ def test_devices_that_share_the_members_step_as_one_does():
 @pytest.mark.crossed(2)
 def test_a_child_that_is_taken_unseen_costs_no_evaluation(antithetic, kwargs):
     seen, parent, landed, info = record_evaluations(
-        antithetic=antithetic, accept="always",
+        antithetic=antithetic, accept=accept.always(),
         **{"population_size": 8, "recombine": recombine.centered_rank(), **kwargs},
     )  # fmt: skip
     assert len(seen) == int(info.evaluations) == 8 * kwargs.get("generations", 1)
@@ -237,17 +248,49 @@ def test_the_presets_that_compare_nothing_pay_for_the_population_alone():
     assert int(state.info.evaluations) == 8
 
 
-def test_a_step_that_is_none_is_named():
-    with pytest.raises(
-        TypeError, match=r"`step` must be an optax.GradientTransformation, got <function"
-    ):
-        evolve(optax.sgd(0.1), step=optax.adam)
+def test_the_default_keeps_nothing():
     tx = evolve(optax.sgd(0.1), **GROUND)
-    assert tx.init(toy_params()).step_state == optax.EmptyState()
+    assert not jax.tree.leaves(tx.init(toy_params()).strategy_state)
 
 
-def test_the_state_of_a_step_is_not_dropped_in_silence():
+def test_an_injected_learning_rate_scales_the_way():
+    """It is read from the state, so that it can be changed there during a run."""
+    half = optax.inject_hyperparams(optax.sgd)(learning_rate=0.5)
+    settings = {**GROUND, "accept": accept.always()}
+    tx = evolve(optax.set_to_zero(), es_optimizer=half, **settings)
+    params, state = params_of(), tx.init(params_of())
+
+    def moved(tx, state):
+        updates, _ = tx.update(params, state, params, value_fn=loss)
+        return updates
+
+    whole = moved(evolve(optax.set_to_zero(), **settings), evolve(optax.set_to_zero()).init(params))
+    for rate in (0.5, 0.25):
+        kept = state.strategy_state.es_optimizer
+        kept = kept._replace(hyperparams={"learning_rate": jnp.float32(rate)})
+        changed = state._replace(strategy_state=state.strategy_state._replace(es_optimizer=kept))
+        expected = jax.tree.map(lambda leaf, by=rate: by * leaf, whole)
+        chex.assert_trees_all_close(moved(tx, changed), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("jit", [jax.jit, lambda step: step], ids=["jit", "eager"])
+@pytest.mark.parametrize(
+    ("made_with", "used_with"),
+    [({"es_optimizer": optax.adam(0.1)}, {}), ({}, {"es_optimizer": optax.adam(0.1)})],
+    ids=["dropped", "missing"],
+)
+def test_the_state_of_another_optimizer_is_refused(made_with, used_with, jit):
     params = params_of()
-    state = evolve(optax.sgd(0.1), step=optax.adam(0.1), **GROUND).init(params)
-    with pytest.raises(ValueError, match="`state` must hold nothing of `step`"):
-        evolve(optax.sgd(0.1), **GROUND).update(params, state, params, value_fn=loss)
+    state = evolve(optax.sgd(0.1), **made_with, **GROUND).init(params)
+    tx = evolve(optax.sgd(0.1), **used_with, **GROUND)
+    refused = r"`state.strategy_state.es_optimizer` must be that of `es_optimizer`, got .*: call"
+    with pytest.raises(ValueError, match=refused):
+        jit(lambda state: tx.update(params, state, params, value_fn=loss))(state)
+
+
+def test_a_strategy_state_that_is_none_is_named():
+    params = params_of()
+    tx = evolve(optax.sgd(0.1), **GROUND)
+    state = tx.init(params)._replace(strategy_state={})
+    with pytest.raises(TypeError, match="`state.strategy_state` must be a StrategyState, got dict"):
+        tx.update(params, state, params, value_fn=loss)

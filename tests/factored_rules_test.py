@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from egd_optax import factored
-from egd_optax._factored import Factored, evaluate, is_factored
-from egd_optax._factored.interpret import _RULES
-from egd_optax._factored.uses import uses_of
+from egd_optax.factored.interpret import _RULES, evaluate
+from egd_optax.factored.leaf import Factored, is_factored
+from egd_optax.factored.uses import uses_of
 
 RANK = st.integers(1, 3)
 

@@ -13,10 +13,13 @@ import numpy as np
 import optax
 import pytest
 from recorded import record_evaluations
+from rules import ACCEPT, Finite
 
-from egd_optax import Execution, evolve, explain, noise, recombine
+from egd_optax import Execution, accept, evolve, noise, recombine
 from egd_optax._cycle import generation
-from egd_optax._factored import Factored, evaluate
+from egd_optax.factored import explain
+from egd_optax.factored.interpret import evaluate
+from egd_optax.factored.leaf import Factored
 
 MEMBERS = 5
 
@@ -131,9 +134,9 @@ SETTINGS = {
     "mirrored": {"antithetic": True},
     "generations": {"generations": 3, "antithetic": True},
     "rank 8": {"noise": noise.low_rank(3), "sigma": 0.02},
-    "always": {"accept": "always"},
-    "improved": {"accept": "improved", "antithetic": True},
-    "all weigh": {"recombine": recombine.centered_rank(), "step_size": 0.3},
+    "always": {"accept": accept.always()},
+    "improved": {"accept": accept.improved(), "antithetic": True},
+    "all weigh": {"recombine": recombine.centered_rank(), "es_optimizer": optax.sgd(0.3)},
     "some leaves": {"mutable": {"first": {"w": True, "b": False}, "second": True}},
     "absolute": {"noise": noise.low_rank(relative=False), "sigma": 0.01},
     "momentum": {"base": optax.adam(0.01), "reset_base": True},
@@ -155,25 +158,25 @@ def test_a_cycle_finds_what_one_of_formed_members_finds(setting, at_once, monkey
     np.testing.assert_allclose(np.stack(seen), np.stack(of_formed), rtol=1e-5)
     chex.assert_trees_all_close(found, expected, atol=1e-5)
     assert factored_state.info.accepted == state.info.accepted
-    best = kwargs.get("accept", "best") == "best"
+    best = kwargs.get("accept", accept.best()) == accept.best()
     more = factored_state.info.evaluations - state.info.evaluations
     assert more == best * kwargs.get("generations", 1)  # the best one once more, formed
 
 
 @pytest.mark.wide
-@pytest.mark.parametrize("accept", ["improved", "best"])
+@pytest.mark.parametrize("rule", ["improved", "best"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_the_outcome_is_judged_as_the_parameters_that_it_becomes(accept, dtype):
+def test_the_outcome_is_judged_as_the_parameters_that_it_becomes(rule, dtype):
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), PARAMS)
     accepted = []
     for _ in range(3):
         params, state = run(
             Execution(evaluate="factored"), params, steps=1, base=optax.identity(),
-            accept=accept, population_size=32, antithetic=True,
+            accept=ACCEPT[rule], population_size=32, antithetic=True,
         )  # fmt: skip
         info = state.info
         reached = info.child_fitness
-        if accept == "best":
+        if rule == "best":
             reached = jnp.minimum(reached, info.best_fitness)
         expected = jnp.where(info.accepted, reached, info.parent_fitness)
         np.testing.assert_allclose(jax.jit(loss)(params), expected, rtol=1e-6)
@@ -338,7 +341,7 @@ def program_of(population_size, at_once=8, evaluate="factored"):
 
     tx = evolve(
         optax.identity(), evolve_every=1, noise=noise.low_rank(), antithetic=True,
-        population_size=population_size, accept="always",
+        population_size=population_size, accept=accept.always(),
         execution=Execution(evaluate=evaluate, candidate_batch_size=at_once),
     )  # fmt: skip
     step = jax.jit(lambda p: tx.update(p, tx.init(p), p, value_fn=value_fn))
@@ -364,7 +367,7 @@ def test_members_share_one_product_with_the_base():
     batched = [shape for shape in of_layer if math.prod(map(int, shape.split(","))) == 8 * 16 * 64]
     shared = [shape for shape in of_layer if math.prod(map(int, shape.split(","))) == 16 * 64]
     assert len(batched) == 2
-    assert len(shared) == 1  # parent and child are not evaluated, with accept="always"
+    assert len(shared) == 1  # parent and child are not evaluated, with accept=accept.always()
     assert not re.search(r"f32\[8,64,64\]", text)
 
 
@@ -399,7 +402,7 @@ def test_an_explanation_is_data_and_a_table():
 @pytest.mark.parametrize(("size", "batch_size"), [(8, None), (9, None), (9, 3), (8, 5)])
 def test_hardly_a_member_is_evaluated_twice_to_fill_a_batch(size, batch_size):
     seen, *_, info = record_evaluations(
-        population_size=size, noise=noise.low_rank(), accept="finite",
+        population_size=size, noise=noise.low_rank(), accept=Finite(),
         execution=Execution(evaluate="factored", candidate_batch_size=batch_size),
     )  # fmt: skip
     batches = 1 if batch_size is None else -(-(size - 1) // batch_size)

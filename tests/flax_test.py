@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rules import Finite
 
-from egd_optax import Execution, egd, evolve, with_frozen
+from egd_optax import Execution, accept, egd, evolve, with_frozen
 from egd_optax.flax import TrainState, nnx_value_fn
 
 X = jax.random.normal(jax.random.key(0), (16, 4))
@@ -115,7 +116,7 @@ def overwriting_state(model, tx, state_type=TrainState):
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 def test_a_collection_overwritten_by_its_gradient_is_seen_as_the_step_leaves_it(model, jit):
     loss = overwriting_loss(model)
-    tx = egd(0.01, evolve_every=2, sigma=0.2, accept="finite")
+    tx = egd(0.01, evolve_every=2, sigma=0.2, accept=Finite())
 
     def step(state):
         grads = jax.grad(loss)(state.params)
@@ -149,7 +150,9 @@ def test_each_objective_sees_the_collection_that_it_is_of():
     model = OVERWRITING["limited"]
     loss = overwriting_loss(model)
     base = optax.GradientTransformationExtraArgs(lambda params: jnp.float32(0), evaluates)
-    before = overwriting_state(model, evolve(base, evolve_every=1, sigma=0.2, accept="improved"))
+    before = overwriting_state(
+        model, evolve(base, evolve_every=1, sigma=0.2, accept=accept.improved())
+    )
     grads = jax.grad(loss)(before.params)
     grads["params"] = jax.tree.map(jnp.zeros_like, grads["params"])
     parent = {**before.params, OVERWRITE_WITH_GRADIENT: grads[OVERWRITE_WITH_GRADIENT]}

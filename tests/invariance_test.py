@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from egd_optax import Execution, egd, evolve, noise, recombine
+from egd_optax import Execution, accept, egd, evolve, noise, recombine
 from egd_optax._cycle.parent import mutating_leaves
 
 MEMORY = ("host", "device", "replay")
@@ -48,7 +48,7 @@ def train(tx, params, steps=6, value_fn=mlp_loss, jit=True):
 @pytest.mark.parametrize(
     ("dtype", "batch_size", "kwargs"),
     [
-        (jnp.float32, 1, {"recombine": recombine.mean(0.5), "accept": "always"}),
+        (jnp.float32, 1, {"recombine": recombine.mean(0.5), "accept": accept.always()}),
         (jnp.float32, 3, {"recombine": recombine.softmax(0.01, 0.5)}),
         (jnp.float32, 1, {"recombine": recombine.mean(0.1), "noise": noise.low_rank()}),
         (
@@ -57,7 +57,7 @@ def train(tx, params, steps=6, value_fn=mlp_loss, jit=True):
             {
                 "recombine": recombine.softmax(0.01, 0.5),
                 "noise": noise.low_rank(rank=3),
-                "accept": "always",
+                "accept": accept.always(),
             },
         ),
         (jnp.bfloat16, 7, {"recombine": recombine.mean(0.5)}),
@@ -96,7 +96,7 @@ def test_jit_eager_and_scan_agree_to_the_bit(memory):
     # A power of two as the rate: products with it are exact, so optax's own step
     # rounds alike in all three, and what is compared is the cycle.
     execution = Execution(memory=memory)
-    tx = egd(0.125, evolve_every=2, sigma=0.1, accept="always", execution=execution)
+    tx = egd(0.125, evolve_every=2, sigma=0.1, accept=accept.always(), execution=execution)
     params = mlp_params()
     jitted = train(tx, params, steps=2)
     eager = train(tx, params, steps=2, jit=False)
@@ -114,7 +114,7 @@ def test_jit_eager_and_scan_agree_to_the_bit(memory):
 @pytest.mark.wide
 def test_runs_repeat_and_keys_differ():
     def run(key):
-        return train(egd(0.1, evolve_every=3, key=key, accept="always"), mlp_params())[0]
+        return train(egd(0.1, evolve_every=3, key=key, accept=accept.always()), mlp_params())[0]
 
     seeded = run(1)
     chex.assert_trees_all_equal(seeded, run(1))
@@ -127,8 +127,8 @@ def test_runs_repeat_and_keys_differ():
 def test_two_cycles_share_no_noise():
     params = jnp.zeros(4000)
     tx = egd(
-        0.0, evolve_every=1, sigma=1.0, noise=noise.gaussian(relative=False), accept="always",
-        population_size=2, recombine=recombine.mean(1.0),
+        0.0, evolve_every=1, sigma=1.0, noise=noise.gaussian(relative=False),
+        accept=accept.always(), population_size=2, recombine=recombine.mean(1.0),
     )  # fmt: skip
     # Every child is half the one mutant's noise further on.
     update = jax.jit(lambda s, p: tx.update(params, s, p, value_fn=jnp.sum))
@@ -148,7 +148,7 @@ def test_members_evaluated_together_give_the_same_elites(memory, batch_size):
         tx = egd(
             0.05,
             evolve_every=1,
-            accept="always",
+            accept=accept.always(),
             sigma=0.2,
             execution=Execution(memory=memory, candidate_batch_size=batch_size),
         )
@@ -168,7 +168,7 @@ def test_the_noise_of_a_leaf_does_not_depend_on_mutable(memory):
             optax.sgd(0.0),
             evolve_every=1,
             mutable=mutable,
-            accept="always",
+            accept=accept.always(),
             recombine=recombine.mean(1.0),
             execution=Execution(memory=memory),
         )
@@ -192,7 +192,7 @@ def test_mutable_may_be_a_function_of_the_parameters():
 @pytest.mark.wide
 def test_masking_a_leaf_does_not_change_the_noise_of_the_others():
     mask = {"w0": False, "b0": True, "w1": True}
-    kwargs = {"evolve_every": 1, "accept": "always", "recombine": recombine.mean(1.0)}
+    kwargs = {"evolve_every": 1, "accept": accept.always(), "recombine": recombine.mean(1.0)}
     value_fn = lambda params: jnp.sum(params["w1"] ** 2)  # noqa: E731
     whole = train(evolve(optax.sgd(0.0), **kwargs), mlp_params(), 1, value_fn)[0]
     tx = optax.masked(evolve(optax.sgd(0.0), **kwargs), mask)
@@ -205,7 +205,10 @@ def test_masking_a_leaf_does_not_change_the_noise_of_the_others():
 def test_a_prefix_of_mutable_covers_its_subtree():
     params = {"frozen": {"a": jnp.ones(3), "b": jnp.ones(3)}, "free": [jnp.ones(3), jnp.ones(3)]}
     tx = evolve(
-        optax.sgd(0.0), evolve_every=1, mutable={"frozen": False, "free": True}, accept="always"
+        optax.sgd(0.0),
+        evolve_every=1,
+        mutable={"frozen": False, "free": True},
+        accept=accept.always(),
     )
     moved, _ = train(tx, params, 1, lambda p: jnp.sum(p["free"][0]))
     chex.assert_trees_all_equal(moved["frozen"], params["frozen"])

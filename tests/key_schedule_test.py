@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import evolve, noise
+from egd_optax import accept, evolve, noise
 
 pytestmark = pytest.mark.exact
 
@@ -33,7 +33,9 @@ def evaluated(cycles=2, **kwargs):
         return 0 * params["a"].sum()
 
     params = {"a": jnp.zeros((3, 4)), "b": jnp.zeros(2)}
-    tx = evolve(optax.identity(), evolve_every=1, sigma=1.0, accept="improved", key=KEY, **kwargs)
+    tx = evolve(
+        optax.identity(), evolve_every=1, sigma=1.0, accept=accept.improved(), key=KEY, **kwargs
+    )
     step = jax.jit(lambda state: tx.update(params, state, params, value_fn=value_fn)[1])
     state = tx.init(params)
     for _ in range(cycles):

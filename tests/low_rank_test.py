@@ -8,7 +8,7 @@ import optax
 import pytest
 from recorded import record_cycle
 
-from egd_optax import Execution, egd, evolve, noise
+from egd_optax import Execution, accept, egd, evolve, noise
 
 SIGMA = 0.5
 KINDS = (noise.gaussian(), noise.low_rank())
@@ -67,7 +67,7 @@ def test_noise_is_drawn_in_full_where_factors_would_take_as_many_numbers(shape):
     absolute = (noise.gaussian(relative=False), noise.low_rank(relative=False))
     np.testing.assert_array_equal(*(drawn(shape, 4, kind) for kind in absolute))
     params = jnp.ones(shape)
-    txs = [egd(0.0, evolve_every=1, noise=kind, accept="always") for kind in KINDS]
+    txs = [egd(0.0, evolve_every=1, noise=kind, accept=accept.always()) for kind in KINDS]
     value_fn = lambda p: jnp.sum(p**2)  # noqa: E731
     updates = [tx.update(params, tx.init(params), params, value_fn=value_fn)[0] for tx in txs]
     # The sum over stored elites rounds each of them, the sum over drawn ones does not.
@@ -165,7 +165,7 @@ def test_stacks_are_the_same_in_all_memory_modes_and_in_batches(rank, antithetic
     def outcome(**execution):
         tx = evolve(
             optax.sgd(0.0), evolve_every=1, population_size=8, antithetic=antithetic,
-            noise=noise.low_rank(rank, batch_axis=LAYERS), accept="always",
+            noise=noise.low_rank(rank, batch_axis=LAYERS), accept=accept.always(),
             execution=Execution(**execution),
         )  # fmt: skip
         value_fn = lambda p: sum(jnp.sum(jnp.sin(5 * leaf)) for leaf in jax.tree.leaves(p))  # noqa: E731

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from egd_optax import Execution, egd, evolve, noise, presets, recombine
+from egd_optax import Execution, accept, egd, evolve, noise, presets, recombine
 
 
 def _loss(params):
@@ -97,7 +97,11 @@ SETTINGS = {
     "search": lambda: {**presets.global_search(0.1, 4), "generations": 2},
     "batches": lambda: {"execution": Execution(candidate_batch_size=2)},
     "replay": lambda: {"execution": Execution(memory="replay"), "generations": 2},
-    "softmax": lambda: {"recombine": recombine.softmax(), "step_size": 0.5, "accept": "improved"},
+    "softmax": lambda: {
+        "recombine": recombine.softmax(),
+        "es_optimizer": optax.sgd(0.5),
+        "accept": accept.improved(),
+    },
     "schedule": lambda: {"sigma": optax.linear_schedule(0.1, 0.0, 10), "reset_base": True},
     "devices": on_a_mesh,
     "guard": lambda: {"guard": True},
@@ -200,8 +204,8 @@ def test_low_precision_of_many_kinds_is_tried():
 )
 def test_what_sgd_trains_evolves(dtype, name):
     dtype = getattr(jnp, dtype)
-    params, state = run({**SETTINGS[name](), "sigma": 0.5, "accept": "always"}, dtype)
-    step, idle, alone = make_step({"accept": "always", "sigma": 0.0}, dtype)
+    params, state = run({**SETTINGS[name](), "sigma": 0.5, "accept": accept.always()}, dtype)
+    step, idle, alone = make_step({"accept": accept.always(), "sigma": 0.0}, dtype)
     for _ in range(2):
         idle, alone = step(idle, alone._replace(count=jnp.int32(0)))
     assert {leaf.dtype for leaf in params.values()} == {jnp.dtype(dtype)}

@@ -9,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 from recorded import fitness_of, record_evaluations, toy_params
+from rules import ACCEPT, Finite
 
-from egd_optax import Execution, evolve, noise, recombine
+from egd_optax import Execution, accept, evolve, noise, recombine
 
 MEMORY = ("host", "device", "replay")
 
@@ -70,8 +71,8 @@ def test_numpy_reproduces_the_child_of_all_members(antithetic, batch_size, kind)
         noise=kind,
         antithetic=antithetic,
         recombine=recombine.centered_rank(),
-        step_size=0.5,
-        accept="finite",
+        es_optimizer=optax.sgd(0.5),
+        accept=Finite(),
         execution=Execution(candidate_batch_size=batch_size),
     )
     *members, child = seen
@@ -89,8 +90,8 @@ def test_numpy_reproduces_the_child_of_all_members(antithetic, batch_size, kind)
 
 
 def test_a_step_scales_the_way_to_the_mean_of_the_elites():
-    *_, parent, whole, _ = record_evaluations(accept="always")
-    *_, half, _ = record_evaluations(accept="always", step_size=0.5)
+    *_, parent, whole, _ = record_evaluations(accept=accept.always())
+    *_, half, _ = record_evaluations(accept=accept.always(), es_optimizer=optax.sgd(0.5))
     middle = jax.tree.map(lambda base, leaf: (base + leaf) / 2, parent, whole)
     chex.assert_trees_all_close(half, middle, rtol=1e-5, atol=1e-6)
 
@@ -127,7 +128,7 @@ def test_mirrored_elites_are_the_same_in_every_memory_mode():
     def loss(params):
         return sum(jnp.sum(jnp.abs(p - 0.3) ** 2).astype(jnp.float32) for p in params.values())
 
-    def landed(memory, accept, batch_size):
+    def landed(memory, rule, batch_size):
         tx = evolve(
             optax.sgd(0.0),
             evolve_every=1,
@@ -136,7 +137,7 @@ def test_mirrored_elites_are_the_same_in_every_memory_mode():
             sigma=0.2,
             antithetic=True,
             recombine=recombine.mean(elite_fraction=0.5),
-            accept=accept,
+            accept=ACCEPT[rule],
             execution=Execution(memory=memory, candidate_batch_size=batch_size),
         )
 
@@ -147,8 +148,8 @@ def test_mirrored_elites_are_the_same_in_every_memory_mode():
 
         return step(*step(params, tx.init(params)))[0]
 
-    for accept, batch_size in (("best", 1), ("always", 4)):
-        first, *others = (landed(memory, accept, batch_size) for memory in MEMORY)
+    for rule, batch_size in (("best", 1), ("always", 4)):
+        first, *others = (landed(memory, rule, batch_size) for memory in MEMORY)
         for before, after in zip(params.values(), first.values(), strict=True):
             assert (before != after).any()
         for other in others:
@@ -168,7 +169,7 @@ def test_a_generation_starts_from_what_the_one_before_chose(antithetic, rule):
         sigma=0.3,
         antithetic=antithetic,
         recombine=rule,
-        accept="improved",
+        accept=accept.improved(),
     )
     a_round = size + antithetic + 1
     assert int(info.evaluations) == len(seen) == 3 * a_round
@@ -189,7 +190,7 @@ def test_value_fn_is_told_the_generation_and_traced_once():
         return jnp.mean((params - batches[generation]) ** 2)
 
     tx = evolve(
-        optax.sgd(0.0), evolve_every=2, population_size=2, generations=3, accept="finite", sigma=0.0
+        optax.sgd(0.0), evolve_every=2, population_size=2, generations=3, accept=Finite(), sigma=0.0
     )
     update = jax.jit(lambda s: tx.update(params, s, params, value_fn=value_fn, batches=batches))
     state = update(update(tx.init(params))[1])[1]
@@ -225,22 +226,22 @@ def guarded(guard, **kwargs):
 @pytest.mark.parametrize(
     "rule", [recombine.mean(), recombine.centered_rank()], ids=["mean", "centered_rank"]
 )
-@pytest.mark.parametrize("accept", ["improved", "best"])
-def test_the_guard_decides_on_its_own_data(accept, rule):
-    start, landed, info = guarded(lambda p: -fitness_of(p), accept=accept, recombine=rule)
+@pytest.mark.parametrize("name", ["improved", "best"])
+def test_the_guard_decides_on_its_own_data(name, rule):
+    start, landed, info = guarded(lambda p: -fitness_of(p), accept=ACCEPT[name], recombine=rule)
     # What is better by fitness is worse by the guard.
     assert float(info.best_fitness) < float(info.parent_fitness)
     assert not bool(info.accepted)
     chex.assert_trees_all_equal(start, landed)
-    _, landed, info = guarded(fitness_of, accept=accept, recombine=rule)
-    unguarded = guarded(None, accept=accept, recombine=rule)
+    _, landed, info = guarded(fitness_of, accept=ACCEPT[name], recombine=rule)
+    unguarded = guarded(None, accept=ACCEPT[name], recombine=rule)
     assert bool(info.accepted)
     chex.assert_trees_all_close(landed, unguarded[1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("accept", ["improved", "best"])
-def test_what_the_guard_cannot_judge_is_not_taken(accept):
-    start, landed, info = guarded(lambda p: jnp.nan * fitness_of(p), accept=accept)
+@pytest.mark.parametrize("name", ["improved", "best"])
+def test_what_the_guard_cannot_judge_is_not_taken(name):
+    start, landed, info = guarded(lambda p: jnp.nan * fitness_of(p), accept=ACCEPT[name])
     assert not bool(info.accepted)
     chex.assert_trees_all_equal(start, landed)
 
@@ -255,7 +256,7 @@ def test_a_member_without_finite_fitness_weighs_nothing(bad, batch_size):
         "population_size": 8,
         "antithetic": True,
         "recombine": recombine.centered_rank(),
-        "accept": "finite",
+        "accept": Finite(),
         "execution": Execution(candidate_batch_size=batch_size),
     }
     _, parent, *_ = record_evaluations(**kwargs)
@@ -278,7 +279,7 @@ def test_a_member_without_finite_fitness_weighs_nothing(bad, batch_size):
 
 def test_a_population_that_is_lost_leaves_the_base_step():
     _, parent, landed, info = record_evaluations(
-        lambda _: np.nan, generations=2, recombine=recombine.centered_rank(), accept="always"
+        lambda _: np.nan, generations=2, recombine=recombine.centered_rank(), accept=accept.always()
     )
     chex.assert_trees_all_close(landed, parent, rtol=1e-6)
     assert not bool(info.accepted)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import Execution, evolve, noise, recombine
+from egd_optax import Execution, accept, evolve, noise, recombine
 
 DEVICES = 8
 X = np.random.default_rng(3).normal(size=(24, 16)).astype(np.float32)
@@ -117,7 +117,7 @@ def optimizer(kind, rule, *, antithetic, **execution):
     # The base does nothing, so that what is compared bit for bit is the cycle.
     return evolve(
         optax.set_to_zero(), evolve_every=1, population_size=16, sigma=0.3, generations=2,
-        noise=NOISES[kind], recombine=RULES[rule], antithetic=antithetic, accept="always",
+        noise=NOISES[kind], recombine=RULES[rule], antithetic=antithetic, accept=accept.always(),
         execution=Execution(**execution), key=3,
     )  # fmt: skip
 
@@ -173,7 +173,9 @@ def test_the_same_bits_everywhere(kind, rule, antithetic):
 
 
 def test_rows_move_as_wholes():
-    tx = evolve(optax.set_to_zero(), evolve_every=1, noise=WholeRows(), accept="always", sigma=0.5)
+    tx = evolve(
+        optax.set_to_zero(), evolve_every=1, noise=WholeRows(), accept=accept.always(), sigma=0.5
+    )
     params = {"w": jnp.ones((5, 7))}
     value_fn = lambda params: jnp.sum(params["w"])  # noqa: E731
     updates, _ = tx.update(params, tx.init(params), params, value_fn=value_fn)
@@ -196,7 +198,7 @@ def test_noise_that_is_not_finite_moves_nothing(rule, batch_size):
     """Not even where `value_fn` does not look."""
     tx = evolve(
         optax.set_to_zero(), evolve_every=1, noise=Explosive(), recombine=RULES[rule],
-        accept="always", execution=Execution(candidate_batch_size=batch_size),
+        accept=accept.always(), execution=Execution(candidate_batch_size=batch_size),
     )  # fmt: skip
     params = {"seen": jnp.ones([]), "unseen": jnp.ones(400)}
     updates, state = jax.jit(

@@ -106,7 +106,9 @@ def test_presets_hand_on_what_they_are_given():
     metric = presets.metric(evolve_every=3, population_size=4, sigma=0.5, rank=2)
     assert (metric["evolve_every"], metric["population_size"], metric["sigma"]) == (3, 4, 0.5)
     assert metric["noise"] == noise.low_rank(rank=2)
-    search = presets.global_search(2.0, 5, population_size=4, generations=3, step_size=0.5)
-    assert (search["population_size"], search["generations"], search["step_size"]) == (4, 3, 0.5)
+    half = optax.sgd(0.5)
+    search = presets.global_search(2.0, 5, population_size=4, generations=3, es_optimizer=half)
+    assert (search["population_size"], search["generations"]) == (4, 3)
+    assert search["es_optimizer"] is half
     assert search["noise"] == noise.gaussian(relative=False)
     assert float(search["sigma"](0)) == 2.0

@@ -21,7 +21,7 @@ import optax
 import orbax.checkpoint as ocp
 
 from egd_optax import Execution
-from egd_optax.host import host_value_fn
+from egd_optax.callback import host_value_fn
 
 DIVIDED = {"data": Layout({"data": 4}), "population": Layout({"pop": 4})}
 SHARDED = Layout({"pop": 2, "fsdp": 2})

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from egd_optax import Execution, egd, evolve, recombine
+from egd_optax import Execution, accept, egd, evolve, recombine
 
 MEMORY = ("host", "device", "replay")
 # Committed to a device: JAX commits what a program with host memory returns, and would
@@ -185,7 +185,7 @@ def test_the_program_does_not_grow_with_the_population(memory):
 
 @pytest.mark.wide
 def test_a_step_under_vmap_evolves_every_member_of_an_ensemble():
-    tx = egd(0.1, evolve_every=2, sigma=0.3, accept="always")
+    tx = egd(0.1, evolve_every=2, sigma=0.3, accept=accept.always())
     quadratic = lambda p: jnp.sum((p - 1) ** 2)  # noqa: E731
     calls = []
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import egd, evolve
+from egd_optax import accept, egd, evolve
 
 PARAMS = {"w": jnp.linspace(1.0, 2.0, 6).reshape(2, 3), "b": jnp.linspace(0.5, 1.5, 3)}
 BATCHES = [jnp.full(3, float(at)) for at in range(4)]
@@ -111,11 +111,11 @@ def test_arguments_and_the_function_of_the_guard_are_known_too():
 
 def only_the_last_program_counts(make):
     """The parameters after a cycle on the second function, as of an optimizer that saw no other."""
-    tx = optimizer(accept="always")
+    tx = optimizer(accept=accept.always())
     for function in map(make, (1.0, 5.0)):
         params = run(tx, [function])[-1]
-    chex.assert_trees_all_equal(params, run(optimizer(accept="always"), [make(5.0)])[-1])
-    other = run(optimizer(accept="always"), [make(1.0)])[-1]
+    chex.assert_trees_all_equal(params, run(optimizer(accept=accept.always()), [make(5.0)])[-1])
+    other = run(optimizer(accept=accept.always()), [make(1.0)])[-1]
     assert any(
         (one != two).any() for one, two in zip(*map(jax.tree.leaves, (params, other)), strict=True)
     )
@@ -141,9 +141,9 @@ def test_a_number_that_changed_is_not_taken_from_before():
         numbers["batch"] = number
         return value_fn
 
-    tx = optimizer(accept="always")
+    tx = optimizer(accept=accept.always())
     first, second = (run(tx, [make(number)])[-1] for number in (1.0, 5.0))
-    chex.assert_trees_all_equal(second, run(optimizer(accept="always"), [make(5.0)])[-1])
+    chex.assert_trees_all_equal(second, run(optimizer(accept=accept.always()), [make(5.0)])[-1])
     assert (first["b"] != second["b"]).any()
 
 

@@ -5,7 +5,10 @@ import inspect
 
 import egd_optax
 
-MODULES = ("noise", "recombine", "execution", "presets", "host", "factored", "flax")
+MODULES = (
+    "noise", "recombine", "accept", "execution", "presets", "callback", "factored", "diagnose",
+    "flax",
+)  # fmt: skip
 
 
 def public():

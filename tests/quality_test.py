@@ -17,6 +17,7 @@ from benchmarks.quality import archive, decisions, edges, report, statistics
 from benchmarks.quality.ledger import generation_price
 from benchmarks.quality.methods import DECIDING, METHODS
 from benchmarks.quality.methods import POLICIES as SOLVERS
+from benchmarks.quality.methods.cycles import RULES
 from benchmarks.quality.methods.method import Trainer, split, streams
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.problems import POLICIES, PROBLEMS
@@ -142,14 +143,15 @@ def test_a_gradient_that_sees_all_that_the_fitness_does_vetoes_cycles():
     assert not jnp.array_equal(decided("vetoed_race", coarse, base_rate=0.0), start)
 
 
-@pytest.mark.parametrize("accept", ["always", "finite", "best"])
+@pytest.mark.parametrize("rule", ["always", "finite", "best"])
 @pytest.mark.parametrize("antithetic", [False, True])
-def test_a_generation_is_charged_what_the_optimizer_evaluates(antithetic, accept):
-    settings = {"population_size": 6, "antithetic": antithetic, "accept": accept}
+def test_a_generation_is_charged_what_the_optimizer_evaluates(antithetic, rule):
+    rule = RULES[rule]
+    settings = {"population_size": 6, "antithetic": antithetic, "accept": rule}
     tx = evolve(optax.sgd(0.1), evolve_every=1, **settings)
     params = TOY.init(jax.random.key(0))
     _, state = tx.update(params, tx.init(params), params, value_fn=lambda p: jnp.sum(p["x"] ** 2))
-    charged = generation_price(6, 16, antithetic=antithetic, accept=accept)
+    charged = generation_price(6, 16, antithetic=antithetic, compares=rule.compares)
     assert charged == 16 * int(state.info.evaluations)
 
 
@@ -163,7 +165,8 @@ def test_a_generation_is_charged_what_the_optimizer_evaluates(antithetic, accept
 )
 def test_the_methods_named_for_presets_run_them(name, preset):
     settings = METHODS[name].settings(np.random.default_rng(0))
-    names = {"interval": "evolve_every", "generations": "generations", "accept": "accept"}
+    assert RULES[settings["accept"]] == preset["accept"]
+    names = {"interval": "evolve_every", "generations": "generations"}
     for ours, theirs in names.items():
         assert settings[ours] == preset.get(theirs, 1)
     assert preset["antithetic"]

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rules import ACCEPT
 
-from egd_optax import Execution, egd, evolve, recombine
+from egd_optax import Execution, accept, egd, evolve, recombine
 
 MEMORY = ("host", "device", "replay")
 shapes = st.sampled_from([[()], [(40,)], [(7,), (3, 4)]])  # a program each
@@ -24,7 +25,7 @@ def bumpy(params):
 
 
 # sigma, the key and the parameters are arguments of one program for all examples.
-def one_cycle(accept, memory):
+def one_cycle(rule, memory):
     @jax.jit
     def run(params, sigma, key):
         tx = evolve(
@@ -32,7 +33,7 @@ def one_cycle(accept, memory):
             evolve_every=1,
             sigma=sigma,
             key=key,
-            accept=accept,
+            accept=ACCEPT[rule],
             execution=Execution(memory=memory),
         )
         grads = jax.grad(bumpy)(params)
@@ -47,17 +48,17 @@ RUNS = {(a, m): one_cycle(a, m) for a in ("improved", "best") for m in MEMORY}
 
 @pytest.mark.wide
 @pytest.mark.parametrize("memory", MEMORY)
-@pytest.mark.parametrize("accept", ["improved", "best"])
+@pytest.mark.parametrize("rule", ["improved", "best"])
 @given(shapes=shapes, log_sigma=st.floats(-4, 1), seed=st.integers(0, 2**31 - 1))
-def test_the_step_is_never_worse_than_the_parent(accept, memory, shapes, log_sigma, seed):
+def test_the_step_is_never_worse_than_the_parent(rule, memory, shapes, log_sigma, seed):
     keys = jax.random.split(jax.random.key(seed), len(shapes))
     params = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
-    landed, info = RUNS[accept, memory](params, jnp.float32(10**log_sigma), jnp.int32(seed))
+    landed, info = RUNS[rule, memory](params, jnp.float32(10**log_sigma), jnp.int32(seed))
     # The update is a float32 difference: it lands within rounding of what was scored.
     slack = 1e-5 * (1 + jnp.abs(info.parent_fitness))
     assert bumpy(landed) <= info.parent_fitness + slack
     outcomes = [info.parent_fitness, info.child_fitness]
-    if accept == "best":
+    if rule == "best":
         outcomes.append(info.best_fitness)
     np.testing.assert_allclose(bumpy(landed), min(outcomes), rtol=1e-4, atol=1e-5)
     assert bool(info.accepted) == bool(min(outcomes) < info.parent_fitness)
@@ -87,11 +88,11 @@ def test_bad_members_never_touch_the_result(bad, rule, memory):
     params = jnp.linspace(0.0, 1.0, 6)
     scored = poisoned(bad, lambda x: x > 0)  # the parent is 0 there
 
-    def run(value_fn, accept):
+    def run(value_fn, name):
         tx = evolve(
             optax.sgd(0.0),
             evolve_every=1,
-            accept=accept,
+            accept=ACCEPT[name],
             recombine=rule,
             execution=Execution(memory=memory),
         )
@@ -100,8 +101,8 @@ def test_bad_members_never_touch_the_result(bad, rule, memory):
         )
         return optax.apply_updates(params, updates), state.info
 
-    for accept in ("finite", "best"):
-        landed, info = run(scored, accept)
+    for name in ("finite", "best"):
+        landed, info = run(scored, name)
         assert jnp.isfinite(landed).all()
         # Of the elites, only those with a negative first entry had a finite fitness.
         assert landed[0] <= 0
@@ -111,17 +112,17 @@ def test_bad_members_never_touch_the_result(bad, rule, memory):
 @pytest.mark.crossed(1)
 @pytest.mark.exact
 @pytest.mark.parametrize(
-    ("bad", "accept", "memory"),
+    ("bad", "rule", "memory"),
     [
         *itertools.product(BAD, ["always", "finite", "improved", "best"], ["replay"]),
         *itertools.product([jnp.nan], ["best"], ["host", "device"]),
     ],
 )
-def test_the_base_step_stands_if_no_member_is_finite(bad, accept, memory):
+def test_the_base_step_stands_if_no_member_is_finite(bad, rule, memory):
     params, grads = jnp.linspace(-1.0, 1.0, 9), jnp.linspace(0.3, 0.7, 9)
     base = optax.sgd(0.1, momentum=0.9)
     execution = Execution(memory=memory)
-    tx = evolve(base, evolve_every=1, accept=accept, execution=execution, reset_base=True)
+    tx = evolve(base, evolve_every=1, accept=ACCEPT[rule], execution=execution, reset_base=True)
     updates, state = tx.update(grads, tx.init(params), params, value_fn=lambda p: bad + 0 * p[0])
     expected, expected_state = base.update(grads, base.init(params), params)
     chex.assert_trees_all_equal(updates, expected)
@@ -138,7 +139,7 @@ def test_the_base_step_stands_if_no_member_is_finite(bad, accept, memory):
 )
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 def test_nan_weights_do_not_touch_the_result(rule, jit):
-    tx = egd(0.0, evolve_every=1, accept="always", recombine=rule)
+    tx = egd(0.0, evolve_every=1, accept=accept.always(), recombine=rule)
     params = jnp.ones(4)
 
     def update(value_fn):
@@ -152,7 +153,7 @@ def test_nan_weights_do_not_touch_the_result(rule, jit):
 
 def test_a_leaf_whose_squares_overflow_stays_where_it_is():
     params = {"huge": jnp.full(4, 1e25), "fine": jnp.ones(4)}
-    tx = evolve(optax.sgd(0.0), evolve_every=1, accept="always")
+    tx = evolve(optax.sgd(0.0), evolve_every=1, accept=accept.always())
     updates, state = tx.update(
         params, tx.init(params), params, value_fn=lambda p: jnp.sum(p["fine"])
     )
@@ -167,7 +168,7 @@ def test_reset_base_renews_the_momentum_only_after_a_jump_and_keeps_schedules():
     params, grads = jnp.ones(3), jnp.ones(3)
 
     def step(value_fn, base, reset_base=True):
-        tx = evolve(base, evolve_every=2, accept="best", sigma=0.1, reset_base=reset_base)
+        tx = evolve(base, evolve_every=2, accept=accept.best(), sigma=0.1, reset_base=reset_base)
         state = tx.init(params)
         for _ in range(2):
             _, state = tx.update(grads, state, params, value_fn=value_fn)

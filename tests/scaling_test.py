@@ -10,7 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from egd_optax import Execution, noise, recombine
+from egd_optax import Execution, accept, noise, recombine
 from egd_optax._cycle import generation
 
 MEMORY = ("host", "device", "replay")
@@ -24,7 +24,7 @@ RANKED = {
 }
 KINDS = {
     "mean": {},
-    "softmax": {"recombine": recombine.softmax(temperature=0.1), "accept": "always"},
+    "softmax": {"recombine": recombine.softmax(temperature=0.1), "accept": accept.always()},
     "ranked": RANKED,
     "ranked, formed": {**RANKED, "execution": Execution(evaluate="formed")},
     "in batches": {"population_size": 17, "execution": Execution(candidate_batch_size=2)},

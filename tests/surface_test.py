@@ -14,7 +14,8 @@ import optax
 import pytest
 
 import egd_optax
-from egd_optax import STATIC_ARGS, Execution, egd, evolve, noise, recombine
+from egd_optax import Execution, accept, egd, evolve, noise, recombine
+from egd_optax.wrappers import STATIC_ARGS
 
 KEYWORDS = [
     "evolve_every",
@@ -24,8 +25,7 @@ KEYWORDS = [
     "noise",
     "antithetic",
     "recombine",
-    "step_size",
-    "step",
+    "es_optimizer",
     "accept",
     "reset_base",
     "mutable",
@@ -60,6 +60,9 @@ WRITTEN = [
     "recombine.elite_weights(halved)",
     "recombine.member_weights(halves)",
     "recombine.member_weights(halved)",
+    "accept.best()",
+    "accept.improved()",
+    "accept.always()",
     "Execution()",
     'Execution(memory="replay")',
     "Execution(candidate_batch_size=4)",
@@ -108,14 +111,14 @@ def test_the_arguments_of_evolve():
     assert base.kind == inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert rest == keywords(evolve)
     assert [each.name for each in rest] == KEYWORDS
-    assert len(rest) == 15
+    assert len(rest) == 14
 
 
 def test_the_arguments_of_egd():
     parameters = inspect.signature(egd).parameters
     own = ["learning_rate", "momentum", "nesterov", "weight_decay", "accumulator_dtype"]
     assert list(parameters) == own + KEYWORDS
-    assert len(parameters) == 20
+    assert len(parameters) == 19
     assert [each.name for each in keywords(egd)] == own[3:] + KEYWORDS
 
 
@@ -131,14 +134,15 @@ def test_defaults_are_those_of_the_operators():
     defaults = {each.name: each.default for each in keywords(evolve)}
     assert defaults["noise"] == noise.gaussian()
     assert defaults["recombine"] == recombine.mean()
+    assert defaults["accept"] == accept.best()
     assert defaults["execution"] == Execution()
 
 
 def test_what_the_package_exports():
     assert sorted(egd_optax.__all__) == [
-        "Aux", "CycleInfo", "Diagnosis", "EvolveState", "Execution", "ExplainedLeaf", "Explanation",
-        "STATIC_ARGS", "bind_value_fn", "diagnose", "egd", "evolve", "explain", "factored", "host",
-        "is_due", "noise", "presets", "recombine", "with_frozen",
+        "CycleInfo", "EvolveState", "Execution", "accept", "bind_value_fn", "callback", "diagnose",
+        "egd", "evolve", "execution", "factored", "is_due", "noise", "presets", "recombine",
+        "with_frozen",
     ]  # fmt: skip
     assert all(hasattr(egd_optax, name) for name in egd_optax.__all__)
     assert STATIC_ARGS == ("population_size", "generations", "mutable", "reset_base")
@@ -180,6 +184,7 @@ def test_other_settings_and_other_kinds_are_not_equal():
     assert noise.gaussian() != (True, 1e-3)
     assert recombine.elite_weights(halves, 0.25) != (halves, 0.25)
     assert recombine.centered_rank() != ()
+    assert accept.best() != accept.improved()
     assert Execution() != ("host", 1, None, None, None)
 
     @dataclasses.dataclass(frozen=True)
@@ -200,7 +205,7 @@ def test_settings_cannot_be_changed_but_replaced(text):
 
 
 @pytest.mark.parametrize(
-    "operator", [noise.low_rank(2), recombine.mean(0.5), Execution()], ids=repr
+    "operator", [noise.low_rank(2), recombine.mean(0.5), accept.best(), Execution()], ids=repr
 )
 def test_operators_are_copied_and_pickled(operator):
     assert copy.deepcopy(operator) == operator
@@ -230,9 +235,9 @@ def test_an_operator_is_a_static_argument_of_jit(text):
     assert traces == [made(text)]
 
 
-@pytest.mark.parametrize("module", [noise, recombine], ids=["noise", "recombine"])
+@pytest.mark.parametrize("module", [noise, recombine, accept], ids=["noise", "recombine", "accept"])
 def test_every_operator_is_written_above(module):
-    base = {noise: noise.Noise, recombine: recombine.Recombine}[module]
+    base = {noise: noise.Noise, recombine: recombine.Recombine, accept: accept.Accept}[module]
     name = module.__name__.split(".")[-1]
     makers = {
         maker
@@ -264,7 +269,7 @@ def test_settings_from_numpy_become_numbers_of_python():
         assert repr(ours) == repr(numpys)
 
 
-@pytest.mark.parametrize("name", ["noise", "recombine"])
+@pytest.mark.parametrize("name", ["noise", "recombine", "accept"])
 def test_what_has_the_methods_of_an_operator_is_told_to_be_a_subclass(name):
     class Lookalike:
         def draw(self, key, std, leaf):
@@ -272,6 +277,9 @@ def test_what_has_the_methods_of_an_operator_is_told_to_be_a_subclass(name):
 
         def weights(self, fitness, support):
             return fitness
+
+        def choose(self, key, parent, best, child, state):
+            return accept.CHILD, state
 
     with pytest.raises(TypeError, match=f"`{name}` must be an operator, got .*Lookalike"):
         evolve(optax.sgd(0.1), **{name: Lookalike()})

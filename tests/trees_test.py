@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from egd_optax import Execution, evolve, noise
+from egd_optax import Execution, accept, evolve, noise
 
 X = jnp.linspace(-1.0, 1.0, 15).reshape(5, 3)
 
@@ -85,7 +85,7 @@ def test_a_whole_model_is_evaluated_and_only_its_arrays_move(kwargs, reset_base,
 
 def test_a_whole_model_has_the_noise_of_its_arrays():
     """Functions stand behind the arrays here: the position of a leaf is what it was."""
-    tx = evolve(optax.sgd(0.1), evolve_every=1, accept="always")
+    tx = evolve(optax.sgd(0.1), evolve_every=1, accept=accept.always())
     whole = {"weight": jnp.ones(4), "zfunction": jnp.tanh}
     bare = {"weight": jnp.ones(4), "zfunction": None}
     grads = {"weight": jnp.ones(4), "zfunction": None}
@@ -95,7 +95,7 @@ def test_a_whole_model_has_the_noise_of_its_arrays():
 
 
 def test_a_leaf_without_an_update_stays():
-    tx = evolve(optax.sgd(0.1), evolve_every=1, accept="always", mutable=lambda _: True)
+    tx = evolve(optax.sgd(0.1), evolve_every=1, accept=accept.always(), mutable=lambda _: True)
     params = {"moves": jnp.ones(3), "fixed": jnp.ones(2), "nothing": None}
     grads = {"moves": jnp.ones(3), "fixed": None, "nothing": None}
     seen = []
@@ -113,7 +113,7 @@ def test_a_leaf_without_an_update_stays():
 def test_a_mask_may_be_a_module_that_can_be_called():
     mask = Net(weight=True, activation=False, bias=False)
     params = Net(jnp.ones((3, 2)), jnp.ones(1), jnp.zeros(2))
-    tx = evolve(optax.sgd(0.0), evolve_every=1, accept="always", mutable=mask)
+    tx = evolve(optax.sgd(0.0), evolve_every=1, accept=accept.always(), mutable=mask)
     fn = lambda net: jnp.sum(net.weight + net.bias)  # noqa: E731
     updates, _ = tx.update(params, tx.init(params), params, value_fn=fn)
     assert (updates.weight != 0).all()
@@ -123,7 +123,10 @@ def test_a_mask_may_be_a_module_that_can_be_called():
 def test_a_function_of_the_parameters_still_chooses():
     params = {"w": jnp.ones(3), "b": jnp.ones(3)}
     tx = evolve(
-        optax.sgd(0.0), evolve_every=1, accept="always", mutable=lambda p: {"w": True, "b": False}
+        optax.sgd(0.0),
+        evolve_every=1,
+        accept=accept.always(),
+        mutable=lambda p: {"w": True, "b": False},
     )
     updates, _ = tx.update(params, tx.init(params), params, value_fn=lambda p: jnp.sum(p["w"]))
     chex.assert_trees_all_equal(updates["b"], jnp.zeros(3))

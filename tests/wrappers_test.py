@@ -8,7 +8,7 @@ import optax
 from optax import contrib
 import pytest
 
-from egd_optax import egd, evolve, with_frozen
+from egd_optax import accept, egd, evolve, with_frozen
 
 PARAMS = {"a": jnp.linspace(1.0, 2.0, 5), "b": jnp.linspace(-1.0, 1.0, 3)}
 
@@ -45,7 +45,7 @@ def test_chain_before_is_part_of_the_base_step():
 
 
 def test_chain_after_changes_where_a_jump_lands():
-    args = {"evolve_every": 1, "sigma": 0.5, "accept": "always"}
+    args = {"evolve_every": 1, "sigma": 0.5, "accept": accept.always()}
     straight, _ = run(egd(0.0, **args), 1)
     halved, _ = run(optax.chain(egd(0.0, **args), optax.scale(0.5)), 1)
     chex.assert_trees_all_close(
@@ -113,7 +113,9 @@ def test_apply_if_finite_holds_the_counter_while_gradients_are_not_finite():
 
 
 def test_masked_leaves_are_seen_by_value_fn_and_left_alone():
-    tx = optax.masked(egd(0.0, evolve_every=1, accept="always", sigma=0.5), {"a": True, "b": False})
+    tx = optax.masked(
+        egd(0.0, evolve_every=1, accept=accept.always(), sigma=0.5), {"a": True, "b": False}
+    )
     updates, state = tx.update(
         jax.tree.map(jnp.zeros_like, PARAMS),
         tx.init(PARAMS),

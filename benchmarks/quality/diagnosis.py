@@ -1,4 +1,4 @@
-"""What `egd_optax.diagnose` says during runs of the base alone, beside who wins in the end."""
+"""What `diagnose` says during runs of the base alone, beside who wins in the end."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from benchmarks.quality.methods.method import streams
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Store
 from benchmarks.quality.runner import FIRST_SEED
-from egd_optax import Diagnosis
+from egd_optax.diagnose import Diagnosis
 
 NAME = "diagnosis"
 FRACTIONS = (0.1, 0.5, 0.9)

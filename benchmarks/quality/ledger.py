@@ -35,7 +35,7 @@ class Ledger(NamedTuple):
 
 
 def generation_price(
-    population_size: int, samples: int, *, antithetic: bool = False, accept: str = "best"
+    population_size: int, samples: int, *, antithetic: bool = False, compares: bool = True
 ) -> int:
     """The price of one generation of a cycle.
 
@@ -43,9 +43,9 @@ def generation_price(
         population_size: members, each evaluated on `samples`.
         samples: of the batch that fitness is taken over.
         antithetic: whether members come in pairs; the parent is then evaluated besides.
-        accept: the rule; all but "always" have the child evaluated too, and that parent.
+        compares: whether the rule of acceptance has the child evaluated too, and that parent.
     """
-    more = 0 if accept == "always" else 1 + antithetic
+    more = 1 + antithetic if compares else 0
     return (population_size + more) * samples
 
 

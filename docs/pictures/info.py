@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from egd_optax import CycleInfo, evolve
+from egd_optax import CycleInfo, accept, evolve
 
 HERE = Path(__file__).parent
 SIGMAS = {"too small": 0.0005, "fits": 0.1, "too large": 3.0}
@@ -29,7 +29,11 @@ def run(sigma: float) -> CycleInfo:
     images, labels = load_digits(return_X_y=True)
     images, labels = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels)
     tx = evolve(
-        optax.sgd(0.05), evolve_every=EVERY, population_size=16, sigma=sigma, accept="improved"
+        optax.sgd(0.05),
+        evolve_every=EVERY,
+        population_size=16,
+        sigma=sigma,
+        accept=accept.improved(),
     )
 
     def loss(params: jax.Array, at: jax.Array) -> jax.Array:

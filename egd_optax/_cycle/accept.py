@@ -41,10 +41,10 @@ def choose(
     """
     own_key = threefry.wrap_key_data(threefry.folded_in(key, _PURPOSE, generation))
     choice, after = _checked(rule, rule.choose(own_key, *fitness, state), state)
+    if rule._ties_go_to_parent:
+        return choice.astype(jnp.int32), after
     _, fitness_of_best, fitness_of_child = fitness
-    takes_child = choice == CHILD
-    if not rule._ties_go_to_parent:
-        takes_child &= moved
+    takes_child = (choice == CHILD) & moved
     if rule.compares:
         takes_child &= jnp.isfinite(fitness_of_child)
     chosen = jnp.where(takes_child, CHILD, PARENT)

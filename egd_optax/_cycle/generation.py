@@ -122,7 +122,7 @@ def run_generation(
         if spec.goes_straight:
             return recombined(), optimizer_state
         return stepped(
-            optax.with_extra_args_support(spec.es_optimizer),
+            spec.es_optimizer,
             parent,
             members.genome,
             spec.mutable,

@@ -52,7 +52,7 @@ class CycleSpec(NamedTuple):
     noise: Noise
     antithetic: bool
     recombine: Recombine
-    es_optimizer: optax.GradientTransformation
+    es_optimizer: optax.GradientTransformationExtraArgs
     accept: Accept
     mutable: object
     execution: Execution

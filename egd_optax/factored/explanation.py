@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# Members are evaluated by this package: names of `core` are looked up only when called.
+# `core` imports this package, so its names are looked up only when `explain` runs.
 from egd_optax import _checks, core
 from egd_optax.base.arguments import taken_by
 from egd_optax.factored.leaf import Factored

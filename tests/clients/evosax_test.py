@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import evolve, noise, recombine
+from egd_optax import accept, evolve, noise, recombine
 
 POPULATION, SIGMA = 16, 0.1
 STEPS = {"adam": optax.adam(0.05), "momentum": optax.sgd(0.5, 0.9)}
@@ -43,7 +43,8 @@ def test_every_update_is_that_of_open_es(name, decay):
     tx = evolve(
         optax.set_to_zero(), evolve_every=1, population_size=POPULATION, antithetic=True,
         sigma=sigma, noise=noise.gaussian(relative=False), recombine=recombine.centered_rank(),
-        step_size=scale, step=optax.chain(over_variance, STEPS[name]), accept="always",
+        es_optimizer=optax.chain(optax.scale(scale), over_variance, STEPS[name]),
+        accept=accept.always(),
     )  # fmt: skip
     zeros, state = jax.tree.map(jnp.zeros_like, params), tx.init(params)
     # It asks its schedule behind a generation, with the number of that generation.

@@ -23,7 +23,7 @@ def optimizers():
     return {
         "adam": evolve(optax.adam(0.01), evolve_every=3, sigma=0.1, key=5),
         "stepped": evolve(
-            optax.sgd(0.01, 0.9), evolve_every=3, sigma=0.1, key=5, step=optax.adam(0.01)
+            optax.sgd(0.01, 0.9), evolve_every=3, sigma=0.1, key=5, es_optimizer=optax.adam(0.01)
         ),
     }
 

@@ -1,4 +1,4 @@
-"""What `egd_optax.diagnose` says of cycles at a checkpoint of the base's run."""
+"""What `egd_optax.diagnose.diagnose` says of cycles at a checkpoint of the base's run."""
 
 import jax
 from jax import lax
@@ -9,7 +9,7 @@ from benchmarks.quality.methods import presets
 from benchmarks.quality.methods.cycles import noise_of
 from benchmarks.quality.methods.method import Settings, Streams, sample, samples, scale
 from benchmarks.quality.problem import Batch, Objective, Params, Problem
-from egd_optax import Diagnosis, diagnose
+from egd_optax.diagnose import Diagnosis, diagnose
 
 # The base and the preset around it.
 ARMS = (

@@ -1,6 +1,7 @@
 """Gradient descent with evolution cycles: how such a run is planned."""
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,11 +25,34 @@ from benchmarks.quality.methods.method import (
     streams,
 )
 from benchmarks.quality.problem import Batch, Params, Problem
-from egd_optax import Execution, evolve
+from egd_optax import Execution, accept, evolve
+from egd_optax.accept import Accept
 from egd_optax.noise import Noise
 
 # Evaluations on the guard's data that a generation is charged for; some rules need fewer.
 GUARD_EVALUATIONS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Finite(Accept):
+    """Takes the child if its fitness is finite."""
+
+    takes_best = False
+
+    def choose(
+        self, key: jax.Array, parent: jax.Array, best: jax.Array, child: jax.Array, state: Any
+    ) -> tuple[int, Any]:
+        """Takes the child; the library refuses it if it is not finite."""
+        return accept.CHILD, state
+
+
+# Rules of acceptance, by the names that records have for them.
+RULES: dict[str, Accept] = {
+    "always": accept.always(),
+    "finite": Finite(),
+    "improved": accept.improved(),
+    "best": accept.best(),
+}
 
 Carry = tuple[Params, optax.OptState]
 T = TypeVar("T")
@@ -157,6 +181,11 @@ def noise_of(static: Static, *, relative: bool) -> Noise:
     return KINDS[static.get("noise", "full_rank")](relative=relative)
 
 
+def rule_of(static: Static) -> Accept:
+    """The rule of acceptance that settings name as the records do; without a name the best."""
+    return RULES[static.get("accept", "best")]
+
+
 def plan(
     problem: Problem,
     static: Static,
@@ -173,7 +202,7 @@ def plan(
     guard = min(form.guard, count(problem.train))
     unit = scale(problem) if form.absolute else 1.0
     generation = generation_price(
-        population, size, antithetic=form.antithetic, accept=static.get("accept", "best")
+        population, size, antithetic=form.antithetic, compares=rule_of(static).compares
     )
     generation += GUARD_EVALUATIONS * guard
     timetable = schedule(problem, static, budget, generation)

@@ -1,7 +1,7 @@
 """Deciding within the budget whether cycles pay: the base alone or a preset around it.
 
 A race runs both for a share of the budget, each at the learning rate that it was tuned with, and
-goes on with the one whose fitness is lower then. Before it, `egd_optax.diagnose` may veto cycles at
+goes on with the one whose fitness is lower then. Before it, `diagnose` may veto cycles at
 a tenth of the base's run. All of that is paid for.
 """
 
@@ -31,7 +31,7 @@ from benchmarks.quality.methods.method import (
     streams,
 )
 from benchmarks.quality.problem import Batch, Params, Problem
-from egd_optax import Diagnosis
+from egd_optax.diagnose import Diagnosis
 
 # The budget over what each of two racers gets before they are compared.
 FIFTH, TENTH = 5, 10

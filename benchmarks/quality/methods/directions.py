@@ -170,7 +170,7 @@ def averaged_gradient(problem: Problem, static: Static, budget: int) -> Plan:
 def through_adam(rates: Rates, static: Static, total: int) -> dict[str, Any]:
     """The direction of a cycle through Adam, as in OpenAI's evolution strategy."""
     schedule = cosine({"learning_rate": rates["step_rate"]}, total)
-    return {**slope(rates, static, total), "step": optax.adam(schedule)}
+    return {**slope(rates, static, total), "es_optimizer": optax.adam(schedule)}
 
 
 def through_adam_settings(rng: np.random.Generator) -> Settings:

@@ -25,7 +25,7 @@ from benchmarks.quality.methods.method import (
 )
 from benchmarks.quality.methods.presets import decaying
 from benchmarks.quality.problem import Batch, Params, Problem
-from egd_optax import Execution, evolve, noise, recombine
+from egd_optax import Execution, accept, evolve, noise, recombine
 
 
 def evolution(problem: Problem, static: Static, budget: int) -> Plan:
@@ -49,8 +49,8 @@ def evolution(problem: Problem, static: Static, budget: int) -> Plan:
             noise=noise.gaussian(relative=False),
             antithetic=True,
             recombine=recombine.centered_rank(),
-            step=step,
-            accept="always",
+            es_optimizer=step,
+            accept=accept.always(),
             execution=Execution(candidate_batch_size=population),
             key=keys.noise,
         )

@@ -23,8 +23,8 @@ from benchmarks.quality.methods.method import (
     one_of,
 )
 from benchmarks.quality.methods.straight_through import has_stand_in
+from egd_optax import accept, recombine
 from egd_optax import presets as shipped
-from egd_optax import recombine
 
 # Samples of the batch that the safe preset accepts on.
 GUARD_SAMPLES = 256
@@ -35,14 +35,14 @@ FLOOR, NEAR = 0.01, shipped.FLOOR
 def slope(rates: Rates, static: Static, total: int) -> dict[str, Any]:
     """Arguments that follow the slope of the fitness, smoothed over the noise.
 
-    The step size is named `recombine_step` in settings, as in the records.
+    The rate of the step is named `recombine_step` in settings, as in the records.
     """
     sigma = rates["sigma"]
     return {
         "sigma": decaying(sigma, total) if static["decay"] else sigma,
         "recombine": recombine.centered_rank(),
-        "step_size": rates["recombine_step"],
-        "accept": static["accept"],
+        "es_optimizer": optax.sgd(rates["recombine_step"]),
+        "accept": cycles.rule_of(static),
     }
 
 
@@ -51,7 +51,7 @@ def sketch(rates: Rates, static: Static, total: int) -> dict[str, Any]:
     return {
         "sigma": lambda cycle: rates["sigma"] * jnp.power(0.98, cycle),
         "recombine": recombine.mean(elite_fraction=0.25),
-        "accept": "always",
+        "accept": accept.always(),
         "reset_base": True,
     }
 
@@ -61,7 +61,7 @@ def guarded(rates: Rates, static: Static, total: int) -> dict[str, Any]:
     return {
         "sigma": rates["sigma"],
         "recombine": recombine.mean(elite_fraction=0.25),
-        "accept": "best",
+        "accept": accept.best(),
     }
 
 
