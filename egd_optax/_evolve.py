@@ -335,7 +335,7 @@ def evolve(
         if evolve is False:
             return base_updates, state._replace(count=count, base_state=base_state)
 
-        _cycle.check_strategy_state(spec, state.strategy_state, params)
+        strategy.check_strategy_state(spec, state.strategy_state, params)
         # Always true where a cycle is certain, which XLA cannot know: every cycle is a
         # program of its own behind the same boundary and rounds in the same way.
         certain = evolve or always_due
