@@ -116,8 +116,13 @@ def _fetch_and_step(
     return fn(carry, jnp.int32(at), fetched)
 
 
-def memory_of(mode: str, count: int) -> Memory:
-    """Returns the memory of a mode, "host", "device" or "replay", for so many pages."""
+def memory_of(mode: str | Memory, count: int) -> Memory:
+    """Returns the memory of a mode, "host", "device" or "replay", for so many pages.
+
+    A memory is returned as it is, for as many pages as are asked of it.
+    """
+    if isinstance(mode, Memory):
+        return mode
     if mode == "replay" or (mode == "host" and count > MOST_HOST_PAGES):
         return Nowhere()
     return PinnedHost() if mode == "host" and pages_to_host() else Device()
