@@ -3,7 +3,7 @@
 import pytest
 
 from aot.compiled import LEAF_COUNT, compile_step, missing
-from egd_optax._cycle import xla
+from egd_optax.backend import xla
 
 
 def test_elites_come_from_the_host_one_leaf_at_a_time(monkeypatch):
@@ -11,6 +11,6 @@ def test_elites_come_from_the_host_one_leaf_at_a_time(monkeypatch):
         pytest.skip(f"NOT CHECKED: {reason}")
     case = ("H100", "host", 16, 8)
     leaf_by_leaf = compile_step(*case)
-    monkeypatch.setattr(xla, "fetched_after", lambda value, previous: (value, previous))
+    monkeypatch.setattr(xla, "fetch_after", lambda value, previous: (value, previous))
     all_at_once = compile_step.__wrapped__(*case)
     assert all_at_once.device > leaf_by_leaf.device + 1 / LEAF_COUNT

@@ -11,7 +11,6 @@ import optax
 
 from benchmarks import measure, models
 from egd_optax import Execution, evolve
-from egd_optax._cycle import threefry
 
 SAMPLES = 64
 MEMORY = ("host", "device", "replay")

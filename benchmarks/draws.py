@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measure
-from egd_optax._cycle import threefry
 
 SIZES = {"64k": (256, 256), "1M": (1024, 1024), "4M": (2048, 2048)}
 COMPILATIONS = 5

@@ -7,59 +7,46 @@ import re
 
 import pytest
 
-import egd_optax._cycle
+import egd_optax
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("aot", "benchmarks", "demo")
+# The layers of the library: each file may import those of its own layer, and those behind it.
+LAYERS = {
+    "above": ("__init__", "_egd", "presets", "flax", "diagnose", "_evolve", "wrappers"),
+    "callback": None,
+    "core": None,
+    "factored": None,
+    "base": None,
+    "operators": ("_axes", "_advice", "noise", "recombine", "accept", "execution"),
+    "backend": None,
+    "checks": ("_checks", "_written"),
+}
 # The files of a cycle: each may import those behind it.
-FILES = (
+CORE = (
     "programs",
     "pairs",
     "cycle",
     "generation",
-    "evaluation",
-    "score",
-    "batches",
-    "unformed",
-    "total",
+    "acceptance",
     "strategy",
-    "storage",
-    "elites",
+    "combine",
+    "evaluate",
+    "unformed",
     "weights",
-    "accept",
-    "place",
-    "members",
-    "draws",
-    "numbers",
-    "parts",
+    "elites",
     "fitness",
-    "counted",
-    "axes",
-    "reset",
-    "frozen",
-    "constant",
-    "arguments",
-    "dependence",
-    "parent",
-    "stacks",
-    "threefry",
-    "platform",
-    "xla",
+    "population",
+    "mutable",
     "spec",
+    "counted",
     "auxiliary",
 )
-# What is built on a cycle, and what only some users have.
-ABOVE = (
-    "egd_optax._egd",
-    "egd_optax._evolve",
-    "egd_optax.egd",
-    "egd_optax.evolve",
-    "egd_optax.flax",
-    "egd_optax.presets",
-    "flax",
-)
+# The words of evolution, which the layer below does not know.
+EVOLUTION = r"evol|popul|mutat|elite|fitness|generation|offspring|parent|child|genome|antithetic"
 # Of the library that is tested: an installed one has no sources beside the tests.
-CYCLE = sorted(Path(egd_optax._cycle.__file__).parent.glob("*.py"))
+LIBRARY = Path(egd_optax.__file__).parent
+FILES = sorted(LIBRARY.rglob("*.py"))
 
 
 def imports(path):
@@ -98,22 +85,51 @@ def test_benchmarks_do_without_the_demo():
     assert "demo" not in arrows()["benchmarks"]
 
 
+def layer_of(parts):
+    """The layer of a file of the library, or of what is imported from it, by its dotted name."""
+    for layer, files in LAYERS.items():
+        if (files is None and parts[0] == layer) or (files and parts[0] in files):
+            return layer
+    return None
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(LIBRARY)))
+def test_a_file_imports_from_its_layer_and_those_below(path):
+    parts = path.relative_to(LIBRARY).with_suffix("").parts
+    own = layer_of(parts)
+    assert own, f"{parts} belongs to no layer"
+    order = list(LAYERS)
+    if own == "above" or parts == ("factored", "explanation"):
+        return  # `explain` is offered beside the rules, and looks at a cycle
+    for name in imports(path):
+        if is_within(name, "egd_optax"):
+            other = layer_of(name.split(".")[1:])
+            assert other is None or order.index(other) >= order.index(own), name
+
+
 def test_the_files_of_a_cycle_are_those_in_order_here():
-    assert {path.stem for path in CYCLE} == {"__init__", *FILES}
-    assert re.findall(r"^(\w+)  ", egd_optax._cycle.__doc__, re.MULTILINE) == list(FILES)
+    assert {path.stem for path in (LIBRARY / "core").glob("*.py")} == {"__init__", *CORE}
 
 
-@pytest.mark.parametrize("path", CYCLE, ids=lambda path: path.stem)
-def test_a_file_of_a_cycle_imports_only_those_behind_it(path):
-    if path.stem == "__init__":
-        return
-    behind = FILES[FILES.index(path.stem) + 1 :]
-    for name in imports(path):
-        if is_within(name, "egd_optax._cycle"):
-            assert any(is_within(name, f"egd_optax._cycle.{file}") for file in behind), name
+@pytest.mark.parametrize("name", CORE)
+def test_a_file_of_a_cycle_imports_only_those_behind_it(name):
+    behind = CORE[CORE.index(name) + 1 :]
+    for imported in imports(LIBRARY / "core" / f"{name}.py"):
+        if is_within(imported, "egd_optax.core") and imported != "egd_optax.core.auxiliary":
+            assert any(
+                is_within(f"{imported}.", f"egd_optax.core.{file}") for file in behind
+            ), imported
 
 
-@pytest.mark.parametrize("path", CYCLE, ids=lambda path: path.stem)
-def test_a_cycle_knows_nothing_of_what_is_built_on_it(path):
-    for name in imports(path):
-        assert not any(is_within(name, above) for above in ABOVE), name
+@pytest.mark.parametrize("name", CORE)
+def test_the_algorithm_knows_nothing_of_meshes_and_of_the_compiler(name):
+    source = (LIBRARY / "core" / f"{name}.py").read_text()
+    assert "optimization_barrier" not in source
+    for imported in imports(LIBRARY / "core" / f"{name}.py"):
+        assert not is_within(imported, "jax.sharding"), imported
+
+
+@pytest.mark.parametrize("path", sorted((LIBRARY / "backend").glob("*.py")), ids=lambda p: p.stem)
+def test_the_backend_has_no_word_of_evolution(path):
+    for line in path.read_text().splitlines():
+        assert not re.search(EVOLUTION, line, re.IGNORECASE), line

@@ -5,7 +5,7 @@ from jax import lax
 import jax.numpy as jnp
 import pytest
 
-from egd_optax._cycle.dependence import depends_on
+from egd_optax.base.dependence import depends_on
 
 X, Y = jnp.ones(3), jnp.arange(3.0)
 

@@ -10,7 +10,7 @@ import pytest
 from rules import ACCEPT, Finite
 
 from egd_optax import Execution, evolve, noise, presets, recombine
-from egd_optax._cycle.parent import Source, plus, step_to
+from egd_optax.backend import arithmetic
 
 
 def one_cycle(params, grads=None, **kwargs):
@@ -74,15 +74,15 @@ def test_what_an_update_reaches_is_reached_exactly(dtype, step, near):
         by = 1 + 0.3 * np.random.default_rng(2).normal(size=wide.shape).astype(np.float32)
         target = jnp.asarray(wide * by if near else wide[::-1]).astype(dtype)
     source = jnp.asarray(source)
-    reached = Source(source, jnp.dtype(step)).reached(target)
-    update = step_to(reached, source, step)
+    reached = arithmetic.reach(target, source, jnp.dtype(step))
+    update = arithmetic.difference(reached, source, jnp.dtype(step))
     assert update.dtype == step
     landed = optax.apply_updates(source, update)
     finite = np.isfinite(reached.astype(np.float32))  # an update can overflow
     assert finite.mean() > 0.25
     chex.assert_trees_all_equal(landed[finite], reached[finite])
     # A step of the base is one that is reached as it is.
-    base = plus(source, step_to(target, source, step))
+    base = arithmetic.add(source, arithmetic.difference(target, source, jnp.dtype(step)))
     off = np.abs(reached.astype(np.float32) - base.astype(np.float32))[finite]
     assert (off > 0).mean() < 1e-3
 

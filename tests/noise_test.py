@@ -1,4 +1,6 @@
-"""The draws: the bits of `jax.random`, nothing but the draw in memory, the same bits everywhere."""
+"""The random numbers: of keys and counters alone, the same bits everywhere, nothing in memory."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -7,120 +9,91 @@ import optax
 import pytest
 
 from egd_optax import Execution, evolve, noise, recombine
-from egd_optax._cycle import threefry
-from egd_optax._cycle.members import Members
-from egd_optax._cycle.parent import Genome, plus, wide_dtype
-from egd_optax._cycle.stacks import stacks_of
+
+# The numbers are nobody's interface; what a run draws of them is pinned in key_schedule_test.py.
+from egd_optax.backend import arithmetic, packing, random
 
 pytestmark = pytest.mark.exact
 
-KEY_DATA = jnp.array([7, 2**31 + 9], jnp.uint32)
+KEY = jnp.array([7, 2**31 + 9], jnp.uint32)
 SHAPES = [(), (5,), (4, 3), (2, 3, 4), (0, 3)]
-
 
 KINDS = pytest.mark.parametrize(
     "kind", [noise.gaussian(), noise.low_rank()], ids=["gaussian", "low_rank"]
 )
 
 
-def members_of(key, std, leaf, kind):
-    """A parent of one leaf, and a member."""
-    return Members(
-        genome=Genome((leaf,), None, (None,)),
-        stacks=stacks_of([leaf], [leaf], lambda leaf: leaf.shape),
-        mutating=(0,),
-        key=key,
-        first=0,
-        stds=(std,),
-        size=2,
-        antithetic=False,
-        noise=kind,
-    )
+@pytest.mark.parametrize("number", [0, 3, 2**31 - 1])
+def test_a_derived_key_is_that_of_jax(number):
+    key = jax.random.wrap_key_data(KEY, impl="threefry2x32")
+    expected = jax.random.key_data(jax.random.fold_in(key, number))
+    np.testing.assert_array_equal(random.derive(KEY, 0, number), expected)
 
 
-def both_keys():
-    plain = jax.random.wrap_key_data(KEY_DATA, impl="threefry2x32")
-    return plain, threefry.wrap_key_data(KEY_DATA)
-
-
-@pytest.mark.wide
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
-def test_numbers_are_those_of_jax(shape, dtype, transform):
-    for fold in (0, 3, 2**31 - 1):
-
-        @transform
-        def normal(key, fold=fold):
-            return jax.random.normal(jax.random.fold_in(key, fold), shape, dtype)
-
-        np.testing.assert_array_equal(*map(normal, both_keys()))
+@pytest.mark.parametrize("start", [0, 64])
+def test_numbers_are_those_of_their_counters(shape, start):
+    """In row-major order, whatever the shape, from the first one on."""
+    draw = jnp.int32(3)
+    flat = random.normals(KEY, draw, start + jnp.arange(math.prod(shape), dtype=jnp.uint32))
+    numbers = random.normals_of(KEY, draw, start, shape)
+    np.testing.assert_allclose(numbers, flat.reshape(shape), rtol=1e-6)
 
 
-@pytest.mark.crossed(4)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_many_keys_at_once_draw_what_each_draws(shape):
-    key = both_keys()[1]
-    folds = jnp.arange(3)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, folds)
-    together = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-    one_by_one = [jax.random.normal(jax.random.fold_in(key, fold), shape) for fold in folds]
-    np.testing.assert_array_equal(together, jnp.stack(one_by_one))
-
-
-@pytest.mark.wide
-def test_numbers_do_not_depend_on_how_jax_is_set_up():
-    def numbers():
-        return jax.random.normal(both_keys()[1], (5, 3), jnp.complex64)
-
-    default = numbers()
-    with jax.threefry_partitionable(False):
-        np.testing.assert_array_equal(numbers(), default)
-
-
-def test_counts_of_both_halves_are_left_to_jax():
-    def text(shape):
-        return str(jax.make_jaxpr(lambda key: threefry._random_bits(key, 32, shape))(KEY_DATA))
-
-    assert "threefry2x32" in text((2**17, 2**16))
-    assert "threefry2x32" not in text((2**15, 2**16))
+def test_numbers_are_standard_normal_and_draws_differ():
+    numbers = np.stack([random.normals_of(KEY, jnp.int32(i), 0, (200, 100)) for i in range(3)])
+    assert abs(numbers.mean()) < 0.02
+    np.testing.assert_allclose([numbers.std(), (numbers**4).mean()], [1, 3], rtol=0.03)
+    correlations = np.corrcoef(numbers.reshape(3, -1))
+    assert np.abs(correlations[~np.eye(3, dtype=bool)]).max() < 0.03
 
 
 def test_a_draw_takes_no_memory_but_its_own():
-    draw = jax.jit(lambda key, leaf: leaf + jax.random.normal(key, leaf.shape))
     leaf = jnp.ones((256, 256))
-    plain, own = (draw.lower(key, leaf).compile().memory_analysis() for key in both_keys())
+    own = jax.jit(lambda key, leaf: leaf + random.normals_of(key, jnp.int32(1), 0, leaf.shape))
+    of_jax = jax.jit(
+        lambda key, leaf: leaf + jax.random.normal(jax.random.wrap_key_data(key), leaf.shape)
+    )
+    own, plain = (fn.lower(KEY, leaf).compile().memory_analysis() for fn in (own, of_jax))
     assert own.temp_size_in_bytes < 0.1 * leaf.nbytes
     assert plain.temp_size_in_bytes > leaf.nbytes  # else the generator here is needless
 
 
-@pytest.mark.crossed(1)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.complex64])
-@KINDS
-def test_noise_is_rounded_before_it_is_added(kind, dtype):
-    """So that it does not matter whether XLA multiplies and adds in one operation."""
-    leaf = jax.random.normal(jax.random.key(1), (40, 30), dtype)
-
-    def formed(key, std):
-        members = members_of(key, std, leaf, kind)
-        (deviation,) = members.deviation(members.drawn(jnp.int32(1)))
-        return deviation
-
-    def added(key, std):
-        return leaf.astype(wide_dtype(dtype)) + formed(key, std)
-
-    arguments = KEY_DATA, jnp.float32(0.37)
-    in_two_programs = leaf.astype(wide_dtype(dtype)) + jax.jit(formed)(*arguments)
-    np.testing.assert_array_equal(jax.jit(added)(*arguments), in_two_programs)
+def test_more_entries_than_a_counter_has_get_keys_of_their_own():
+    """Traced only: such an array has no place here."""
+    text = str(jax.make_jaxpr(lambda: random.normals_of(KEY, jnp.int32(0), 0, (8, 2**15, 2**15)))())
+    assert "u32[8,32768,32768]" in text
+    assert "u32[8,2]" in text  # a key for each index of the first axis
 
 
-def test_a_product_of_rank_one_is_exact():
-    leaf = jnp.ones((300, 200))  # of a small one no factors are held
-    members = members_of(KEY_DATA, jnp.float32(0.37), leaf, noise.low_rank())
-    parts = members.drawn(jnp.int32(1))
-    product = np.multiply.outer(*(np.float64(factor[:, 0]) for factor in parts[0]))
+def drawn(kind, leaf, member=1, sigma=0.37):
+    """A member of one leaf at its root mean square, from a run that does not move."""
+    seen = []
+
+    def value_fn(params):
+        jax.debug.callback(lambda leaf: seen.append(np.asarray(leaf)), params, ordered=True)
+        return 0.0 * jnp.real(params.ravel()[0]).astype(jnp.float32)
+
+    tx = evolve(optax.set_to_zero(), evolve_every=1, population_size=4, sigma=sigma, noise=kind)
+    tx.update(leaf, tx.init(leaf), leaf, value_fn=value_fn)
+    jax.effects_barrier()
+    return seen[member]
+
+
+def test_the_noise_of_rank_one_is_a_product():
+    leaf = jnp.zeros((300, 200))
+    member = drawn(noise.low_rank(relative=False), leaf)
+    assert np.linalg.matrix_rank(member, tol=1e-4) == 1
+    assert np.linalg.matrix_rank(drawn(noise.gaussian(relative=False), leaf)) == 200
+
+
+def test_numbers_of_factors_have_half_of_their_digits():
+    """So that a product of two is exact, wherever XLA computes it."""
+    leaf = jnp.zeros((300, 200))
+    layout = packing.lay_out([leaf], [leaf], noise.low_rank().normals)
+    left, right = layout.blocks[0].read(layout.draw_rows(KEY[None], jnp.int32(0)))
+    product = np.multiply.outer(np.float64(left[0, :, 0]), np.float64(right[0, :, 0]))
     np.testing.assert_array_equal(product, product.astype(np.float32))
-    np.testing.assert_array_equal(product, members.deviation(parts)[0])
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -128,9 +101,9 @@ def test_a_member_in_low_precision_is_rounded_by_an_operation_that_xla_keeps(dty
     """It may leave out a cast that another one undoes; not on CPU, so this reads the program."""
     leaf, deviation = jnp.ones((4, 3), dtype), jnp.ones((4, 3))
     digits = jnp.finfo(dtype).nmant
-    assert f"mantissa_bits={digits}" in str(jax.make_jaxpr(plus)(leaf, deviation))
+    assert f"mantissa_bits={digits}" in str(jax.make_jaxpr(arithmetic.add)(leaf, deviation))
     wide = leaf.astype(jnp.float32)
-    assert "reduce_precision" not in str(jax.make_jaxpr(plus)(wide, deviation))
+    assert "reduce_precision" not in str(jax.make_jaxpr(arithmetic.add)(wide, deviation))
 
 
 @pytest.mark.wide

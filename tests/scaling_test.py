@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from egd_optax import Execution, accept, noise, recombine
-from egd_optax._cycle import generation
+from egd_optax.core import combine
 
 MEMORY = ("host", "device", "replay")
 ONE = Layout({"data": 1})
@@ -42,18 +42,19 @@ LAYOUTS = {
 
 @pytest.fixture
 def elites_seen(monkeypatch):
-    """The member indices of the elites of every cycle, best first, as the program hands them on."""
+    """The members that recombine in every cycle, best first, which no user is told."""
     seen = []
-    child_of = generation.child_of
+    terms_of = combine.terms_of
 
     def see(members, fitness):
         seen.append(tuple(members[np.lexsort((members, fitness))].tolist()))
 
-    def watched(*args, elites, **kwargs):
+    def watched(weights, fitness, support, slots, **kwargs):
+        elites = combine.slots_of(fitness, support) if slots is None else slots
         jax.debug.callback(see, elites.member, elites.fitness)
-        return child_of(*args, elites=elites, **kwargs)
+        return terms_of(weights, fitness, support, slots, **kwargs)
 
-    monkeypatch.setattr(generation, "child_of", watched)
+    monkeypatch.setattr(combine, "terms_of", watched)
     return seen
 
 

@@ -11,14 +11,7 @@ from layouts import PLAIN, READ, Layout
 import optax
 import pytest
 
-from egd_optax import Execution, evolve, noise, recombine
-from egd_optax._cycle.auxiliary import Evaluated
-from egd_optax._cycle.members import Members
-from egd_optax._cycle.parent import Genome
-from egd_optax._cycle.place import Lanes, place_of
-from egd_optax._cycle.score import score
-from egd_optax._cycle.stacks import stacks_of
-from egd_optax._cycle.storage import Nowhere
+from egd_optax import Execution, accept, evolve, noise, recombine
 
 pytestmark = pytest.mark.exact
 
@@ -113,31 +106,23 @@ def test_host_pages_are_sharded_like_the_leaf():
 
 
 def test_each_device_computes_its_share_of_a_population():
+    inputs = jnp.ones((256, 32))
+
+    def value_fn(params):
+        return jnp.mean((jnp.tanh(inputs @ params[0]) @ params[1]) ** 2)
+
     def flops(devices):
         mesh = Layout({"pop": devices}).mesh
-        genome = (jnp.ones((32, 32)), jnp.ones((32, 64)))
-        size, inputs = 64, jnp.ones((256, 32))
-
-        def scores(genome, key):
-            members = Members(
-                Genome(genome, None, (None,) * 2), stacks_of(genome, genome, jnp.shape),
-                mutating=(0, 1), key=key, first=0,
-                stds=(jnp.float32(0.1),) * 2, size=size, antithetic=False,
-                noise=noise.gaussian(),
-            )  # fmt: skip
-            place = place_of(Execution(population_axis="pop", mesh=mesh), members, {})
-            assert isinstance(place, Lanes)
-
-            def fitness(leaves, counts=None):
-                return Evaluated(jnp.mean((jnp.tanh(inputs @ leaves[0]) @ leaves[1]) ** 2))
-
-            child_of = lambda members, *_: (members.genome.leaves(), ())  # noqa: E731
-            return score(
-                members, fitness, place, Nowhere(), child_of, (), None,
-                selects_only=False, batch_size=size // devices,
-            ).members  # fmt: skip
-
-        compiled = jax.jit(scores).lower(genome, jax.random.key_data(jax.random.key(0))).compile()
+        params = [jnp.ones((32, 32)), jnp.ones((32, 64))]
+        execution = Execution(
+            population_axis="pop", mesh=mesh, candidate_batch_size=64 // devices
+        )
+        tx = evolve(
+            optax.set_to_zero(), evolve_every=1, population_size=64, execution=execution,
+            accept=accept.always(), antithetic=True,
+        )  # fmt: skip
+        step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=value_fn))
+        compiled = step.lower(params, tx.init(params), params).compile()
         return compiled.cost_analysis()["flops"]
 
     assert flops(8) < 1.2 * flops(1) / 8

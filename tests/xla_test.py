@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from egd_optax._cycle import threefry, xla
+from egd_optax.backend import xla
 
 pytestmark = pytest.mark.exact
 
@@ -63,7 +63,7 @@ def cond(on, fn, carry, *operands):
     return lax.cond(on, fn, lambda carry, *_: carry, carry, *operands)
 
 
-def test_at_most_once_stays_a_branch_under_vmap():
+def test_run_if_stays_a_branch_under_vmap():
     def always_computed(branch):
         def run(x, on):
             return branch(on, lambda x: jnp.sin(x), x)
@@ -71,11 +71,11 @@ def test_at_most_once_stays_a_branch_under_vmap():
         text = compiled_text(jax.vmap(run), ONES, jnp.zeros(len(ONES), bool))
         return " sine(" in outside_of_loops(text)
 
-    assert not always_computed(xla.at_most_once)
+    assert not always_computed(xla.run_if)
     assert always_computed(cond)
 
 
-def test_at_most_once_copies_nothing_that_it_passes_on():
+def test_run_if_copies_nothing_that_it_passes_on():
     def copied(branch):
         def run(params, on):
             updates = jax.tree.map(jnp.sin, params)
@@ -85,40 +85,40 @@ def test_at_most_once_copies_nothing_that_it_passes_on():
         text = compiled_text(run, [ONES] * 2, True, donate_argnums=0)
         return re.findall(rf"= {re.escape(MATRIX)}\S* copy\(", text)
 
-    assert not copied(xla.at_most_once)
+    assert not copied(xla.run_if)
 
 
-def test_drawn_into_keeps_inside_what_does_not_read_its_buffer():
+def test_write_if_keeps_inside_what_does_not_read_its_buffer():
     def run(draw):
         return outside_of_loops(compiled_text(draw, ONES, ONES, jnp.int32(1), False))
 
     def trick(buffer, x, index, on):
-        return xla.drawn_into(buffer, index, on, lambda at: jnp.sin(x + at))
+        return xla.write_if(on, index, lambda at: jnp.sin(x + at), buffer)
 
     def plain(buffer, x, index, on):
-        return xla.at_most_once(on, lambda _, x, at: jnp.sin(x + at), buffer, x, index)
+        return xla.run_if(on, lambda _, x, at: jnp.sin(x + at), buffer, x, index)
 
     assert " sine(" not in run(trick)
     assert " sine(" in run(plain)
 
 
-def test_computed_once_draws_once_for_all_entries_of_a_product():
-    def work(draw):
-        def run(key_data):
-            rows, columns = draw(key_data)
-            return jnp.sum((1 + jnp.outer(rows, columns)) ** 2)
+def test_a_barrier_leaves_alone_what_varies_over_an_axis():
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
 
-        return jax.jit(run).lower(KEY_DATA).compile().cost_analysis()["flops"]
+    def invariant(barrier):
+        def run(same):
+            varying = lax.axis_index("x")
+            return barrier((same, varying))[0]
 
-    def factors(key_data):
-        drawn = jax.random.normal(threefry.wrap_key_data(key_data), (128,))
-        return drawn[:64], drawn[64:]
+        spec = jax.sharding.PartitionSpec()
+        jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec)(ONES)
 
-    once = work(lambda key_data: xla.computed_once(jnp.float32(key_data[0]), factors, key_data))
-    assert once < 0.6 * work(factors)
+    invariant(xla.barrier)
+    with pytest.raises(ValueError, match="varies|varying|out_specs"):
+        invariant(lax.optimization_barrier)
 
 
-def test_kept_inside_holds_no_sum_beside_a_loop():
+def test_no_hoist_holds_no_sum_beside_a_loop():
     def run(keep):
         def total(params, updates, xs):
             def body(total, x):
@@ -129,7 +129,7 @@ def test_kept_inside_holds_no_sum_beside_a_loop():
 
         return outside_of_loops(compiled_text(total, ONES, ONES, jnp.ones((5, *SHAPE))))
 
-    assert " sine(" not in run(xla.kept_inside)
+    assert " sine(" not in run(xla.no_hoist)
     assert " sine(" in run(lambda fixed, varying: (fixed, varying))
 
 
@@ -140,8 +140,8 @@ def test_what_is_impossible_is_no_news_to_the_program_alone(witness):
             lambda x, w: lax.cond(never(w), lambda: x, lambda: jnp.sin(x)), ONES, witness
         )
 
-    assert not xla.impossible(witness)
-    assert " conditional(" in run(xla.impossible)
+    assert not xla.opaque_false(witness)
+    assert " conditional(" in run(xla.opaque_false)
     assert " conditional(" not in run(lambda witness: jnp.bool_(False))
 
 
@@ -152,25 +152,25 @@ def test_what_is_held_in_a_branch_is_not_moved_to_idle_steps():
                 return total + hold(count, lambda: jnp.sin(x), lambda: x)
 
             def step(total, due):
-                return xla.at_most_once(due, evolve, total), None
+                return xla.run_if(due, evolve, total), None
 
             return lax.scan(step, jnp.zeros(SHAPE), due)[0]
 
         text = compiled_text(total, ONES, jnp.int32(3), jnp.zeros(5, bool))
         return " sine(" in outside_of_loops(text)
 
-    assert not moved_out(xla.held_in_a_branch)
+    assert not moved_out(xla.hold_in_branch)
     assert moved_out(lambda witness, fn, instead: fn())
 
 
 def test_a_buffer_that_waits_for_a_witness_is_not_made_before_it():
-    def made_first(never):
+    def made_first(zeros_in):
         def total(x):
             def member(at, best):
                 return jnp.minimum(best, jnp.sum(jnp.sin(x + at)))
 
             fitness = lax.fori_loop(0, 3, member, jnp.float32(jnp.inf))
-            zeros = jnp.zeros(SHAPE) + never(fitness).astype(jnp.float32)
+            zeros = zeros_in(x, fitness, jnp.float32)
             trips = jnp.where(fitness < 0, 3, 2)
             return lax.fori_loop(0, trips, lambda at, total: total + x * at, zeros)
 
@@ -178,8 +178,8 @@ def test_a_buffer_that_waits_for_a_witness_is_not_made_before_it():
         before, *_ = "\n".join(found[entry]).split(" while(")
         return re.findall(rf"= {re.escape(MATRIX)}\S* fusion\(", before)
 
-    assert not made_first(xla.impossible)
-    assert made_first(lambda fitness: jnp.bool_(False))
+    assert not made_first(xla.zeros_in)
+    assert made_first(lambda buffer, witness, dtype: jnp.zeros(SHAPE, dtype))
 
 
 NUMBERS = np.random.default_rng(0).normal(size=(3, 4000)).astype(np.float32)
@@ -192,7 +192,7 @@ def test_a_product_rounded_to_add_is_the_same_fused_or_not():
         apart = np.asarray(jax.jit(rounded)(a * b)) + c
         return int((np.asarray(fused) != apart).sum())
 
-    assert differences(xla.rounded_to_add) == 0
+    assert differences(xla.round_for_fma) == 0
     assert differences(lambda product: product) > 100  # multiplied and added with one rounding
 
 
@@ -201,29 +201,16 @@ def test_a_product_of_factors_rounded_to_multiply_is_exact():
         a, b = (np.asarray(rounded(x)) for x in NUMBERS[:2])
         return int((a.astype(np.float64) * b != a * b).sum())
 
-    assert inexact(xla.rounded_to_multiply) == 0
+    assert inexact(xla.round_for_exact_product) == 0
     assert inexact(lambda factor: factor) > 100
 
 
-def test_rounded_to_is_no_cast_that_another_one_undoes():
+def test_round_to_is_no_cast_that_another_one_undoes():
     wide = jnp.asarray(NUMBERS[0])
-    text = compiled_text(lambda x: xla.rounded_to(x, jnp.bfloat16), wide)
+    text = compiled_text(lambda x: xla.round_to(x, jnp.bfloat16), wide)
     assert " reduce-precision(" in text
     casts = compiled_text(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), wide)
     assert " reduce-precision(" not in casts  # XLA:GPU and XLA:TPU may drop both
     np.testing.assert_array_equal(
-        xla.rounded_to(wide, jnp.bfloat16), wide.astype(jnp.bfloat16).astype(jnp.float32)
+        xla.round_to(wide, jnp.bfloat16), wide.astype(jnp.bfloat16).astype(jnp.float32)
     )
-
-
-def test_an_unwritten_buffer_is_divided_as_its_leaf_is_on_a_gpu():
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-    leaf = jax.device_put(jnp.ones((8, 4)), jax.sharding.NamedSharding(mesh, jax.P("x")))
-
-    def lowered(fn):
-        return jax.jit(fn).trace(leaf).lower(lowering_platforms=("cuda",)).as_text()
-
-    assert "@CustomSPMDPartitioning" in lowered(xla.unwritten)
-    plain = lowered(lambda leaf: lax.empty(leaf.shape, leaf.dtype))
-    assert "@CustomSPMDPartitioning" not in plain  # as large on every device as the whole leaf
-    assert "@AllocateBuffer" in plain

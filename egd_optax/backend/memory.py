@@ -157,7 +157,7 @@ def has_pinned_host(device: jax.Device) -> bool:
         return True
     warnings.warn(
         f'memory="host": the platform {device.platform!r} has no pinned host memory, so '
-        'elites stay on the device. Pass Execution(memory="replay") to store no elite at all, or '
+        'pages stay on the device. Pass Execution(memory="replay") to keep none at all, or '
         'Execution(memory="device") to keep them there without this warning.',
         stacklevel=2,
     )
