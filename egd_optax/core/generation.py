@@ -23,7 +23,7 @@ from egd_optax.core.evaluate import Evaluation, Scored
 from egd_optax.core.fitness import Fitness, Snapshot, fitness_dtype, fitness_of
 from egd_optax.core.population import Candidate, Population, population_around
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
-from egd_optax.core.strategy import es_steps
+from egd_optax.core.strategy import es_steps, statistic_tree
 from egd_optax.core.unformed import chunks_of
 from egd_optax.core.weights import member_weights
 from egd_optax.noise import Outcome
@@ -277,7 +277,7 @@ def _outcome(stage: Round, scored: Scored, accepted: jax.Array) -> Outcome:
     if spec.noise.statistic is not None:
         sums = combine.statistic_of(population, weights, stage.devices)
         leaves = population.layout.unstack(sums)
-        statistic = stage.snapshot.masked_tree(leaves)
+        statistic = statistic_tree(spec, stage.snapshot, leaves)
     child = scored.fitness[spec.member_count]
     return Outcome(fitness, weights, child, accepted, statistic)
 
