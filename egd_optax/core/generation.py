@@ -9,6 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from egd_optax._checks import checked_state
 from egd_optax.accept import BEST, CHILD, PARENT
 from egd_optax.backend import arithmetic, xla
 from egd_optax.backend.devices import Devices
@@ -118,7 +119,9 @@ def run_generation(
     updates = _updates(stage, scored.held, choice, best)
     outcome = _outcome(stage, scored, choice != PARENT)
     state = StrategyState(
-        noise=spec.noise.adapt(state.noise, outcome),
+        noise=checked_state(
+            "noise.adapt", spec.noise, spec.noise.adapt(state.noise, outcome), state.noise
+        ),
         es_optimizer=optax.tree.where(choice == CHILD, scored.es_state, state.es_optimizer),
         accept=of_rule,
     )
