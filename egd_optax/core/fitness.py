@@ -46,8 +46,18 @@ class Snapshot(NamedTuple):
         return jax.tree.unflatten(self.treedef, whole)
 
     def leaves_of(self, tree: optax.Params) -> tuple[jax.Array, ...]:
-        """The leaves of a tree like the parameters, at the positions that mutate."""
-        leaves = self.treedef.flatten_up_to(tree)
+        """The leaves of what a noise reads, at the positions that mutate.
+
+        Raises:
+            ValueError: it is not a tree like the parameters.
+        """
+        try:
+            leaves = self.treedef.flatten_up_to(tree)
+        except ValueError as error:
+            raise ValueError(
+                "`noise.reads` must return a pytree like the parameters, got "
+                f"{jax.tree.structure(tree)} for {self.treedef}."
+            ) from error
         return tuple(leaves[at] for at in self.positions)
 
 

@@ -345,6 +345,12 @@ def _stds(
 
     def std(leaf: jax.Array, read: jax.Array | None) -> jax.Array:
         found = jnp.asarray(noise.std(leaf, sigma.astype(real), read), real)
+        fits = all(own in (1, size) for own, size in zip(found.shape, leaf.shape, strict=False))
+        if found.ndim not in (0, leaf.ndim) or not fits:
+            raise ValueError(
+                f"`noise.std` must return a scalar or an array like its leaf, {leaf.shape}, got "
+                f"shape {found.shape} from {noise!r}."
+            )
         found = found.reshape(found.shape or (1,) * leaf.ndim)
         # Noise is nowhere 64 deviations away: it is finite, and no times it is zero.
         return jnp.where(jnp.isfinite(64 * found), found, jnp.zeros_like(found))
