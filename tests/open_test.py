@@ -188,6 +188,84 @@ def test_what_a_noise_reads_may_lack_leaves_that_do_not_mutate(name):
     np.testing.assert_array_equal(params["small"]["left"], base["small"]["left"])
 
 
+def one_cycle(kind, base=optax.sgd(0.25), params=None):
+    params = {"a": jnp.linspace(-1.0, 1.0, 6), "b": jnp.ones((3, 2))} if params is None else params
+    tx = evolve(base, evolve_every=1, noise=kind, population_size=4)
+    updates, state = jax.jit(lambda p, s: tx.update(p, s, p, value_fn=loss))(
+        params, tx.init(params)
+    )
+    return updates, state
+
+
+def test_a_statistic_is_zero_for_leaves_that_the_base_freezes():
+    base = optax.partition({"t": optax.sgd(0.25), "f": optax.set_to_zero()}, {"a": "t", "b": "f"})
+    updates, state = one_cycle(Separable(), base)
+    found, start = state.strategy_state.noise, jnp.log(Separable().first)
+    assert (updates["b"] == 0).all()
+    assert (found["b"] == start).all()
+    assert (found["a"] != start).all()
+
+
+def test_the_state_of_a_noise_keeps_its_dtype_under_x64():
+    with jax.enable_x64(True):
+
+        class Single(Separable):
+            def init(self, params):
+                return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), super().init(params))
+
+        _, state = one_cycle(Single())
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.strategy_state.noise)} == {jnp.dtype(jnp.float32)}
+
+
+class Adapts(noise.Noise):
+    """Replaces its state by what it was made of."""
+
+    def __init__(self, first, then):
+        self.first, self.then = first, then
+
+    def init(self, params):
+        return self.first
+
+    def adapt(self, state, outcome):
+        return self.then
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "message"),
+    [
+        (
+            0,
+            0.5,
+            r"`noise.adapt` must return a state like .*`noise.init`, got float32 \[\] for int32",
+        ),
+        (0.5, (0.5,), r"`noise.adapt` must return a state like .*: replace arrays only"),
+        (
+            0.5,
+            np.ones(2),
+            r"`noise.adapt` must return a state like .*\[2\].*keep shapes and dtypes",
+        ),
+    ],
+)
+def test_a_state_that_does_not_fit_the_next_step_is_refused_by_name(first, then, message):
+    with pytest.raises(ValueError, match=message):
+        one_cycle(Adapts(first, then))
+
+
+def test_stds_and_what_is_read_are_refused_by_name_if_they_do_not_fit():
+    class Std(noise.Noise):
+        def std(self, leaf, sigma, read):
+            return jnp.ones(7)
+
+    class Reads(noise.Noise):
+        def reads(self, base_state, state):
+            return {"a": jnp.ones(6)}
+
+    with pytest.raises(ValueError, match=r"`noise.std` must return .*\(6,\), got shape \(7,\)"):
+        one_cycle(Std())
+    with pytest.raises(ValueError, match=r"`noise.reads` must return a pytree like the parameters"):
+        one_cycle(Reads())
+
+
 # What each of them does.
 
 
