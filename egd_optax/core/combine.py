@@ -92,7 +92,7 @@ def weighted_sum(
     """
     layout = population.layout
     whole = _sum_of_whole(population, terms, held.whole, memory, pages, devices)
-    rows = _sum_of_rows(population, terms, held.center, devices)
+    rows = _sum_of_rows(population, terms, devices)
     sums = dict(zip(layout.whole, whole, strict=True)) | dict(zip(layout.in_rows, rows, strict=True))
     return devices.sum([sums[at] for at in range(len(sums))])
 
@@ -142,9 +142,7 @@ def _sum_of_whole(
     return result
 
 
-def _sum_of_rows(
-    population: Population, terms: Terms, buffers: Arrays, devices: Devices
-) -> Arrays:
+def _sum_of_rows(population: Population, terms: Terms, devices: Devices) -> Arrays:
     """The sums in the blocks in rows, as many draws at a time as are little beside the leaves."""
     layout = population.layout
     if not layout.in_rows:
@@ -176,11 +174,10 @@ def _sum_of_rows(
 
     if chunks == 1:  # without zeros to add to, which would be a copy
         return sums(jnp.int32(0))
-    zeros = devices.varying(
-        tuple(
-            xla.zeros_in(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype)) for leaf in buffers
-        )
-    )
+    params = (population.params[at] for at in layout.in_rows)
+    zeros = devices.varying(tuple(
+        xla.zeros_after(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype)) for leaf in params
+    ))
 
     def add(chunk: jax.Array, totals: Arrays) -> Arrays:
         return tuple(map(jnp.add, totals, sums(chunk)))
@@ -207,7 +204,7 @@ def statistic_of(population: Population, weights: jax.Array, devices: Devices) -
     members = jnp.arange(1, weights.size, dtype=jnp.int32)
     terms = _first_those_that_weigh(members, weights[1:], devices)
     zeros = [
-        xla.zeros_in(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype))
+        xla.zeros_after(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype))
         for leaf in population.params
     ]
 

@@ -77,8 +77,11 @@ def chunks_of(
             '`evaluate="formed"`.'
         )
 
-    def score(candidate: Candidate, sign: jax.Array, counts: jax.Array) -> Evaluated:
-        found: Evaluated = evaluate(fitness, factored_leaves(population, candidate, sign), counts)
+    def score(
+        population: Population, candidate: Candidate, sign: jax.Array, counts: jax.Array
+    ) -> Evaluated:
+        leaves = factored_leaves(population, candidate, sign)
+        found: Evaluated = evaluate(fitness, leaves, counts)
         return found
 
     if execution.evaluate == "factored" and execution.candidate_batch_size is not None:
@@ -115,7 +118,7 @@ def factored_leaves(population: Population, candidate: Candidate, sign: jax.Arra
     blocks, factored = population.layout.blocks, factored_blocks(population)
     leaves: dict[int, Any] = population.leaves(candidate, sign, without=factored)
     for at in factored:
-        center = candidate.center[population.layout.in_rows.index(at)]
+        center = population.center_of(candidate, at)
         parts = blocks[at].read(candidate.rows)
         for index, position in enumerate(blocks[at].leaves):
             base = center[index]
