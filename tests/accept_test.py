@@ -180,6 +180,7 @@ def test_a_derivative_passes_through_a_step_whose_rule_keeps_a_state():
 
 
 @pytest.mark.exact
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("antithetic", [False, True])
 def test_the_same_bits_in_every_memory_mode_as_a_scan_and_after_a_resume(antithetic):
     def made(**execution):
