@@ -13,6 +13,7 @@ import pytest
 from aot.compiled import PLUGINS, missing, topology
 from egd_optax import Execution, evolve, noise
 from egd_optax._factored import Factored, evaluate
+from xla_options import known
 
 # No other array of a program has as many numbers as a batch has in a layer.
 WIDTH, LAYERS, ROWS, AT_ONCE = 1024, 3, 48, 16
@@ -40,8 +41,7 @@ def lowered(target, fn, *args):
 
 
 def compiled(target, program):
-    # Autotuning would time kernels on the GPU.
-    return program.compile({"xla_gpu_autotune_level": 0} if target == "H100" else None)
+    return program.compile(known("untuned") if target == "H100" else None)
 
 
 def operations(target, fn, *args):
