@@ -20,10 +20,10 @@ PAGE = RUNS.with_suffix(".md")
 HEAD = """\
 # Versions that were tested
 
-What `make test-matrix` ran last on each Python: with the lowest versions that `pyproject.toml`
-admits, with those that `requirements.lock` pins, and with the highest on that day. The tests are
-those of `make test`: `fast` in code that XLA hardly optimises, `exact` as for a user. The types are
-checked against the JAX of the row.
+What `make test`, or `make test-matrix`, ran last on each Python: with the lowest versions that
+`pyproject.toml` admits, with those that `requirements.lock` pins, and with the highest on that day.
+`fast` tests run in code that XLA hardly optimises, `exact` ones as for a user. The types are checked
+against the JAX of the row. Versions without a row have not run since this page is kept.
 
 """
 
