@@ -22,8 +22,8 @@ HEAD = """\
 
 What `make test`, or `make test-matrix`, ran last on each Python: with the lowest versions that
 `pyproject.toml` admits, with those that `requirements.lock` pins, and with the highest on that day.
-`fast` tests run in code that XLA hardly optimises, `exact` ones as for a user. The types are checked
-against the JAX of the row. Versions without a row have not run since this page is kept.
+`fast` tests run in code that XLA hardly optimises, `exact` ones as for a user. The types are
+checked against the JAX of the row. Versions without a row have not run since this page is kept.
 
 """
 
