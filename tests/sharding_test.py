@@ -7,7 +7,7 @@ import re
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from layouts import PLAIN, READ, Layout
+from layouts import PLAIN, Layout
 import optax
 import pytest
 
@@ -19,6 +19,7 @@ from egd_optax._cycle.place import Lanes, place_of
 from egd_optax._cycle.score import score
 from egd_optax._cycle.stacks import stacks_of
 from egd_optax._cycle.storage import Nowhere
+from xla_options import known
 
 pytestmark = pytest.mark.exact
 
@@ -53,7 +54,7 @@ def compiled_step(sizes, axis_type=AxisType.Auto, size=SIZE, execution=PLAIN, **
     with jax.set_mesh(mesh):
         state = jax.eval_shape(tx.init, params)
         step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=loss))
-        return step.lower(params, state, params).compile(READ), params
+        return step.lower(params, state, params).compile(known("read")), params
 
 
 @pytest.mark.crossed(1)

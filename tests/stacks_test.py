@@ -6,7 +6,6 @@ import re
 import chex
 import jax
 import jax.numpy as jnp
-from layouts import FAST, READ
 import numpy as np
 import optax
 import pytest
@@ -17,6 +16,7 @@ from egd_optax._cycle.draws import draws_of
 from egd_optax._cycle.members import Members, noise_std
 from egd_optax._cycle.parent import Genome
 from egd_optax._cycle.stacks import LARGEST, stacks_of
+from xla_options import known
 
 KINDS = {
     "gaussian": noise.gaussian(),
@@ -79,7 +79,7 @@ def noise_of_all(kind, leaves, first=0, member=3, sigma=0.3, compiler_options=No
 def noise_of_one(kind, leaf, at, member=3, sigma=0.3):
     """The noise of a leaf, as `jax.random` and `Noise.draw` make it in a program of its own."""
 
-    @functools.partial(jax.jit, compiler_options=FAST)
+    @functools.partial(jax.jit, compiler_options=known("hurried"))
     def one(leaf):
         key = jax.random.fold_in(jax.random.fold_in(KEY, member), at)
         std = noise_std(leaf, jnp.float32(sigma), kind)
@@ -93,7 +93,7 @@ def noise_of_one(kind, leaf, at, member=3, sigma=0.3):
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_each_leaf_has_the_noise_that_it_draws_by_itself(kind, dtype):
     leaves = leaves_of([*SHAPES, (200, 180)], dtype)
-    stacks, together = noise_of_all(kind, leaves, compiler_options=FAST)
+    stacks, together = noise_of_all(kind, leaves, compiler_options=known("hurried"))
     assert max(map(len, stacks.groups)) > 1
     for at, (leaf, found) in enumerate(zip(leaves, together, strict=True)):
         # Factors are rounded to half of their digits.
@@ -115,7 +115,7 @@ def test_the_noise_of_a_leaf_does_not_depend_on_what_it_stands_beside(kind):
 def test_in_float64_too():
     with jax.enable_x64(True):
         leaves = leaves_of(SHAPES) + leaves_of(SHAPES, jnp.float64)
-        _, together = noise_of_all(noise.gaussian(), leaves, compiler_options=FAST)
+        _, together = noise_of_all(noise.gaussian(), leaves, compiler_options=known("hurried"))
         for at, (leaf, found) in enumerate(zip(leaves, together, strict=True)):
             assert found.dtype == leaf.dtype
             expected = noise_of_one(noise.gaussian(), leaf, at)
@@ -165,7 +165,7 @@ def text_of(count, **kwargs):
     tx = evolve(optax.sgd(0.1), **kwargs)
     step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=loss))
     lowered = step.lower(params, jax.eval_shape(tx.init, params), params)
-    return lowered.compile(READ).as_text()
+    return lowered.compile(known("read")).as_text()
 
 
 SETTINGS = {

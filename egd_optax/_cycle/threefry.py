@@ -11,9 +11,10 @@ import math
 
 import jax
 from jax import lax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
+
+from egd_optax._jax import define_prng_impl, threefry_prng_impl
 
 # The constants of Threefry-2x32-20: Salmon et al., `Parallel Random Numbers: As Easy as
 # 1, 2, 3 <https://doi.org/10.1145/2063384.2063405>`_, 2011.
@@ -57,7 +58,7 @@ def block(
 
 def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
     if bit_width != 32 or math.prod(shape) >= 2**32:  # a count may take both of its halves
-        bits: jax.Array = jax.extend.random.threefry_prng_impl.random_bits(key, bit_width, shape)
+        bits: jax.Array = threefry_prng_impl.random_bits(key, bit_width, shape)
         return bits
     high, low = block(key, *_counters(shape))
     return high ^ low
@@ -108,9 +109,9 @@ def _counters(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     return jnp.zeros(shape, jnp.uint32), low
 
 
-_IMPLEMENTATION = jax.extend.random.define_prng_impl(
+_IMPLEMENTATION = define_prng_impl(
     key_shape=(2,),
-    seed=jax.extend.random.threefry_prng_impl.seed,
+    seed=threefry_prng_impl.seed,
     split=_split,
     random_bits=_random_bits,
     fold_in=_fold_in,

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import jax
 from jax import lax
-from jax.experimental.custom_partitioning import custom_partitioning
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
+
+from egd_optax._jax import custom_partitioning
 
 T = TypeVar("T")
 C = TypeVar("C")
