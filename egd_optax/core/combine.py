@@ -93,7 +93,9 @@ def weighted_sum(
     layout = population.layout
     whole = _sum_of_whole(population, terms, held.whole, memory, pages, devices)
     rows = _sum_of_rows(population, terms, devices)
-    sums = dict(zip(layout.whole, whole, strict=True)) | dict(zip(layout.in_rows, rows, strict=True))
+    sums = dict(zip(layout.whole, whole, strict=True)) | dict(
+        zip(layout.in_rows, rows, strict=True)
+    )
     return devices.sum([sums[at] for at in range(len(sums))])
 
 
@@ -129,14 +131,15 @@ def _sum_of_whole(
         return add(totals, terms.weights[index], leaves)
 
     zeros = devices.varying(
-        tuple(
-            xla.zeros_in(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype)) for leaf in buffers
-        )
+        tuple(xla.zeros_in(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype)) for leaf in buffers)
     )
     if pages is not None:
         weights = jnp.zeros_like(terms.weights).at[terms.slots].set(terms.weights)
         return memory.fold(
-            pages, weights != 0, lambda totals, slot, leaves: add(totals, weights[slot], leaves), zeros
+            pages,
+            weights != 0,
+            lambda totals, slot, leaves: add(totals, weights[slot], leaves),
+            zeros,
         )
     result: Arrays = lax.fori_loop(jnp.int32(0), terms.count, add_drawn, zeros)
     return result
@@ -175,9 +178,11 @@ def _sum_of_rows(population: Population, terms: Terms, devices: Devices) -> Arra
     if chunks == 1:  # without zeros to add to, which would be a copy
         return sums(jnp.int32(0))
     params = (population.params[at] for at in layout.in_rows)
-    zeros = devices.varying(tuple(
-        xla.zeros_after(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype)) for leaf in params
-    ))
+    zeros = devices.varying(
+        tuple(
+            xla.zeros_after(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype)) for leaf in params
+        )
+    )
 
     def add(chunk: jax.Array, totals: Arrays) -> Arrays:
         return tuple(map(jnp.add, totals, sums(chunk)))
@@ -217,6 +222,4 @@ def statistic_of(population: Population, weights: jax.Array, devices: Devices) -
             for total, unit in zip(totals, inside.units(inside.draw_of(member)), strict=True)
         ]
 
-    return devices.sum(
-        lax.fori_loop(jnp.int32(0), terms.count, add, devices.varying(zeros))
-    )
+    return devices.sum(lax.fori_loop(jnp.int32(0), terms.count, add, devices.varying(zeros)))

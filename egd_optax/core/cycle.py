@@ -12,12 +12,12 @@ import optax
 
 from egd_optax._advice import advice_on_value_fn
 from egd_optax.backend import arithmetic, xla
+from egd_optax.backend.derivatives import constant, following
 from egd_optax.backend.devices import Devices, on_devices
 from egd_optax.backend.packing import Arrays
 from egd_optax.base.trees import aligned, flatten, is_masked, replaced
 from egd_optax.core import auxiliary
 from egd_optax.core.auxiliary import Aux, Auxiliary
-from egd_optax.backend.derivatives import constant, following
 from egd_optax.core.fitness import Snapshot, fitness_dtype
 from egd_optax.core.generation import Generation, run_generation
 from egd_optax.core.population import generation_key
@@ -256,9 +256,7 @@ def _generations(
     return _Carry(leaves, state, _info(cycle, found, jumped, aux), jumped)
 
 
-def _updates_to(
-    leaves: Arrays, params: Arrays, updates: Arrays, accepted: jax.Array
-) -> Arrays:
+def _updates_to(leaves: Arrays, params: Arrays, updates: Arrays, accepted: jax.Array) -> Arrays:
     """The updates that lead from the parameters to some leaves if accepted, else those before."""
     triples = zip(leaves, params, updates, strict=True)
     return tuple(

@@ -19,7 +19,7 @@ from egd_optax.backend.packing import Arrays
 from egd_optax.core import auxiliary
 from egd_optax.core.auxiliary import Evaluated, Seen
 from egd_optax.core.elites import Slots, empty_slots
-from egd_optax.core.fitness import Fitness, fitness_dtype
+from egd_optax.core.fitness import fitness_dtype
 from egd_optax.core.population import Candidate, Population
 
 # What is left to do when all members are scored: makes the child, in the memory of a candidate, from
@@ -239,10 +239,15 @@ class Evaluation(NamedTuple):
             many, before = carry
             member = numbers[index]
             # As many trips on each device: nothing is spared for the one that has the parent.
-            drawn = self.population.draw_into(before, member, (member > 0) | (self.devices.size > 1))
-            own = drawn.rows, tuple(
-                jnp.where(member > 0, leaf, parent)
-                for leaf, parent in zip(drawn.whole, held.whole, strict=True)
+            drawn = self.population.draw_into(
+                before, member, (member > 0) | (self.devices.size > 1)
+            )
+            own = (
+                drawn.rows,
+                tuple(
+                    jnp.where(member > 0, leaf, parent)
+                    for leaf, parent in zip(drawn.whole, held.whole, strict=True)
+                ),
             )
             return jax.tree.map(lambda all_, leaf: all_.at[index].set(leaf), many, own), drawn
 

@@ -1,6 +1,5 @@
 """One round: snapshot, draw and evaluate, weigh, combine, accept."""
 
-from collections.abc import Mapping
 import functools
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.accept import BEST, CHILD, PARENT
-from egd_optax.backend import arithmetic, xla
+from egd_optax.backend import xla
 from egd_optax.backend.devices import Devices
 from egd_optax.backend.memory import memory_of
 from egd_optax.backend.packing import Arrays
@@ -201,9 +200,7 @@ def _landed(
     spec, devices = stage.spec, stage.devices
     held, es_state = both
     weights = _weights(spec, fitness)
-    terms = combine.terms_of(
-        weights, fitness, spec.support, slots, pair=spec.pair, devices=devices
-    )
+    terms = combine.terms_of(weights, fitness, spec.support, slots, pair=spec.pair, devices=devices)
     sums = combine.weighted_sum(
         population, terms, held, memory=memory, pages=pages, devices=devices
     )

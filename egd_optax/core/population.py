@@ -151,7 +151,9 @@ class Population:
         return self.draw_rows(draw), self.draw_whole(draw)
 
     def _displaced(self, at: int, draw: jax.Array) -> jax.Array:
-        return self._reach(at, self.parent_block(at), self._noise(at, self._numbers(at, None, draw)))
+        return self._reach(
+            at, self.parent_block(at), self._noise(at, self._numbers(at, None, draw))
+        )
 
     def _numbers(self, at: int, rows: jax.Array | None, draw: jax.Array) -> Arrays:
         """The numbers of a block in a draw, with a leading axis of its leaves."""
@@ -208,10 +210,15 @@ class Population:
         program for each layer of a network.
         """
         layout = self.layout
-        leaves = {layout.blocks[at].leaves[0]: leaf[0] for at, leaf in zip(layout.whole, held.whole, strict=True)}
+        leaves = {
+            layout.blocks[at].leaves[0]: leaf[0]
+            for at, leaf in zip(layout.whole, held.whole, strict=True)
+        }
         formed = [at for at in layout.in_rows if at not in without]
         singles = [at for at in formed if layout.blocks[at].many == 1]
-        leaves.update((layout.blocks[at].leaves[0], self._formed(at, held, sign)[0]) for at in singles)
+        leaves.update(
+            (layout.blocks[at].leaves[0], self._formed(at, held, sign)[0]) for at in singles
+        )
         stacks = [at for at in formed if layout.blocks[at].many > 1]
         for at, stack in zip(stacks, self._stacks(stacks, held, sign), strict=True):
             leaves.update(zip(layout.blocks[at].leaves, stack, strict=True))
@@ -339,9 +346,7 @@ def population_around(
     return Population(stacks, steps, stds, leaf_keys, key, layout, noise, mirrors)
 
 
-def _stds(
-    noise: Noise, stack: jax.Array, sigma: jax.Array, read: jax.Array | None
-) -> jax.Array:
+def _stds(noise: Noise, stack: jax.Array, sigma: jax.Array, read: jax.Array | None) -> jax.Array:
     """The standard deviations in a block, one leaf after another: the same bits as for one alone."""
     real = arithmetic.real_dtype(stack.dtype)
 
