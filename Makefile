@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m demo
 
 # Nearly all that tests take is compilation: XLA hurries where only results are compared.
-HURRIED := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+HURRIED := $(BIN)/python -m xla_options hurried
 PYTEST := $(BIN)/python -m pytest -n auto
 
 test: lint types
@@ -44,15 +44,16 @@ $(VENV)/docs: $(VENV)/installed docs/requirements.txt
 	  --requirement docs/requirements.txt
 	touch $@
 
-# Every supported Python on this machine, at the lowest and the newest versions admitted.
+# Every supported Python on this machine, with the lowest, the pinned and the newest versions; each
+# run goes into docs/developer/versions.md. PYTHONS="3.12 3.13" runs these alone.
 test-matrix: $(VENV)/installed
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nox --session tests
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nox --session tests $(if $(PYTHONS),--python $(PYTHONS))
 
 # Executes the .py of every notebook and writes the .ipynb beside it.
 notebooks: $(VENV)/installed
 	$(BIN)/python notebooks/execute.py
 
-# Wheel and sdist, and the tests of one on the other.
+# Wheel and sdist, and the tests of one on the other, on the newest supported Python here.
 test-build: $(VENV)/installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nox --session build
 
@@ -72,7 +73,7 @@ bench: $(VENV)/installed
 	  --requirement benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks idle memory side_by_side
 	$(BIN)/python -m benchmarks --keep-freed-memory idle cycle noise draws
-	XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= \
+	$(BIN)/python -m xla_options plain_products \
 	  $(BIN)/python -m benchmarks --keep-freed-memory factored
 
 lint: $(VENV)/installed

@@ -1,7 +1,7 @@
 """The suite in environments of their own.
 
-`make test-matrix`: on every Python here, at both ends of the versions admitted.
-`make test-build`: from the sdist, on the wheel.
+`make test-matrix`: on every Python here, with the lowest, the pinned and the newest versions.
+`make test-build`: from the sdist, on the wheel, on the newest Python here.
 """
 
 import os
@@ -10,37 +10,68 @@ import shutil
 import tarfile
 
 import nox
+from nox.command import CommandFailed
 
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = False
 
-# pyenv hides the Pythons that are not selected.
+# pyenv hides the Pythons that are not selected, behind programs of their names that fail.
 pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
 hidden = [str(path) for path in pyenv.glob("versions/3.*/bin")]
-os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *hidden])
+os.environ["PATH"] = os.pathsep.join([*hidden, os.environ["PATH"]])
 
 PYTHONS = nox.project.python_versions(nox.project.load_toml())
+HERE = [version for version in PYTHONS if shutil.which(f"python{version}")]
 
-
+PYTEST = ("python", "-m", "pytest", "-n", "auto")
 # The two parts of `make test`, and how XLA compiles for them.
-HURRIED = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-PARTS = {"not exact and not wide and not long": HURRIED, "exact and not wide and not long": ""}
+PARTS = {
+    "fast": ("not exact and not wide and not long", ("python", "-m", "xla_options", "hurried")),
+    "exact": ("exact and not wide and not long", ()),
+}
 
 
 @nox.session(python=PYTHONS)
-@nox.parametrize("resolution", ["lowest-direct", "highest"])
+@nox.parametrize("resolution", ["lowest", "pinned", "highest"])
 def tests(session: nox.Session, resolution: str) -> None:
-    """Runs the suite with the dependencies of pyproject.toml at one end of their range."""
-    session.install("--resolution", resolution, "--editable", ".[test]")
-    session.run("python", "-m", "pytest", "-n", "auto", *session.posargs)
+    """Runs what `make test` runs, with versions at an end of what pyproject.toml admits, or pinned.
+
+    A part that fails does not keep the others from running, and docs/developer/versions.md, which
+    lists the runs, says so.
+    """
+    versions = {
+        "lowest": ("--resolution", "lowest-direct"),
+        "pinned": ("--constraint", "requirements.lock"),
+        "highest": ("--resolution", "highest"),
+    }
+    session.install(*versions[resolution], "--editable", ".[test]")
+    if session.posargs:
+        session.run(*PYTEST, *session.posargs)
+        return
+    folder = Path(session.create_tmp()).resolve() / "runs"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    commands = {"types": ("mypy",)}
+    for part, (marked, launcher) in PARTS.items():
+        commands[part] = (*launcher, *PYTEST, "-m", marked, f"--record={folder / part}.jsonl")
+    failed = []
+    for part, command in commands.items():
+        try:
+            session.run(*command)
+        except CommandFailed:
+            failed.append(part)
+    session.run("python", "tests/versions.py", "add", resolution, str(folder), *failed)
+    if failed:
+        session.error(f"failed: {', '.join(failed)}")
 
 
-@nox.session
+@nox.session(python=HERE[-1:] or None)
 def build(session: nox.Session) -> None:
     """Builds wheel and sdist, and runs the tests of the sdist on the wheel.
 
-    Those of `make test`; others with `nox -s build -- ARGUMENTS OF PYTEST`, `tests` for example.
+    The types, the fast ones of `make test`, and of the exact ones those of the compiler and of the
+    pinned draws; others with `nox -s build -- ARGUMENTS OF PYTEST`, `tests` for example.
     """
     folder = Path(session.create_tmp()).resolve() / "build"
     shutil.rmtree(folder, ignore_errors=True)
@@ -55,9 +86,13 @@ def build(session: nox.Session) -> None:
     shutil.rmtree(unpacked / "egd_optax")
     session.chdir(unpacked)
     session.run("python", "-c", "import egd_optax; assert 'site-packages' in egd_optax.__file__")
-    pytest = ("python", "-m", "pytest", "-n", "auto")
     if session.posargs:
-        session.run(*pytest, *session.posargs)
+        session.run(*PYTEST, *session.posargs)
         return
-    for marked, flags in PARTS.items():
-        session.run(*pytest, "tests", "README.md", "docs", "-m", marked, env={"XLA_FLAGS": flags})
+    session.run("mypy")
+    marked, launcher = PARTS["fast"]
+    session.run(*launcher, *PYTEST, "tests", "README.md", "docs", "-m", marked)
+    # The others take as long as CI has left; `make test-matrix` runs them.
+    marked, launcher = PARTS["exact"]
+    of_versions = ("tests/xla_test.py", "tests/key_schedule_test.py")
+    session.run(*launcher, *PYTEST, *of_versions, "-m", marked)

@@ -14,6 +14,7 @@ import optax
 from benchmarks import tpu
 from benchmarks.hlo import Program, parse
 from egd_optax import Execution, egd, recombine
+from xla_options import known
 
 CHIPS = 4
 # Members, elites, and chips that the parameters are spread over.
@@ -94,8 +95,7 @@ def compile_step(
         if target == "TPU v5e":
             compiled, taken = tpu.compile_measured(lowered)
         else:
-            # Autotuning would time kernels on the GPU.
-            compiled = lowered.compile({"xla_gpu_autotune_level": 0})
+            compiled = lowered.compile(known("untuned"))
             taken = compiled.memory_analysis().temp_size_in_bytes
     used, size = compiled.memory_analysis(), params_bytes(chips, side)
     return Compiled(

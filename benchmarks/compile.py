@@ -6,12 +6,6 @@ alone; the two take turns, and each turn gives a ratio. Nothing is run. JAX cach
 and compiles, so every turn has functions of its own, and its caches are emptied.
 """
 
-import os
-
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
-
 import argparse
 from collections.abc import Callable
 import itertools
@@ -26,6 +20,9 @@ import optax
 
 from benchmarks import measure
 from egd_optax import Execution, evolve, noise, presets
+from xla_options import simulate_devices
+
+simulate_devices(8)
 
 TURNS = 5
 SETTINGS: dict[str, Callable[[], dict[str, Any]]] = {

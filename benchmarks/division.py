@@ -7,12 +7,6 @@ eightfold if every device evaluates all of them. What cannot be divided are the 
 and, where the best member is taken, one draw: every device does these.
 """
 
-import os
-
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
-
 import itertools
 from typing import Any
 
@@ -22,8 +16,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from benchmarks import cycle, measure, models
 from benchmarks.noise import KINDS
 from egd_optax import Execution
+from xla_options import simulate_devices
 
 DEVICES = 8
+simulate_devices(DEVICES)
 POPULATIONS = (16, 64)
 SAMPLES = 256
 ROUNDS = 9

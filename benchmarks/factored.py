@@ -2,9 +2,9 @@
 
 A row is a whole cycle: draws, evaluations of all members, of parent and child, and their sum.
 Beside it stand cycles that form their members, EGGROLL's arithmetic written by hand, and a
-generation of evosax, which holds all members. On a CPU it is to run with
-XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= in the environment: fusions of small products,
-which are slow where there are few rows, would favour whatever has more.
+generation of evosax, which holds all members. On a CPU it is to run under
+`python -m xla_options plain_products`: fusions of small products, which are slow where there are
+few rows, would favour whatever has more.
 """
 
 from collections.abc import Callable, Iterator, Sequence

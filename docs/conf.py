@@ -3,8 +3,7 @@
 from pathlib import Path
 import re
 import shutil
-
-from sphinx.application import Sphinx
+from typing import Any
 
 import egd_optax
 
@@ -55,7 +54,7 @@ html_css_files = ["narrow.css"]
 
 
 def with_default_written_out(
-    app: Sphinx, what: str, name: str, value: object, options: object, signature: str, returned: str
+    app: Any, what: str, name: str, value: object, options: object, signature: str, returned: str
 ) -> tuple[str, str] | None:
     """Shows the default of `es_optimizer` as users write it, not by the name that it has inside."""
     if not signature:
@@ -63,6 +62,6 @@ def with_default_written_out(
     return re.sub(r"(_cycle\.)?\bSTRAIGHT\b", "optax.sgd(1.0)", signature), returned
 
 
-def setup(app: Sphinx) -> None:
+def setup(app: Any) -> None:
     """Connects what Sphinx calls."""
     app.connect("autodoc-process-signature", with_default_written_out)

@@ -9,9 +9,10 @@ from typing import Any
 import warnings
 
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 import optax
+
+from egd_optax._jax import ClosedJaxpr, Literal
 
 
 @contextlib.contextmanager
@@ -146,7 +147,7 @@ def _were_filled(error: Exception) -> bool:
     return any(frame.f_globals.get("__name__") == "egd_optax.wrappers" for frame, _ in frames)
 
 
-def warn_of_constant(closed: jax.extend.core.ClosedJaxpr, count: int) -> None:
+def warn_of_constant(closed: ClosedJaxpr, count: int) -> None:
     """Warns if none of `count` inputs of a program, the mutating leaves, reaches its output.
 
     They come last but one: behind the arrays that it closes over, before a flag.
@@ -158,7 +159,7 @@ def warn_of_constant(closed: jax.extend.core.ClosedJaxpr, count: int) -> None:
     reached = set(jaxpr.invars[-1 - count : -1])
 
     def is_reached(var: Any) -> bool:
-        return not isinstance(var, jax.extend.core.Literal) and var in reached
+        return not isinstance(var, Literal) and var in reached
 
     for equation in jaxpr.eqns:
         if any(map(is_reached, equation.invars)):

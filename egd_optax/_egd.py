@@ -6,10 +6,10 @@ import jax
 import optax
 
 from egd_optax import accept, noise, recombine
-from egd_optax.base.reset import Reset
-from egd_optax.core.spec import STRAIGHT
 from egd_optax._evolve import ScalarOrSchedule, evolve
 from egd_optax.accept import Accept
+from egd_optax.base.reset import Reset
+from egd_optax.core.spec import STRAIGHT
 from egd_optax.execution import Execution
 from egd_optax.noise import Noise
 from egd_optax.recombine import Recombine

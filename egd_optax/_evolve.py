@@ -9,8 +9,8 @@ import optax
 
 from egd_optax import _checks, accept, noise, recombine
 from egd_optax._advice import advice_on_state, warn_inside_multi_steps
-from egd_optax.accept import Accept
 from egd_optax._axes import check_axes, check_population_axis
+from egd_optax.accept import Accept
 from egd_optax.backend import xla
 from egd_optax.base import arguments
 from egd_optax.base.frozen_leaves import Frozen
@@ -366,9 +366,7 @@ def evolve(
         updates, jumped, info, strategy_state = ran
         base_state = forget_the_point(base_state, jumped)
         if reset_base:
-            base_state = reset_after_jump(
-                reset_base, base, base_state, params, updates, jumped
-            )
+            base_state = reset_after_jump(reset_base, base, base_state, params, updates, jumped)
         return updates, EvolveState(
             count=count,
             cycle=state.cycle + due.astype(state.cycle.dtype),

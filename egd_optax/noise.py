@@ -136,7 +136,9 @@ class Noise:
         if not self.relative:
             return sigma
         squares = jnp.square(jnp.abs(leaf).astype(sigma.dtype))
-        return sigma * jnp.maximum(jnp.sqrt(jnp.mean(squares)), jnp.asarray(self.min_scale, sigma.dtype))
+        return sigma * jnp.maximum(
+            jnp.sqrt(jnp.mean(squares)), jnp.asarray(self.min_scale, sigma.dtype)
+        )
 
     def normals(self, leaf: jax.ShapeDtypeStruct) -> tuple[tuple[int, ...], ...]:
         """Returns the shapes of the standard normal numbers that the noise of a leaf is made of.

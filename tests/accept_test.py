@@ -7,13 +7,13 @@ from flax import serialization
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from layouts import FAST
 import numpy as np
 import optax
 import pytest
 from rules import ACCEPT
 
 from egd_optax import Execution, accept, evolve, noise, recombine
+from xla_options import known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +180,7 @@ def test_a_derivative_passes_through_a_step_whose_rule_keeps_a_state():
 
 
 @pytest.mark.exact
+@pytest.mark.crossed(1)
 @pytest.mark.parametrize("antithetic", [False, True])
 def test_the_same_bits_in_every_memory_mode_as_a_scan_and_after_a_resume(antithetic):
     def made(**execution):
@@ -238,7 +239,7 @@ def test_eight_devices_choose_as_one_does(antithetic):
     start = jax.device_put(
         (params_of(), tx.init(params_of())), NamedSharding(mesh, PartitionSpec())
     )
-    step = jax.jit(step_of(tx)).lower(*start).compile(FAST)
+    step = jax.jit(step_of(tx)).lower(*start).compile(known("hurried"))
     divided, found = run(tx, params=start[0], state=start[1], wrap=lambda _: step)
     chex.assert_trees_all_close(divided, params, rtol=1e-5, atol=2e-5)
     chex.assert_trees_all_equal(found.info.accepted, state.info.accepted)

@@ -116,9 +116,9 @@ def test_a_file_of_a_cycle_imports_only_those_behind_it(name):
     behind = CORE[CORE.index(name) + 1 :]
     for imported in imports(LIBRARY / "core" / f"{name}.py"):
         if is_within(imported, "egd_optax.core") and imported != "egd_optax.core.auxiliary":
-            assert any(
-                is_within(f"{imported}.", f"egd_optax.core.{file}") for file in behind
-            ), imported
+            assert any(is_within(f"{imported}.", f"egd_optax.core.{file}") for file in behind), (
+                imported
+            )
 
 
 @pytest.mark.parametrize("name", CORE)

@@ -6,13 +6,14 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from layouts import FAST, READ, Layout
+from layouts import Layout
 import numpy as np
 import optax
 import pytest
 from rules import ACCEPT
 
 from egd_optax import Execution, accept, evolve, noise, recombine
+from xla_options import known
 
 GROUND = {"evolve_every": 1, "population_size": 8, "sigma": 0.1}
 
@@ -49,7 +50,11 @@ def run(steps=1, params=None, value_fn=with_itself, extra=None, **kwargs):
     params = params_of() if params is None else params
     tx = evolve(optax.sgd(0.1), **{**GROUND, "aux": AUX, **kwargs})
     state = tx.init(params)
-    step = jax.jit(step_of(tx, value_fn, **(extra or {}))).lower(params, state).compile(FAST)
+    step = (
+        jax.jit(step_of(tx, value_fn, **(extra or {})))
+        .lower(params, state)
+        .compile(known("hurried"))
+    )
     for _ in range(steps):
         params, state = jax.block_until_ready(step(params, state))
     return params, state.info
@@ -203,7 +208,7 @@ def test_devices_that_divide_the_members_find_the_same(name, rule):
         if context == "mapped":
             step = jax.shard_map(step, mesh=mesh, in_specs=(whole, whole), out_specs=whole)
         start = jax.device_put((params_of(), tx.init(params_of())), NamedSharding(mesh, whole))
-        _, state = jax.jit(step).lower(*start).compile(FAST)(*start)
+        _, state = jax.jit(step).lower(*start).compile(known("hurried"))(*start)
         chex.assert_trees_all_close(state.info, expected, rtol=1e-4, atol=1e-5)
         assert state.info.aux.total["count"] == state.info.evaluations
 
@@ -268,7 +273,7 @@ def memory_of(population_size, **kwargs):
     def step(grads, state, params):
         return tx.update(grads, state, params, value_fn=value_fn)
 
-    compiled = jax.jit(step, donate_argnums=1).lower(params, state, params).compile(READ)
+    compiled = jax.jit(step, donate_argnums=1).lower(params, state, params).compile(known("read"))
     return compiled.memory_analysis().temp_size_in_bytes / (4 * 512 * 512)
 
 

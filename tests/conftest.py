@@ -2,20 +2,37 @@
 
 import collections
 import os
+import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
 
 import hypothesis
 import pytest
+import versions
 
 from egd_optax.backend import memory
+from xla_options import simulate_devices
+
+simulate_devices(8)
+START = time.monotonic()
 
 # Compilation makes the first example slow; the property is what is tested, not time.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("default")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record", metavar="FILE", help="a line of what ran, on which versions")
+
+
+def pytest_report_header():
+    return versions.in_words(versions.here())
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if path := config.getoption("record"):
+        counts = versions.counted(terminalreporter.stats)
+        versions.append(path, counts, time.monotonic() - START)
 
 
 @pytest.hookimpl(tryfirst=True)

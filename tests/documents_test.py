@@ -1,11 +1,14 @@
 """What README and guide show runs as pasted; doctest runs what has prompts."""
 
 import inspect
+import json
 from pathlib import Path
 import re
+import tomllib
 
 from public import public
 import pytest
+import versions
 
 import egd_optax
 from egd_optax import evolve
@@ -79,6 +82,17 @@ def test_everything_public_has_an_example(name, text):
 
 def test_the_citation_is_of_this_version():
     assert f"\nversion: {egd_optax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_page_of_versions_is_what_the_command_makes_of_the_runs():
+    runs = json.loads(versions.RUNS.read_text())
+    assert versions.PAGE.read_text() == versions.page(runs)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    supported = re.findall(r":: (3\.\d+)$", "\n".join(project["classifiers"]), flags=re.MULTILINE)
+    ran = [(run["versions"]["python"].rpartition(".")[0], run["resolution"]) for run in runs]
+    assert ran
+    assert len(set(ran)) == len(ran)
+    assert set(ran) <= {(python, end) for python in supported for end in versions.ENDS}
 
 
 def test_types_come_with_the_package():

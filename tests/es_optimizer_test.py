@@ -4,7 +4,6 @@ import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from layouts import FAST
 import numpy as np
 import optax
 import pytest
@@ -12,6 +11,7 @@ from recorded import fitness_of, record_evaluations, toy_params
 from rules import ACCEPT, Finite
 
 from egd_optax import Execution, accept, evolve, noise, presets, recombine
+from xla_options import known
 
 GROUND = {
     "evolve_every": 1,
@@ -40,7 +40,7 @@ def run(tx, params, steps=3, value_fn=loss):
         return optax.apply_updates(params, updates), state
 
     state = tx.init(params)
-    step = jax.jit(step).lower(params, state).compile(FAST)
+    step = jax.jit(step).lower(params, state).compile(known("hurried"))
     for _ in range(steps):
         params, state = step(params, state)
     return params, state

@@ -20,6 +20,7 @@ from egd_optax.core.evaluate import Evaluation
 from egd_optax.factored import explain
 from egd_optax.factored.interpret import evaluate
 from egd_optax.factored.leaf import Factored
+from xla_options import known
 
 MEMBERS = 5
 
@@ -70,7 +71,7 @@ def test_a_model_has_the_fitness_of_the_formed_members(name, rank):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_has_that_fitness_as_xla_optimises_it(name, fusions):
     # One formulation, not the one here, has been off by 1e-3 with the fusions of small products.
-    options = {"xla_cpu_experimental_ynn_fusion_type": ""} if fusions == "none" else {}
+    options = known("plain_products") if fusions == "none" else {}
     params, loss = MODELS[name]()
     member, numbers = members_of(params, noise.low_rank()), jnp.arange(MEMBERS)
     formed = jax.jit(

@@ -11,13 +11,10 @@ import optax
 import orbax.checkpoint as ocp
 
 from egd_optax import Execution, evolve
+from xla_options import known
 
 STEPS = 4
 PLAIN = Execution()
-# The program that a user gets, in code that is not optimised: to read, or to ask for its memory.
-READ = {"xla_backend_optimization_level": 0}
-# Compiles fastest. What is compared bit for bit is compiled as for a user.
-FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 # NumPy's, for no backend may have started where `jax.distributed` is still to be.
 INPUTS = np.random.default_rng(8).normal(size=(16, 8)).astype(np.float32)
 BATCH = {"inputs": INPUTS, "targets": np.sin(INPUTS[:, :4])}
@@ -120,13 +117,14 @@ def _abstract(leaf, sharding):
 def train(layout, steps=STEPS, exact=False, execution=PLAIN, **kwargs):
     """Parameters and state after some steps of one `jax.jit` program for the whole mesh.
 
-    With `exact` no gradient is computed, which XLA may divide and round as it likes.
+    With `exact` no gradient is computed, which XLA may divide and round as it likes, and the
+    program is compiled as for a user.
     """
     axis = "pop" if "pop" in layout.sizes else None
     tx = optimizer(execution=dataclasses.replace(execution, population_axis=axis), **kwargs)
     step = jax.jit(
         step_of(tx, (lambda params, batch: params) if exact else gradient),
-        compiler_options=None if exact else FAST,
+        compiler_options=None if exact else known("hurried"),
     )
     with jax.set_mesh(layout.mesh):
         return advance(step, *start(layout, tx), steps)

@@ -11,17 +11,19 @@ import sys
 import time
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
 
 import jax
 from jax.experimental import multihost_utils
-from layouts import FAST, STEPS, Layout, advance, optimizer, restored, start, step_of, train
+from layouts import STEPS, Layout, advance, optimizer, restored, start, step_of, train
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
 from egd_optax import Execution
 from egd_optax.callback import host_value_fn
+from xla_options import known, simulate_devices
+
+simulate_devices(2)
 
 DIVIDED = {"data": Layout({"data": 4}), "population": Layout({"pop": 4})}
 SHARDED = Layout({"pop": 2, "fsdp": 2})
@@ -64,7 +66,7 @@ def noisy(folder, layout):
 
     with jax.set_mesh(layout.mesh):
         start_of = start(layout, tx)
-        params, state = advance(jax.jit(step, compiler_options=FAST), *start_of)
+        params, state = advance(jax.jit(step, compiler_options=known("hurried")), *start_of)
     fitness = [float(state.info.parent_fitness), float(state.info.best_fitness)]
     due = int(state.info.evaluations) * int(state.cycle)
     found = {"calls": len(calls), "due": due, "fitness": fitness, "shapes": sorted(set(calls))}
@@ -75,7 +77,7 @@ def noisy(folder, layout):
 def run(folder, *, resume):
     """Saves a checkpoint on the way to the end, or goes on from there."""
     tx = optimizer(execution=Execution(population_axis="pop"))
-    step = jax.jit(step_of(tx), compiler_options=FAST)
+    step = jax.jit(step_of(tx), compiler_options=known("hurried"))
     with jax.set_mesh(SHARDED.mesh):
         params, state, batch = start(SHARDED, tx)
         if resume:

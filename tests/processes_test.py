@@ -1,6 +1,7 @@
 """Two real processes train one model; they are killed, and two others go on."""
 
 import json
+import os
 from pathlib import Path
 import signal
 import socket
@@ -26,10 +27,14 @@ def free_port():
 
 def launch(folder, task):
     port, children = str(free_port()), []
+    # A script finds what is beside it, not what its tests have in the folder above.
+    env = {**os.environ, "PYTHONPATH": str(WORKER.parents[1])}
     for process in range(2):
         with (folder / f"{task}-{process}.log").open("w") as log:
             command = [sys.executable, str(WORKER), port, str(process), str(folder), task]
-            children.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+            children.append(
+                subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
+            )
     return children
 
 

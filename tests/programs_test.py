@@ -1,6 +1,8 @@
 """Cycles outside of `jax.jit`: compiled once, and never the program of another function."""
 
 import contextlib
+import gc
+import weakref
 
 import chex
 import jax
@@ -128,6 +130,16 @@ def test_what_a_jitted_function_holds_is_no_older_than_the_function():
         return lambda params: jax.jit(lambda params: loss(params, held))(params)
 
     only_the_last_program_counts(make)
+
+
+def test_a_program_that_is_kept_holds_no_batch():
+    tx = optimizer()
+    batch = jnp.full(3, 2.0)
+    held = weakref.ref(batch)
+    run(tx, [around(batch)])
+    del batch
+    gc.collect()
+    assert held() is None
 
 
 @pytest.mark.wide

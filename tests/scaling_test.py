@@ -5,13 +5,14 @@ import functools
 import chex
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from layouts import FAST, Layout, advance, gradient, optimizer, restored, start, step_of, train
+from layouts import Layout, advance, gradient, optimizer, restored, start, step_of, train
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 from egd_optax import Execution, accept, noise, recombine
 from egd_optax.core import combine
+from xla_options import known
 
 MEMORY = ("host", "device", "replay")
 ONE = Layout({"data": 1})
@@ -148,7 +149,7 @@ def test_divided_inside_of_shard_map(kind):
     spec = PartitionSpec()
     step = jax.jit(
         jax.shard_map(step, mesh=layout.mesh, in_specs=(spec, spec, layout.batch), out_specs=spec),
-        compiler_options=FAST,
+        compiler_options=known("hurried"),
     )
     params, state = advance(step, *start(layout, tx))
     for leaf in jax.tree.leaves(params):
@@ -185,5 +186,5 @@ def test_a_checkpoint_continues_on_another_mesh(tmp_path, before, after):
     with jax.set_mesh(after.mesh):
         _, _, batch = start(after, tx)
         params, state = restored(tmp_path / "three", after, tx)
-        run = jax.jit(step_of(tx), compiler_options=FAST)(params, state, batch)
+        run = jax.jit(step_of(tx), compiler_options=known("hurried"))(params, state, batch)
     assert_same_run(run, "mean")

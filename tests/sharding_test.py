@@ -7,11 +7,12 @@ import re
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from layouts import PLAIN, READ, Layout
+from layouts import PLAIN, Layout
 import optax
 import pytest
 
 from egd_optax import Execution, accept, evolve, noise, recombine
+from xla_options import known
 
 pytestmark = pytest.mark.exact
 
@@ -46,7 +47,7 @@ def compiled_step(sizes, axis_type=AxisType.Auto, size=SIZE, execution=PLAIN, **
     with jax.set_mesh(mesh):
         state = jax.eval_shape(tx.init, params)
         step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=loss))
-        return step.lower(params, state, params).compile(READ), params
+        return step.lower(params, state, params).compile(known("read")), params
 
 
 @pytest.mark.crossed(1)
@@ -114,9 +115,7 @@ def test_each_device_computes_its_share_of_a_population():
     def flops(devices):
         mesh = Layout({"pop": devices}).mesh
         params = [jnp.ones((32, 32)), jnp.ones((32, 64))]
-        execution = Execution(
-            population_axis="pop", mesh=mesh, candidate_batch_size=64 // devices
-        )
+        execution = Execution(population_axis="pop", mesh=mesh, candidate_batch_size=64 // devices)
         tx = evolve(
             optax.set_to_zero(), evolve_every=1, population_size=64, execution=execution,
             accept=accept.always(), antithetic=True,

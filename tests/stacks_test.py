@@ -5,7 +5,6 @@ import re
 import chex
 import jax
 import jax.numpy as jnp
-from layouts import READ
 import numpy as np
 import optax
 import pytest
@@ -14,6 +13,7 @@ from egd_optax import Execution, accept, evolve, noise, presets, recombine
 
 # How leaves are laid out is nobody's interface: fewer pieces of program are the reason for it.
 from egd_optax.backend import packing
+from xla_options import known
 
 KINDS = {
     "gaussian": noise.gaussian(),
@@ -92,7 +92,7 @@ def text_of(count, **kwargs):
     tx = evolve(optax.sgd(0.1), **kwargs)
     step = jax.jit(lambda g, s, p: tx.update(g, s, p, value_fn=loss))
     lowered = step.lower(params, jax.eval_shape(tx.init, params), params)
-    return lowered.compile(READ).as_text()
+    return lowered.compile(known("read")).as_text()
 
 
 SETTINGS = {

@@ -4,7 +4,9 @@ import copy
 import dataclasses
 import inspect
 import itertools
+from pathlib import Path
 import pickle
+import re
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ import egd_optax
 from egd_optax import Execution, accept, egd, evolve, noise, recombine
 from egd_optax.wrappers import STATIC_ARGS
 
+PACKAGE = Path(egd_optax.__file__).parent
 KEYWORDS = [
     "evolve_every",
     "population_size",
@@ -313,3 +316,10 @@ def test_sizes_from_numpy_give_the_program_of_python_ints():
             return str(jax.make_jaxpr(step)(tx.init(params)))
 
     assert program(np.int64) == program(int)
+
+
+def test_names_of_jax_that_may_move_are_taken_from_one_module():
+    from_jax = re.compile(r"\bjax\.(?:_src|experimental|extend|interpreters)\b")
+    sources = [path for path in PACKAGE.rglob("*.py") if path.name != "_jax.py"]
+    assert len(sources) > 20
+    assert not [path.name for path in sources if from_jax.search(path.read_text())]

@@ -12,10 +12,9 @@ from benchmarks.quality.methods import METHODS
 from benchmarks.quality.methods.method import Method, Settings, Trainer
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Record, Store, read, written
+from xla_options import known
 
 FIRST_TUNE_SEED, FIRST_SEED = 1000, 2000
-# Compiles in half the time programs that run about as fast: most of them run a few times.
-COMPILER_OPTIONS = {"xla_backend_optimization_level": 1}
 
 
 class Effort(NamedTuple):
@@ -68,7 +67,7 @@ def complete(
     record = store.load(problem.name, method.name)
     if record.get("budget") != budget:
         record = {"problem": problem.name, "method": method.name, "budget": budget}
-    trainer = Trainer(method, problem, budget, COMPILER_OPTIONS)
+    trainer = Trainer(method, problem, budget, known("brief"))
 
     def save() -> None:
         store.save(problem.name, method.name, record)

@@ -88,9 +88,7 @@ class PinnedHost(Memory):
     def empty(self, like: Arrays, count: int) -> tuple[Arrays, ...]:
         return tuple(_to_host(tuple(map(jnp.zeros_like, like))) for _ in range(count))
 
-    def put(
-        self, pages: tuple[Arrays, ...], slot: jax.Array, leaves: Arrays
-    ) -> tuple[Arrays, ...]:
+    def put(self, pages: tuple[Arrays, ...], slot: jax.Array, leaves: Arrays) -> tuple[Arrays, ...]:
         return tuple(
             xla.run_if(slot == at, lambda _, new: _to_host(new), page, leaves)
             for at, page in enumerate(pages)
@@ -109,9 +107,7 @@ class PinnedHost(Memory):
         return carry
 
 
-def _fetch_and_step(
-    fn: Callable[[T, jax.Array, Arrays], T], at: int, carry: T, page: Arrays
-) -> T:
+def _fetch_and_step(fn: Callable[[T, jax.Array, Arrays], T], at: int, carry: T, page: Arrays) -> T:
     fetched = jax.device_put(page, jax.memory.Space.Device)
     return fn(carry, jnp.int32(at), fetched)
 

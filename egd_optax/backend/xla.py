@@ -133,10 +133,14 @@ def zeros_in(buffer: jax.Array, witness: jax.Array, dtype: Any) -> jax.Array:
 
     Plain zeros XLA would make early, and hold beside all else. Seen on CPU and GPU with jax 0.10.2.
     """
-    never = opaque_false(witness)
     if buffer.dtype == dtype:
-        return jnp.where(never, buffer, jnp.zeros_like(buffer))
-    return jnp.zeros_like(buffer, dtype) + never.astype(dtype)
+        return jnp.where(opaque_false(witness), buffer, jnp.zeros_like(buffer))
+    return zeros_after(buffer, witness, dtype)
+
+
+def zeros_after(like: jax.Array, witness: jax.Array, dtype: Any) -> jax.Array:
+    """Returns zeros of a dtype and of the shape of an array, made once the witness is known."""
+    return jnp.zeros_like(like, dtype) + opaque_false(witness).astype(dtype)
 
 
 def round_to(wide: jax.Array, dtype: Any) -> jax.Array:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.extend.core
 import numpy as np
+
+from egd_optax._jax import ClosedJaxpr, Literal
 
 
 class _Fact(NamedTuple):
@@ -52,12 +53,12 @@ def depends_on(fn: Callable[..., Any], of: Any, *others: Any) -> Any:
 
 def _of_program(program: Any, arguments: Sequence[_Fact]) -> list[_Fact]:
     """The facts of what a program returns, from those of its arguments."""
-    jaxpr = program.jaxpr if isinstance(program, jax.extend.core.ClosedJaxpr) else program
+    jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
     known = dict(zip(jaxpr.invars, arguments, strict=True))
     known.update((const, _Fact(False, False)) for const in jaxpr.constvars)
 
     def fact(var: Any) -> _Fact:
-        if isinstance(var, jax.extend.core.Literal):
+        if isinstance(var, Literal):
             return _Fact(False, bool(np.all(var.val == 0)))
         found: _Fact = known[var]
         return found

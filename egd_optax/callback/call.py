@@ -12,15 +12,15 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.experimental import io_callback
 import jax.numpy as jnp
 import numpy as np
 
-from egd_optax.core.counted import counts
+from egd_optax._jax import io_callback
 from egd_optax.callback.devices import axes_of, cast_to_varying, on_mesh
 from egd_optax.callback.errors import failed_with, raised
 from egd_optax.callback.form import Form, is_array, plain
 from egd_optax.callback.pieces import PIECE, TICKET, opened, sent, taken
+from egd_optax.core.counted import counts
 
 # Maps which evaluations count, bool `[n]`, the arrays of all of them by position, and the form of
 # the arguments to the results, `[n, ...]` each.

@@ -8,8 +8,9 @@ import threading
 from typing import Any
 
 import jax
-from jax.experimental.buffer_callback import buffer_callback
 import numpy as np
+
+from egd_optax._jax import buffer_callback
 
 _NUMBERS = itertools.count()
 _ERRORS: dict[int, BaseException] = {}

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 from jax import lax
-from jax.experimental import io_callback
 import jax.numpy as jnp
 import numpy as np
+
+from egd_optax._jax import io_callback
 
 # What of an array XLA:CPU hands over at a time, in bytes. JAX gives a callback arrays of its own,
 # which XLA:CPU copies on a thread of the pool that programs run on, and where all threads wait for

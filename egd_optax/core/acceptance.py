@@ -10,6 +10,7 @@ from egd_optax.accept import BEST, CHILD, PARENT, Accept
 from egd_optax.backend import random
 from egd_optax.core.population import OF_ACCEPTANCE
 
+
 def choose(
     rule: Accept,
     key: jax.Array,

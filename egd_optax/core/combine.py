@@ -92,8 +92,10 @@ def weighted_sum(
     """
     layout = population.layout
     whole = _sum_of_whole(population, terms, held.whole, memory, pages, devices)
-    rows = _sum_of_rows(population, terms, held.center, devices)
-    sums = dict(zip(layout.whole, whole, strict=True)) | dict(zip(layout.in_rows, rows, strict=True))
+    rows = _sum_of_rows(population, terms, devices)
+    sums = dict(zip(layout.whole, whole, strict=True)) | dict(
+        zip(layout.in_rows, rows, strict=True)
+    )
     return devices.sum([sums[at] for at in range(len(sums))])
 
 
@@ -129,22 +131,21 @@ def _sum_of_whole(
         return add(totals, terms.weights[index], leaves)
 
     zeros = devices.varying(
-        tuple(
-            xla.zeros_in(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype)) for leaf in buffers
-        )
+        tuple(xla.zeros_in(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype)) for leaf in buffers)
     )
     if pages is not None:
         weights = jnp.zeros_like(terms.weights).at[terms.slots].set(terms.weights)
         return memory.fold(
-            pages, weights != 0, lambda totals, slot, leaves: add(totals, weights[slot], leaves), zeros
+            pages,
+            weights != 0,
+            lambda totals, slot, leaves: add(totals, weights[slot], leaves),
+            zeros,
         )
     result: Arrays = lax.fori_loop(jnp.int32(0), terms.count, add_drawn, zeros)
     return result
 
 
-def _sum_of_rows(
-    population: Population, terms: Terms, buffers: Arrays, devices: Devices
-) -> Arrays:
+def _sum_of_rows(population: Population, terms: Terms, devices: Devices) -> Arrays:
     """The sums in the blocks in rows, as many draws at a time as are little beside the leaves."""
     layout = population.layout
     if not layout.in_rows:
@@ -176,9 +177,10 @@ def _sum_of_rows(
 
     if chunks == 1:  # without zeros to add to, which would be a copy
         return sums(jnp.int32(0))
+    params = (population.params[at] for at in layout.in_rows)
     zeros = devices.varying(
         tuple(
-            xla.zeros_in(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype)) for leaf in buffers
+            xla.zeros_after(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype)) for leaf in params
         )
     )
 
@@ -207,7 +209,7 @@ def statistic_of(population: Population, weights: jax.Array, devices: Devices) -
     members = jnp.arange(1, weights.size, dtype=jnp.int32)
     terms = _first_those_that_weigh(members, weights[1:], devices)
     zeros = [
-        xla.zeros_in(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype))
+        xla.zeros_after(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype))
         for leaf in population.params
     ]
 
@@ -220,6 +222,4 @@ def statistic_of(population: Population, weights: jax.Array, devices: Devices) -
             for total, unit in zip(totals, inside.units(inside.draw_of(member)), strict=True)
         ]
 
-    return devices.sum(
-        lax.fori_loop(jnp.int32(0), terms.count, add, devices.varying(zeros))
-    )
+    return devices.sum(lax.fori_loop(jnp.int32(0), terms.count, add, devices.varying(zeros)))

@@ -11,13 +11,13 @@ import numpy as np
 import optax
 
 from egd_optax._advice import advice_on_value_fn
-from egd_optax.backend import xla
+from egd_optax.backend import arithmetic, xla
+from egd_optax.backend.derivatives import constant, following
 from egd_optax.backend.devices import Devices, on_devices
 from egd_optax.backend.packing import Arrays
 from egd_optax.base.trees import aligned, flatten, is_masked, replaced
 from egd_optax.core import auxiliary
 from egd_optax.core.auxiliary import Aux, Auxiliary
-from egd_optax.backend.derivatives import constant, following
 from egd_optax.core.fitness import Snapshot, fitness_dtype
 from egd_optax.core.generation import Generation, run_generation
 from egd_optax.core.population import generation_key
@@ -112,13 +112,13 @@ class _Carry(NamedTuple):
     """What a step with a cycle changes; one without passes it on in place.
 
     Attributes:
-        updates: of the mutating leaves.
+        leaves: the updates of the mutating leaves; within a cycle the leaves that it chose.
         state: what the strategy keeps.
         info: what the latest cycle did.
         jumped: bool `[]`, whether a cycle left the base step.
     """
 
-    updates: Arrays
+    leaves: Arrays
     state: StrategyState
     info: CycleInfo
     jumped: jax.Array
@@ -170,9 +170,8 @@ def run_cycle_if(
 
         # The cycle is in a branch, or XLA would move its draws to where idle steps pay for them.
         # The choice is outside, or the branch would hold what it returns beside the base updates.
-        after = xla.hold_in_branch(cycle, run, lambda: before)
-        updates = optax.tree.where(after.jumped, after.updates, before.updates)
-        return after._replace(updates=updates)
+        after = xla.hold_in_branch(cycle, run, lambda: before._replace(leaves=own))
+        return after._replace(leaves=_updates_to(after.leaves, own, before.leaves, after.jumped))
 
     # Outside of jit, if none is due, there is nothing to compile.
     if isinstance(due, jax.core.Tracer) or due:
@@ -180,7 +179,7 @@ def run_cycle_if(
         own_params = tuple(jnp.asarray(leaves[at]) for at in mutating)
         with advice_on_value_fn():
             carry = xla.run_if(due, with_cycle, carry, cycle, key_data, own_params)
-    updates = following(carry.updates, idle, carry.jumped)
+    updates = following(carry.leaves, idle, carry.jumped)
     state = following(carry.state, strategy_state, carry.jumped)
     # A rule, and a noise, keep something whether or not the cycle left the parent.
     always = {
@@ -239,21 +238,31 @@ def _generations(
     def next_generation(carry: Any, index: jax.Array) -> Any:
         updates, state, aux = carry
         chosen, state, found = generation(index, updates, state)
-        updates = optax.tree.where(found.accepted, chosen, updates)
+        updates = _updates_to(chosen, start.own, updates, found.accepted)
         aux = auxiliary.after_generation(aux, found.aux, index)
         # Not one for each generation: of all of them no more is held than of one.
         return (updates, state, aux), found._replace(aux=None)
 
     if spec.generations > 1:
         indices = jnp.arange(spec.generations, dtype=jnp.int32)
-        begin = before.updates, before.state, auxiliary.nothing_kept(spec.aux)
+        begin = before.leaves, before.state, auxiliary.nothing_kept(spec.aux)
         (updates, state, aux), found = lax.scan(next_generation, begin, indices)
+        leaves = tuple(map(arithmetic.add, start.own, updates))
     else:
-        updates, state, found = generation(jnp.int32(0), before.updates, before.state)
+        leaves, state, found = generation(jnp.int32(0), before.leaves, before.state)
         aux = found.aux
         found = jax.tree.map(lambda scalar: scalar[None], found._replace(aux=None))
     jumped = jnp.any(found.accepted)
-    return _Carry(updates, state, _info(cycle, found, jumped, aux), jumped)
+    return _Carry(leaves, state, _info(cycle, found, jumped, aux), jumped)
+
+
+def _updates_to(leaves: Arrays, params: Arrays, updates: Arrays, accepted: jax.Array) -> Arrays:
+    """The updates that lead from the parameters to some leaves if accepted, else those before."""
+    triples = zip(leaves, params, updates, strict=True)
+    return tuple(
+        jnp.where(accepted, arithmetic.difference(leaf, source, update.dtype), update)
+        for leaf, source, update in triples
+    )
 
 
 def _info(cycle: jax.Array, found: Generation, jumped: jax.Array, aux: Aux | None) -> CycleInfo:

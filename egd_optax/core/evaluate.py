@@ -19,18 +19,18 @@ from egd_optax.backend.packing import Arrays
 from egd_optax.core import auxiliary
 from egd_optax.core.auxiliary import Evaluated, Seen
 from egd_optax.core.elites import Slots, empty_slots
-from egd_optax.core.fitness import Fitness, fitness_dtype
+from egd_optax.core.fitness import fitness_dtype
 from egd_optax.core.population import Candidate, Population
 
 # What is left to do when all members are scored: makes the child, in the memory of a candidate, from
 # the fitness of the members, `[n]`, and from what is kept of them; and the next state of the
 # optimizer of the direction.
 Land = Callable[
-    [tuple[Candidate, optax.OptState], jax.Array, Slots | None, Any],
+    [tuple[Candidate, optax.OptState], Population, jax.Array, Slots | None, Any],
     tuple[Candidate, optax.OptState],
 ]
-# Maps a candidate, its sign and whether it counts to its fitness.
-Score = Callable[[Candidate, jax.Array, jax.Array], Evaluated]
+# Maps a candidate of a population, its sign and whether it counts to its fitness.
+Score = Callable[[Population, Candidate, jax.Array, jax.Array], Evaluated]
 
 
 # Which members are kept, None if none are, and their pages.
@@ -95,7 +95,8 @@ class Evaluation(NamedTuple):
             The child, the fitness of all, and what was kept. Costs `size + 1` forward passes, one
             more if the best is evaluated again, and a draw for each member or pair.
         """
-        held = self.population.parent()
+        # Only the child is around other leaves than the parent's.
+        held = self.population.parent(with_center=self.with_child)
         start = Scored(
             held=held,
             fitness=jnp.full([self.size + 2], jnp.inf, fitness_dtype()),
@@ -107,7 +108,10 @@ class Evaluation(NamedTuple):
         found = self._one_by_one(start) if self.score_many is None else self._in_chunks(start)
         if self.with_child:
             return found
-        return self._landed(~xla.opaque_false(found.fitness), found)
+        both = found.held, found.es_state
+        fitness = found.fitness[: self.size]
+        held, es_state = self.land(both, self.population, fitness, found.slots, found.pages)
+        return found._replace(held=held, es_state=es_state)
 
     # One by one.
 
@@ -131,7 +135,8 @@ class Evaluation(NamedTuple):
 
     def _scored(self, number: jax.Array, sign: jax.Array, now: Scored) -> Scored:
         """Evaluates the candidate at hand, the same one on all devices."""
-        evaluated = self.score(now.held, sign, self.devices.index() == 0)
+        population, sign = xla.no_hoist(self.population, sign)
+        evaluated = self.score(population, now.held, sign, self.devices.index() == 0)
         evaluated = self.devices.pick(evaluated)
         now = now._replace(
             fitness=now.fitness.at[number].set(evaluated.value),
@@ -151,8 +156,9 @@ class Evaluation(NamedTuple):
 
     def _landed(self, pred: jax.Array, now: Scored) -> Scored:
         """Makes the child in the memory of the candidate at hand if `pred` holds."""
-        fitness = now.fitness[: self.size]
-        both = xla.run_if(pred, self.land, (now.held, now.es_state), fitness, now.slots, now.pages)
+        # The population is handed in: XLA would compute the parent outside of the loop and hold it.
+        known = self.population, now.fitness[: self.size], now.slots, now.pages
+        both = xla.run_if(pred, self.land, (now.held, now.es_state), *known)
         return now._replace(held=both[0], es_state=both[1])
 
     # In chunks, on each device.
@@ -233,10 +239,15 @@ class Evaluation(NamedTuple):
             many, before = carry
             member = numbers[index]
             # As many trips on each device: nothing is spared for the one that has the parent.
-            drawn = self.population.draw_into(before, member, (member > 0) | (self.devices.size > 1))
-            own = drawn.rows, tuple(
-                jnp.where(member > 0, leaf, parent)
-                for leaf, parent in zip(drawn.whole, held.whole, strict=True)
+            drawn = self.population.draw_into(
+                before, member, (member > 0) | (self.devices.size > 1)
+            )
+            own = (
+                drawn.rows,
+                tuple(
+                    jnp.where(member > 0, leaf, parent)
+                    for leaf, parent in zip(drawn.whole, held.whole, strict=True)
+                ),
             )
             return jax.tree.map(lambda all_, leaf: all_.at[index].set(leaf), many, own), drawn
 
@@ -250,10 +261,11 @@ class Evaluation(NamedTuple):
         """The fitness of some members, `[n]`."""
         assert self.score_many is not None  # narrows the type: members are in chunks
         score = self.score_many
+        population, numbers = xla.no_hoist(self.population, numbers)
 
         def one(own: Any, number: jax.Array, counts: jax.Array) -> Evaluated:
             candidate = held._replace(rows=own[0], whole=own[1])
-            return score(candidate, self.population.sign_of(number), counts)
+            return score(population, candidate, population.sign_of(number), counts)
 
         if self.batch_size > 1:
             found: Evaluated = jax.vmap(one)(many, numbers, counts)

@@ -10,8 +10,8 @@ import numpy as np
 import optax
 
 from egd_optax._advice import advice_on_gaps, advice_on_tracers
-from egd_optax.core.auxiliary import Auxiliary, Evaluated, split_off
 from egd_optax._axes import check_replicas
+from egd_optax.core.auxiliary import Auxiliary, Evaluated, split_off
 from egd_optax.core.counted import counted
 from egd_optax.execution import Execution
 

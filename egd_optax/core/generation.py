@@ -1,6 +1,5 @@
 """One round: snapshot, draw and evaluate, weigh, combine, accept."""
 
-from collections.abc import Mapping
 import functools
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import optax
 
 from egd_optax._checks import checked_state
 from egd_optax.accept import BEST, CHILD, PARENT
-from egd_optax.backend import arithmetic, xla
+from egd_optax.backend import xla
 from egd_optax.backend.devices import Devices
 from egd_optax.backend.memory import memory_of
 from egd_optax.backend.packing import Arrays
@@ -104,8 +103,8 @@ def run_generation(
         devices: share the members.
 
     Returns:
-        The updates of the mutating leaves, those that it was given if the parent stays; what the
-        strategy keeps; and what came of it.
+        The mutating leaves that it chose, any if the parent stays; what the strategy keeps; and
+        what came of it.
     """
     sigma = spec.noise.sigma(sigma, state.noise)
     population = _population(spec, objectives, snapshot, key, sigma, state.noise)
@@ -116,7 +115,7 @@ def run_generation(
     moved = jnp.any(_weights(spec, fitness)[1:] != 0) & (sigma != 0)
     best = jnp.argmin(fitness).astype(jnp.int32)
     choice, of_rule = choose(spec.accept, key, compared, best, moved, state.accept)
-    updates = _updates(stage, scored.held, choice, best)
+    point = _point(stage, scored.held, choice, best)
     outcome = _outcome(stage, scored, choice != PARENT)
     state = StrategyState(
         noise=checked_state(
@@ -125,7 +124,7 @@ def run_generation(
         es_optimizer=optax.tree.where(choice == CHILD, scored.es_state, state.es_optimizer),
         accept=of_rule,
     )
-    return updates, state, _summary(stage, scored, compared[1], choice != PARENT, sigma)
+    return point, state, _summary(stage, scored, compared[1], choice != PARENT, sigma)
 
 
 def _population(
@@ -154,7 +153,7 @@ def _evaluated(stage: Round, es_state: optax.OptState) -> Scored:
     """Evaluates all candidates, and makes the child."""
     spec, population = stage.spec, stage.population
     fitness = stage.fitness(stage.objectives.value_fn)
-    score = _score(population, fitness)
+    score = functools.partial(_score, fitness)
     factored, batch_size = chunks_of(spec, population, fitness)
     in_chunks = factored is not None or batch_size > 1 or stage.devices.axis is not None
     memory = memory_of(spec.execution.memory, spec.support or 0)
@@ -179,31 +178,32 @@ def _evaluated(stage: Round, es_state: optax.OptState) -> Scored:
     return evaluation.run(es_state, seen)
 
 
-def _score(population: Population, fitness: Fitness) -> Any:
+def _score(
+    fitness: Fitness,
+    population: Population,
+    candidate: Candidate,
+    sign: jax.Array,
+    counts: jax.Array,
+) -> Evaluated:
     """Evaluates one candidate that is formed."""
-
-    def score(candidate: Candidate, sign: jax.Array, counts: jax.Array) -> Evaluated:
-        evaluated: Evaluated = fitness(population.leaves(candidate, sign), counts)
-        return evaluated
-
-    return score
+    evaluated: Evaluated = fitness(population.leaves(candidate, sign), counts)
+    return evaluated
 
 
 def _landed(
     stage: Round,
     memory: Any,
     both: tuple[Candidate, optax.OptState],
+    population: Population,
     fitness: jax.Array,
     slots: Slots | None,
     pages: Any,
 ) -> tuple[Candidate, optax.OptState]:
     """The child, in the memory of a candidate."""
-    spec, population, devices = stage.spec, stage.population, stage.devices
+    spec, devices = stage.spec, stage.devices
     held, es_state = both
     weights = _weights(spec, fitness)
-    terms = combine.terms_of(
-        weights, fitness, spec.support, slots, pair=spec.pair, devices=devices
-    )
+    terms = combine.terms_of(weights, fitness, spec.support, slots, pair=spec.pair, devices=devices)
     sums = combine.weighted_sum(
         population, terms, held, memory=memory, pages=pages, devices=devices
     )
@@ -237,7 +237,7 @@ def _compared(
 def _judged(stage: Round, scored: Scored) -> tuple[jax.Array, Seen | None]:
     """Evaluates parent, best member and child on data that they were not selected on."""
     spec, population, devices = stage.spec, stage.population, stage.devices
-    score = _score(population, stage.fitness(stage.objectives.accept_value_fn))
+    fitness = stage.fitness(stage.objectives.accept_value_fn)
     best = jnp.argmin(scored.fitness[: spec.member_count]).astype(jnp.int32)
     which = jnp.array([0, 1, 2] if spec.accept.takes_best else [0, 2], jnp.int32)
 
@@ -247,7 +247,8 @@ def _judged(stage: Round, scored: Scored) -> tuple[jax.Array, Seen | None]:
         held = population.redraw_into(held, best, (turn == 1) & (best > 0))
         held = xla.run_if(turn == 2, lambda _, child: child, held, scored.held)
         sign = jnp.where(turn == 1, population.sign_of(best), 0)
-        evaluated = devices.pick(score(held, sign, devices.index() == 0))
+        inside, sign = xla.no_hoist(population, sign)
+        evaluated = devices.pick(_score(fitness, inside, held, sign, devices.index() == 0))
         seen = auxiliary.after_one(seen, evaluated, spec.member_count + 2, spec.member_count)
         return held, values.at[turn].set(evaluated.value), seen
 
@@ -257,8 +258,8 @@ def _judged(stage: Round, scored: Scored) -> tuple[jax.Array, Seen | None]:
     return values, seen
 
 
-def _updates(stage: Round, held: Candidate, choice: jax.Array, best: jax.Array) -> Arrays:
-    """The updates that lead to the best member or the child, any if the parent stays."""
+def _point(stage: Round, held: Candidate, choice: jax.Array, best: jax.Array) -> Arrays:
+    """The leaves of the best member or the child, any if the parent stays."""
     population, sign = stage.population, jnp.zeros([], jnp.float32)
     if stage.spec.accept.takes_best:
         chosen = choice == BEST
@@ -266,8 +267,7 @@ def _updates(stage: Round, held: Candidate, choice: jax.Array, best: jax.Array) 
         parents = tuple(map(population.parent_block, population.layout.in_rows))
         held = held._replace(center=optax.tree.where(chosen, parents, held.center))
         sign = jnp.where(chosen, population.sign_of(best), sign)
-    updates = population.updates_to(population.blocks(held, sign))
-    leaves = population.layout.unstack(updates)
+    leaves = population.leaves(held, sign)
     return tuple(leaves[at] for at in range(len(leaves)))
 
 

@@ -69,7 +69,9 @@ def differences_around(
         other = population.mirrored_whole(whole)
         ahead = population.leaves(Candidate(rows, whole, center), jnp.float32(1))
         behind = population.leaves(Candidate(rows, other, center), jnp.float32(-1))
-        found = jnp.stack([(fn(ahead, counts).value - fn(behind, counts).value) / 2 for fn in fitness])
+        found = jnp.stack(
+            [(fn(ahead, counts).value - fn(behind, counts).value) / 2 for fn in fitness]
+        )
         halves = ((widen(ahead[at]) - widen(behind[at])) / 2 for at in range(len(slopes)))
         # The derivative along a complex number is the real part of its product with the gradient.
         terms = (jnp.sum(jnp.real(slope * by)) for slope, by in zip(slopes, halves, strict=True))

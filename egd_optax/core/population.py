@@ -41,12 +41,12 @@ class Candidate(NamedTuple):
     Attributes:
         rows: the random numbers of all blocks in rows, `[rows, LENGTH]`.
         whole: the leaves of all other blocks.
-        center: of the blocks in rows the leaves that noise is added to.
+        center: of the blocks in rows the leaves that noise is added to; None for the parent's.
     """
 
     rows: jax.Array
     whole: Arrays
-    center: Arrays
+    center: Arrays | None
 
 
 @functools.partial(
@@ -94,11 +94,12 @@ class Population:
             jnp.float32
         )
 
-    def parent(self) -> Candidate:
+    def parent(self, with_center: bool = True) -> Candidate:
         """The parent, whose numbers count for nothing: its sign is zero."""
         rows = jnp.zeros([self.layout.row_count, packing.LENGTH], jnp.float32)
         whole = tuple(map(self.parent_block, self.layout.whole))
-        return Candidate(rows, whole, tuple(map(self.parent_block, self.layout.in_rows)))
+        center = tuple(map(self.parent_block, self.layout.in_rows)) if with_center else None
+        return Candidate(rows, whole, center)
 
     def parent_block(self, at: int) -> jax.Array:
         """The parent's leaves in one block."""
@@ -150,7 +151,9 @@ class Population:
         return self.draw_rows(draw), self.draw_whole(draw)
 
     def _displaced(self, at: int, draw: jax.Array) -> jax.Array:
-        return self._reach(at, self.parent_block(at), self._noise(at, self._numbers(at, None, draw)))
+        return self._reach(
+            at, self.parent_block(at), self._noise(at, self._numbers(at, None, draw))
+        )
 
     def _numbers(self, at: int, rows: jax.Array | None, draw: jax.Array) -> Arrays:
         """The numbers of a block in a draw, with a leading axis of its leaves."""
@@ -207,10 +210,15 @@ class Population:
         program for each layer of a network.
         """
         layout = self.layout
-        leaves = {layout.blocks[at].leaves[0]: leaf[0] for at, leaf in zip(layout.whole, held.whole, strict=True)}
+        leaves = {
+            layout.blocks[at].leaves[0]: leaf[0]
+            for at, leaf in zip(layout.whole, held.whole, strict=True)
+        }
         formed = [at for at in layout.in_rows if at not in without]
         singles = [at for at in formed if layout.blocks[at].many == 1]
-        leaves.update((layout.blocks[at].leaves[0], self._formed(at, held, sign)[0]) for at in singles)
+        leaves.update(
+            (layout.blocks[at].leaves[0], self._formed(at, held, sign)[0]) for at in singles
+        )
         stacks = [at for at in formed if layout.blocks[at].many > 1]
         for at, stack in zip(stacks, self._stacks(stacks, held, sign), strict=True):
             leaves.update(zip(layout.blocks[at].leaves, stack, strict=True))
@@ -238,16 +246,17 @@ class Population:
         leaves = tuple(tuple(jnp.zeros_like(leaf) for leaf in stack) for stack in formed)
         return xla.run_if(always, split, leaves, formed)
 
+    def center_of(self, held: Candidate, at: int) -> jax.Array:
+        """The leaves that noise is added to, in one block in rows."""
+        if held.center is None:
+            return self.parent_block(at)
+        return held.center[self.layout.in_rows.index(at)]
+
     def _formed(self, at: int, held: Candidate, sign: jax.Array) -> jax.Array:
         """The leaves of a candidate in one block in rows."""
-        center = held.center[self.layout.in_rows.index(at)]
+        center = self.center_of(held, at)
         noise = self._noise(at, self.layout.blocks[at].read(held.rows))
         return self._reach(at, center, sign.astype(noise.dtype) * noise)
-
-    def updates_to(self, blocks: Sequence[jax.Array]) -> Arrays:
-        """The updates that lead to the leaves of a candidate, in blocks."""
-        triples = zip(blocks, self.params, self.updates, strict=True)
-        return tuple(arithmetic.difference(leaf, p, u.dtype) for leaf, p, u in triples)
 
     def reached(self, at: int, step: jax.Array) -> jax.Array:
         """The leaves next to parent + step in one block, of the points that updates lead to."""
@@ -337,9 +346,7 @@ def population_around(
     return Population(stacks, steps, stds, leaf_keys, key, layout, noise, mirrors)
 
 
-def _stds(
-    noise: Noise, stack: jax.Array, sigma: jax.Array, read: jax.Array | None
-) -> jax.Array:
+def _stds(noise: Noise, stack: jax.Array, sigma: jax.Array, read: jax.Array | None) -> jax.Array:
     """The standard deviations in a block, one leaf after another: the same bits as for one alone."""
     real = arithmetic.real_dtype(stack.dtype)
 

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import warnings
 
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from egd_optax._advice import advice_on_gaps, advice_on_tracers, advice_on_value_fn
+from egd_optax._jax import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun, without_constants
 from egd_optax.backend import xla
 from egd_optax.base.arguments import NUMBERS, arrays_of, taken_by
 from egd_optax.core.auxiliary import Auxiliary, Evaluated
@@ -148,7 +148,8 @@ def _known(
 
     with advice_on_value_fn():
         closed = jax.make_jaxpr(value)(arguments, jnp.int32(0), jnp.bool_(True), own)
-    return _Known(_identity(closed.jaxpr), closed.jaxpr, (closed.consts, arguments))
+    jaxpr = without_constants(closed)  # a program that is kept must not keep a batch
+    return _Known(_identity(jaxpr), jaxpr, (closed.consts, arguments))
 
 
 def _program(
@@ -160,7 +161,7 @@ def _program(
     """A compiled cycle, of arrays and the arguments of `run_cycle_if`."""
 
     def objective(name: str, closed_over: list[Any], arguments: list[Any]) -> Callable[..., Any]:
-        does = jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(jaxprs[name], closed_over))
+        does = jaxpr_as_fun(ClosedJaxpr(jaxprs[name], closed_over))
 
         def value_fn(params: optax.Params, generation: jax.Array) -> Any:
             own, _ = arrays_of(params, NUMBERS)
@@ -197,15 +198,15 @@ def _held_inside(jaxpr: Any) -> Iterator[Any]:
     """What is printed without all that it is: arrays, and functions that are called back."""
     for equation in jaxpr.eqns:
         for var in equation.invars:
-            if isinstance(var, jax.extend.core.Literal) and np.ndim(var.val):
+            if isinstance(var, Literal) and np.ndim(var.val):
                 yield var.val
         # What derives is not called, and is another function on every call.
         derives = equation.primitive.name.startswith(("custom_jvp", "custom_vjp"))
         for param in jax.tree.leaves(tuple(equation.params.values()), is_leaf=is_jaxpr):
-            if isinstance(param, jax.extend.core.ClosedJaxpr):
+            if isinstance(param, ClosedJaxpr):
                 yield from param.consts
                 yield from _held_inside(param.jaxpr)
-            elif isinstance(param, jax.extend.core.Jaxpr):
+            elif isinstance(param, Jaxpr):
                 yield from _held_inside(param)
             elif callable(param) and not derives:
                 # JAX wraps what is called back, and a rule for `jax.vmap`, anew on every call.

@@ -12,7 +12,6 @@ from egd_optax.execution import Execution
 from egd_optax.noise import Noise
 from egd_optax.recombine import Recombine
 
-
 # The default of `es_optimizer`. It is known by identity: the child is then formed in the memory of
 # the weighted sum, while any other optimizer needs a gradient and updates beside it.
 STRAIGHT = optax.sgd(1.0)

@@ -77,8 +77,11 @@ def chunks_of(
             '`evaluate="formed"`.'
         )
 
-    def score(candidate: Candidate, sign: jax.Array, counts: jax.Array) -> Evaluated:
-        found: Evaluated = evaluate(fitness, factored_leaves(population, candidate, sign), counts)
+    def score(
+        population: Population, candidate: Candidate, sign: jax.Array, counts: jax.Array
+    ) -> Evaluated:
+        leaves = factored_leaves(population, candidate, sign)
+        found: Evaluated = evaluate(fitness, leaves, counts)
         return found
 
     if execution.evaluate == "factored" and execution.candidate_batch_size is not None:
@@ -96,7 +99,12 @@ def chunks_of(
 def factored_blocks(population: Population) -> tuple[int, ...]:
     """The blocks whose leaves are evaluated as the parent's and factors beside these."""
     layout = population.layout
-    return tuple(at for at in layout.in_rows if has_factors(population.noise, layout.blocks[at].like) and population.stds[at].size == layout.blocks[at].many)
+    return tuple(
+        at
+        for at in layout.in_rows
+        if has_factors(population.noise, layout.blocks[at].like)
+        and population.stds[at].size == layout.blocks[at].many
+    )
 
 
 def has_factors(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
@@ -110,12 +118,14 @@ def has_factors(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
     return jax.eval_shape(lambda *parts: noise.factors(parts, leaf), *parts) is not None
 
 
-def factored_leaves(population: Population, candidate: Candidate, sign: jax.Array) -> dict[int, Any]:
+def factored_leaves(
+    population: Population, candidate: Candidate, sign: jax.Array
+) -> dict[int, Any]:
     """The leaves of a candidate by their positions; those with factors are not formed."""
     blocks, factored = population.layout.blocks, factored_blocks(population)
     leaves: dict[int, Any] = population.leaves(candidate, sign, without=factored)
     for at in factored:
-        center = candidate.center[population.layout.in_rows.index(at)]
+        center = population.center_of(candidate, at)
         parts = blocks[at].read(candidate.rows)
         for index, position in enumerate(blocks[at].leaves):
             base = center[index]

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax import lax
 
+from egd_optax._jax import operands_of_scan
 from egd_optax.factored.interpret import Equation, rule
 from egd_optax.factored.leaf import Factored, is_factored
 
@@ -34,7 +35,7 @@ def _call(equation: Equation, *operands: Any) -> Sequence[Any]:
 def _scan(equation: Equation, *operands: Any) -> Sequence[Any]:
     """Over stacked layers: a factor without the axis of the layers is the same in each."""
     params = equation.params
-    consts, carry, xs = _groups(params, operands)
+    consts, carry, xs = operands_of_scan(params, operands)
     leaves, treedef = jax.tree.flatten(list(xs))
     varies = _varying(xs)
     fixed = [leaf if on else leaf[0] for leaf, on in zip(leaves, varies, strict=True)]
@@ -66,18 +67,6 @@ def _varying(xs: Sequence[Any]) -> list[bool]:
         if isinstance(x, Factored):
             varies.extend(factor.shape[0] == x.shape[0] for factor in x.factors)
     return varies
-
-
-def _groups(
-    params: Any, operands: Sequence[Any]
-) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
-    """What a scan closes over, what it carries, and what it goes over."""
-    if "ft_in" in params:  # since JAX 0.11
-        groups = params["ft_in"].update(operands).unpack()
-        consts, carry, xs = (list(group.vals) for group in groups)
-        return consts, carry, xs
-    first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
-    return operands[:first], operands[first:last], operands[last:]
 
 
 @rule("while")

@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend import source_info_util
-import jax.extend.core
 
+from egd_optax._jax import ClosedJaxpr, Jaxpr, Literal, as_where_traced, bound, line_of
 from egd_optax.factored.leaf import Factored, base_of, formed, is_factored
 
 # Maps an equation and its operands to its results, or to None where it has no rule for these.
@@ -65,15 +64,11 @@ class Equation(NamedTuple):
 
     def bind(self, *arrays: Any, **changes: Any) -> list[Any]:
         """Its results for arrays, with some of its parameters changed."""
-        found = self.primitive.get_bind_params({**self.params, **changes})
-        # JAX 0.10 returns the functions inside of it apart from its parameters.
-        functions, params = found if isinstance(found, tuple) else ((), found)
-        results = self.primitive.bind(*functions, *arrays, **params)
-        return list(results) if self.primitive.multiple_results else [results]
+        return bound(self.primitive, {**self.params, **changes}, arrays)
 
     def inside(self, jaxpr: Any, operands: Sequence[Any]) -> list[Any]:
         """Runs a function that it holds; the results may be `Factored`."""
-        consts = jaxpr.consts if isinstance(jaxpr, jax.extend.core.ClosedJaxpr) else ()
+        consts = jaxpr.consts if isinstance(jaxpr, ClosedJaxpr) else ()
         open_jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
         return self.interpreter.run(open_jaxpr, consts, operands)
 
@@ -107,24 +102,18 @@ class Interpreter(NamedTuple):
         known: dict[Any, Any] = {}
 
         def read(var: Any) -> Any:
-            return var.val if isinstance(var, jax.extend.core.Literal) else known[var]
+            return var.val if isinstance(var, Literal) else known[var]
 
         known.update(zip(jaxpr.constvars, consts, strict=True))
         known.update(zip(jaxpr.invars, operands, strict=True))
         for eqn in jaxpr.eqns:
-            source = eqn.source_info
-            names = source_info_util.current_name_stack() + source.name_stack
-            # Errors and profiles name the user's line, and mesh and memory are what they were.
-            with (
-                source_info_util.user_context(source.traceback, name_stack=names),
-                eqn.ctx.manager,
-            ):
+            with as_where_traced(eqn):
                 results = self._apply(eqn, [read(var) for var in eqn.invars])
             known.update(zip(eqn.outvars, results, strict=True))
         return [read(var) for var in jaxpr.outvars]
 
     def _apply(self, eqn: Any, operands: list[Any]) -> Sequence[Any]:
-        where = source_info_util.summarize(eqn.source_info) if self.watch is not None else ""
+        where = line_of(eqn) if self.watch is not None else ""
         equation = Equation(eqn.primitive, eqn.params, where, self)
         leaves = [at for at, operand in enumerate(operands) if is_factored(operand)]
         found = _RULES.get(eqn.primitive.name)
@@ -155,7 +144,7 @@ def primitives_of(jaxpr: Any) -> frozenset[str]:
 
 def is_jaxpr(param: Any) -> bool:
     """Whether a parameter of an equation is a traced function."""
-    return isinstance(param, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr)
+    return isinstance(param, ClosedJaxpr | Jaxpr)
 
 
 def evaluate(

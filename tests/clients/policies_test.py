@@ -11,6 +11,7 @@ from benchmarks.quality.problems import POLICIES as PROBLEMS
 from benchmarks.quality.problems import layers
 from benchmarks.quality.problems.policies import TASKS, play
 from benchmarks.quality.runner import draws
+from xla_options import known
 
 # What an episode costs in which nothing is done, or the first of some actions at every step.
 # Hanging still costs pi**2 a step, and a swing without torque never ends.
@@ -99,7 +100,7 @@ def test_methods_keep_to_the_budget_and_use_most_of_it(name):
 def test_methods_change_the_policy_and_nothing_else_is_returned(on, name):
     problem, method = PROBLEMS[on](), POLICIES[name]
     settings = method.settings(np.random.default_rng(0))
-    trainer = Trainer(method, problem, 200, {"xla_backend_optimization_level": 0})
+    trainer = Trainer(method, problem, 200, known("read"))
     found, again = trainer(settings, 0), trainer(settings, 0)
     params = problem.init(streams(jax.random.key(0)).init)
     assert jax.tree.structure(found) == jax.tree.structure(params)
