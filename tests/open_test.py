@@ -119,6 +119,7 @@ def test_the_additions_use_nothing_private():
 # The promises, for each addition.
 
 
+@pytest.mark.exact
 @pytest.mark.crossed(3)
 @pytest.mark.parametrize("antithetic", [False, True])
 @each
@@ -214,7 +215,9 @@ def test_the_state_of_a_noise_keeps_its_dtype_under_x64():
                 return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), super().init(params))
 
         _, state = one_cycle(Single())
-    assert {leaf.dtype for leaf in jax.tree.leaves(state.strategy_state.noise)} == {jnp.dtype(jnp.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.strategy_state.noise)} == {
+        jnp.dtype(jnp.float32)
+    }
 
 
 class Adapts(noise.Noise):

@@ -523,6 +523,7 @@ DTYPES = {
     [Case("mean", "best"), Case("ranks", "improved", antithetic=True, generations=2)],
     ids=named,
 )
+@pytest.mark.exact
 @pytest.mark.parametrize("kind", DTYPES)
 def test_updates_of_any_dtype_lead_to_what_was_evaluated(kind, case):
     dtype, base, tolerance = DTYPES[kind]
