@@ -1,6 +1,7 @@
 """Four things that a user adds without touching the library keep every promise of it."""
 
 import ast
+import functools
 import io
 import pathlib
 import tokenize
@@ -119,20 +120,33 @@ def test_the_additions_use_nothing_private():
 # The promises, for each addition.
 
 
+@functools.cache
+def on_the_device(name, antithetic):
+    return train(optimizer(name, antithetic, memory="device"))
+
+
+EXECUTIONS = {
+    "host": {"memory": "host"},
+    "replay": {"memory": "replay"},
+    "flat": {"memory": FlatPages()},
+    "batches": {"candidate_batch_size": 4},
+}
+
+
 @pytest.mark.exact
-@pytest.mark.crossed(3)
+@pytest.mark.crossed(5)
+@pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("antithetic", [False, True])
 @each
-def test_an_addition_finds_the_same_bits_in_every_memory_and_in_batches(name, antithetic):
-    reference = train(optimizer(name, antithetic, memory="device"))
+def test_an_addition_finds_the_same_bits_in_every_memory_and_in_batches(
+    name, antithetic, execution
+):
+    reference = on_the_device(name, antithetic)
     assert int(reference[1].cycle) == 2
-    memories = "host", "replay", FlatPages()
-    settings = [{"memory": memory} for memory in memories]
-    for execution in (*settings, {"candidate_batch_size": 4}):
-        params, state = train(optimizer(name, antithetic, **execution))
-        chex.assert_trees_all_equal(params, reference[0])
-        chex.assert_trees_all_equal(state.strategy_state, reference[1].strategy_state)
-        assert state.info.accepted == reference[1].info.accepted
+    params, state = train(optimizer(name, antithetic, **EXECUTIONS[execution]))
+    chex.assert_trees_all_equal(params, reference[0])
+    chex.assert_trees_all_equal(state.strategy_state, reference[1].strategy_state)
+    assert state.info.accepted == reference[1].info.accepted
 
 
 @pytest.mark.crossed(3)
