@@ -63,9 +63,11 @@ class Device(Memory):
     """Keeps pages in device memory, one buffer `[count, ...]` for each array."""
 
     def empty(self, like: Arrays, count: int) -> Arrays:
+        """Returns zeros."""
         return tuple(jnp.zeros((count, *leaf.shape), leaf.dtype) for leaf in like)
 
     def put(self, pages: Arrays, slot: jax.Array, leaves: Arrays) -> Arrays:
+        """Returns the pages with one replaced."""
         if not pages:
             return pages
 
@@ -76,6 +78,7 @@ class Device(Memory):
         return xla.run_if(slot < pages[0].shape[0], write, pages, slot, leaves)
 
     def get(self, pages: Arrays, slot: jax.Array) -> Arrays:
+        """Returns a slice of each buffer."""
         return tuple(lax.dynamic_index_in_dim(page, slot, 0, keepdims=False) for page in pages)
 
 
@@ -86,9 +89,11 @@ class PinnedHost(Memory):
     """
 
     def empty(self, like: Arrays, count: int) -> tuple[Arrays, ...]:
+        """Returns zeros."""
         return tuple(_to_host(tuple(map(jnp.zeros_like, like))) for _ in range(count))
 
     def put(self, pages: tuple[Arrays, ...], slot: jax.Array, leaves: Arrays) -> tuple[Arrays, ...]:
+        """Returns the pages with one replaced."""
         return tuple(
             xla.run_if(slot == at, lambda _, new: _to_host(new), page, leaves)
             for at, page in enumerate(pages)
@@ -101,6 +106,7 @@ class PinnedHost(Memory):
         fn: Callable[[T, jax.Array, Arrays], T],
         carry: T,
     ) -> T:
+        """Returns the carry; brings one page at a time to the device."""
         for at, page in enumerate(pages):
             step = functools.partial(_fetch_and_step, fn, at)
             carry = xla.run_if(on[at], step, carry, page)

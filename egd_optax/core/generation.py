@@ -222,7 +222,7 @@ def _compared(
     stage: Round, scored: Scored
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Scored]:
     """The fitness of parent, best member and child by which the outcome is chosen."""
-    spec, size = stage.spec, stage.spec.member_count
+    size = stage.spec.member_count
     fitness, child = scored.fitness[:size], scored.fitness[size]
     best = jnp.min(fitness)
     again = scored.fitness[size + 1]
@@ -248,7 +248,7 @@ def _judged(stage: Round, scored: Scored) -> tuple[jax.Array, Seen | None]:
         held = xla.run_if(turn == 2, lambda _, child: child, held, scored.held)
         sign = jnp.where(turn == 1, population.sign_of(best), 0)
         inside, sign = xla.no_hoist(population, sign)
-        evaluated = devices.pick(_score(fitness, inside, held, sign, devices.index() == 0))
+        evaluated = devices.pick(_score(fitness, inside, held, sign, devices.rank() == 0))
         seen = auxiliary.after_one(seen, evaluated, spec.member_count + 2, spec.member_count)
         return held, values.at[turn].set(evaluated.value), seen
 

@@ -157,7 +157,7 @@ class Population:
 
     def _numbers(self, at: int, rows: jax.Array | None, draw: jax.Array) -> Arrays:
         """The numbers of a block in a draw, with a leading axis of its leaves."""
-        if self.layout.blocks[at].rows is not None:
+        if rows is not None and self.layout.blocks[at].rows is not None:
             return self.layout.blocks[at].read(rows)
         parts = self._draws(at, draw) if _draws_itself(self.noise) else self._normals(at, draw)
         return tuple(part[None] for part in parts)
@@ -219,11 +219,17 @@ class Population:
         XLA would take a leaf out of its stack within what uses it: another piece of program for
         each layer of a network.
         """
-        pairs = [pair for pair in zip(self.layout.blocks, blocks, strict=True) if pair[1] is not None]
+        pairs = [
+            (block, stack)
+            for block, stack in zip(self.layout.blocks, blocks, strict=True)
+            if stack is not None
+        ]
         leaves = {block.leaves[0]: stack[0] for block, stack in pairs if block.many == 1}
         stacks = {block.leaves: stack for block, stack in pairs if block.many > 1}
         if stacks:
-            blank = {of: tuple(jnp.zeros_like(leaf) for leaf in stack) for of, stack in stacks.items()}
+            blank = {
+                of: tuple(jnp.zeros_like(leaf) for leaf in stack) for of, stack in stacks.items()
+            }
 
             def split(_: Any, stacks: dict[Any, jax.Array]) -> dict[Any, Arrays]:
                 return {of: _split(stack) for of, stack in stacks.items()}
@@ -302,7 +308,7 @@ class Population:
     def _over_reals(
         self, at: int, parts: Arrays, fn: Callable[[Arrays, jax.Array], jax.Array], axis: int
     ) -> jax.Array:
-        """Maps `fn` over the leaves of a block; of a complex one over its real and imaginary part."""
+        """Maps `fn` over the leaves of a block; of complex ones over real and imaginary parts."""
         leaves = self.params[at]
         mapped = jax.vmap(fn, in_axes=(axis, 0)) if leaves.shape[0] > 1 else _unmapped(fn, axis)
         if not jnp.issubdtype(leaves.dtype, jnp.complexfloating):
@@ -350,7 +356,7 @@ def population_around(
 
 
 def _stds(noise: Noise, stack: jax.Array, sigma: jax.Array, read: jax.Array | None) -> jax.Array:
-    """The standard deviations in a block, one leaf after another: the same bits as for one alone."""
+    """The standard deviations in a block, leaf by leaf: the same bits as for one leaf alone."""
     real = arithmetic.real_dtype(stack.dtype)
 
     def std(leaf: jax.Array, read: jax.Array | None) -> jax.Array:

@@ -32,7 +32,10 @@ def strategy_state_of(spec: CycleSpec, params: optax.Params) -> StrategyState:
         of_noise = spec.noise.init(known)
     state = StrategyState(of_noise, of_optimizer, spec.accept.init(params))
     # Else a Python number would have another dtype in the first state than in the next ones.
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state)
+    arrays: StrategyState = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state
+    )
+    return arrays
 
 
 def check_strategy_state(spec: CycleSpec, state: Any, params: optax.Params) -> None:
