@@ -41,7 +41,10 @@ class Memory:
     def fold(
         self, pages: Any, on: jax.Array, fn: Callable[[T, jax.Array, Arrays], T], carry: T
     ) -> T:
-        """Returns `carry = fn(carry, slot, leaves)` for every slot with `on[slot]`, in order."""
+        """Returns `carry = fn(carry, slot, leaves)` for every slot with `on[slot]`, in order.
+
+        `fn` gets leaves as they are kept, and calls `fetch` for each.
+        """
 
         def one(slot: jax.Array, carry: T) -> T:
             def step(carry: T, slot: jax.Array, pages: Any) -> T:
@@ -51,6 +54,10 @@ class Memory:
 
         result: T = lax.fori_loop(jnp.int32(0), jnp.int32(on.size), one, carry)
         return result
+
+    def fetch(self, leaf: jax.Array, previous: T) -> tuple[jax.Array, T]:
+        """Returns a leaf of a page on the device, after `previous` is computed; and `previous`."""
+        return leaf, previous
 
 
 class Nowhere(Memory):
@@ -106,16 +113,20 @@ class PinnedHost(Memory):
         fn: Callable[[T, jax.Array, Arrays], T],
         carry: T,
     ) -> T:
-        """Returns the carry; brings one page at a time to the device."""
+        """Returns the carry; each page has a piece of program of its own."""
         for at, page in enumerate(pages):
-            step = functools.partial(_fetch_and_step, fn, at)
+            step = functools.partial(_step, fn, at)
             carry = xla.run_if(on[at], step, carry, page)
         return carry
 
+    def fetch(self, leaf: jax.Array, previous: T) -> tuple[jax.Array, T]:
+        """Returns the leaf on the device: one leaf of a page at a time is on its way."""
+        leaf, previous = xla.fetch_after(leaf, previous)
+        return jax.device_put(leaf, jax.memory.Space.Device), previous
 
-def _fetch_and_step(fn: Callable[[T, jax.Array, Arrays], T], at: int, carry: T, page: Arrays) -> T:
-    fetched = jax.device_put(page, jax.memory.Space.Device)
-    return fn(carry, jnp.int32(at), fetched)
+
+def _step(fn: Callable[[T, jax.Array, Arrays], T], at: int, carry: T, page: Arrays) -> T:
+    return fn(carry, jnp.int32(at), page)
 
 
 def memory_of(mode: str | Memory, count: int) -> Memory:

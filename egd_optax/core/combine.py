@@ -114,8 +114,12 @@ def _sum_of_whole(
     def add(totals: Arrays, weight: jax.Array, leaves: Arrays) -> Arrays:
         # The parent is a sum, which XLA would compute before the loop and hold.
         inside, totals = xla.no_hoist(population, totals)
-        added = []
+        added: list[jax.Array] = []
         for at, total, leaf in zip(inside.layout.whole, totals, leaves, strict=True):
+            if added and pages is not None:
+                leaf, added[-1] = memory.fetch(leaf, added[-1])
+            elif pages is not None:
+                leaf, total = memory.fetch(leaf, total)
             parent = inside.parent_block(at).astype(total.dtype)
             deviation = leaf.astype(total.dtype) - parent
             added.append(total + xla.round_for_fma(weight.astype(total.dtype) * deviation))

@@ -153,8 +153,8 @@ class Evaluation(NamedTuple):
             return kept
         slots, taken = slots.insert(member, fitness)
         slot = jnp.where(member > 0, taken, self.keeps)
-        kept = slots, self.memory.put(pages, slot, whole)
-        return kept
+        pages = self.memory.put(pages, slot, whole)
+        return slots, pages
 
     def _landed(self, pred: jax.Array, now: Scored) -> Scored:
         """Makes the child in the memory of the candidate at hand if `pred` holds."""
@@ -254,8 +254,9 @@ class Evaluation(NamedTuple):
             return jax.tree.map(lambda all_, leaf: all_.at[index].set(leaf), many, own), drawn
 
         start = self.devices.varying((many, held))
-        many, _ = lax.fori_loop(jnp.int32(0), jnp.int32(numbers.size), draw, start)
-        return many
+        drawn: tuple[jax.Array, Any]
+        drawn, _ = lax.fori_loop(jnp.int32(0), jnp.int32(numbers.size), draw, start)
+        return drawn
 
     def _score_chunk(
         self, held: Candidate, many: Any, numbers: jax.Array, counts: jax.Array

@@ -301,6 +301,8 @@ class Population:
 
         def form_sum(parts: Arrays, leaf: jax.Array) -> jax.Array:
             own = weights.astype(arithmetic.sum_dtype(leaf.dtype))
+            if own.size == 1:  # XLA adds a product where it is used, but holds a sum of products
+                return own[0] * self.noise.form(tuple(part[0] for part in parts), leaf)
             return self.noise.form_sum(parts, own, leaf)
 
         return scaled(self.stds[at], self._over_reals(at, parts, form_sum, 1))
