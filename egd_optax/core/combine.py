@@ -175,10 +175,7 @@ def _sum_of_rows(population: Population, terms: Terms, devices: Devices) -> Arra
         blank = devices.varying(jnp.zeros((size, layout.row_count, packing.LENGTH), jnp.float32))
         many = jnp.clip(terms.trips - chunk * size, 0, size)
         rows = lax.fori_loop(jnp.int32(0), many, put, blank)
-        return tuple(
-            population.form_sum(at, jax.vmap(layout.blocks[at].read)(rows), own)
-            for at in layout.in_rows
-        )
+        return tuple(population.perturbation.weighted_sum(at, rows, own) for at in layout.in_rows)
 
     if chunks == 1:  # without zeros to add to, which would be a copy
         return sums(jnp.int32(0))
@@ -209,7 +206,7 @@ def statistic_of(population: Population, weights: jax.Array, devices: Devices) -
 
     Costs a draw for each member that weighs something.
     """
-    statistic = population.noise.statistic
+    statistic = population.perturbation.noise.statistic
     assert statistic is not None  # narrows the type: it is not asked for otherwise
     members = jnp.arange(1, weights.size, dtype=jnp.int32)
     terms = _first_those_that_weigh(members, weights[1:], devices)
@@ -224,7 +221,9 @@ def statistic_of(population: Population, weights: jax.Array, devices: Devices) -
         sign, weight = inside.sign_of(member), terms.weights[index]
         return [
             total + weight * statistic(sign * unit).astype(total.dtype)
-            for total, unit in zip(totals, inside.units(inside.draw_of(member)), strict=True)
+            for total, unit in zip(
+                totals, inside.perturbation.units(inside.draw_of(member)), strict=True
+            )
         ]
 
     return devices.sum(lax.fori_loop(jnp.int32(0), terms.trips, add, devices.varying(zeros)))

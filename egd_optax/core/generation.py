@@ -4,28 +4,27 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import optax
 
 from egd_optax._checks import checked_state
 from egd_optax.accept import BEST, CHILD, PARENT
-from egd_optax.backend import xla
 from egd_optax.backend.devices import Devices
 from egd_optax.backend.memory import memory_of
 from egd_optax.backend.packing import Arrays
-from egd_optax.base.arguments import taken_by
 from egd_optax.core import auxiliary, combine
 from egd_optax.core.acceptance import choose
-from egd_optax.core.auxiliary import Aux, Evaluated, Seen
+from egd_optax.core.auxiliary import Aux
 from egd_optax.core.elites import Slots
 from egd_optax.core.evaluate import Evaluation, Scored
-from egd_optax.core.fitness import Fitness, Snapshot, fitness_dtype, fitness_of
+from egd_optax.core.fitness import Snapshot, fitness_dtype
+from egd_optax.core.judge import compared
 from egd_optax.core.population import Candidate, Population, population_around
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
+from egd_optax.core.stage import Round
+from egd_optax.core.stage import score as score_one
 from egd_optax.core.strategy import es_steps, statistic_tree
 from egd_optax.core.unformed import chunks_of
-from egd_optax.core.weights import member_weights
 from egd_optax.noise import Outcome
 
 
@@ -51,33 +50,6 @@ class Generation(NamedTuple):
     sigma: jax.Array
     evaluations: jax.Array
     aux: Aux | None
-
-
-class Round(NamedTuple):
-    """What all stages of a generation know; nothing changes it.
-
-    Attributes:
-        spec: what to do.
-        objectives: what to select on.
-        snapshot: the parameters after the base step, the parent.
-        population: the members.
-        devices: share them.
-        generation: its index in the cycle, int32 `[]`.
-    """
-
-    spec: CycleSpec
-    objectives: Objectives
-    snapshot: Snapshot
-    population: Population
-    devices: Devices
-    generation: jax.Array
-
-    def fitness(self, value_fn: Any) -> Fitness:
-        """The fitness of candidates by an objective."""
-        added = {"generation": self.generation, "base_state": self.objectives.base_state}
-        kwargs = taken_by(value_fn, self.objectives.extra_args, added)
-        execution, aux = self.spec.execution, self.spec.aux
-        return fitness_of(value_fn, self.snapshot, kwargs=kwargs, execution=execution, aux=aux)
 
 
 def run_generation(
@@ -111,10 +83,10 @@ def run_generation(
     stage = Round(spec, objectives, snapshot, population, devices, generation)
     scored = _evaluated(stage, state.es_optimizer)
     fitness = scored.fitness[: spec.member_count]
-    compared, scored = _compared(stage, scored)
-    moved = jnp.any(_weights(spec, fitness)[1:] != 0) & (sigma != 0)
+    judged, scored = compared(stage, scored)
+    moved = jnp.any(stage.weights(fitness)[1:] != 0) & (sigma != 0)
     best = jnp.argmin(fitness).astype(jnp.int32)
-    choice, of_rule = choose(spec.accept, key, compared, best, moved, state.accept)
+    choice, of_rule = choose(spec.accept, key, judged, best, moved, state.accept)
     point = _point(stage, scored.held, choice, best)
     outcome = _outcome(stage, scored, choice != PARENT)
     state = StrategyState(
@@ -124,7 +96,7 @@ def run_generation(
         es_optimizer=optax.tree.where(choice == CHILD, scored.es_state, state.es_optimizer),
         accept=of_rule,
     )
-    return point, state, _summary(stage, scored, compared[1], choice != PARENT, sigma)
+    return point, state, _summary(stage, scored, judged[1], choice != PARENT, sigma)
 
 
 def _population(
@@ -153,7 +125,7 @@ def _evaluated(stage: Round, es_state: optax.OptState) -> Scored:
     """Evaluates all candidates, and makes the child."""
     spec, population = stage.spec, stage.population
     fitness = stage.fitness(stage.objectives.value_fn)
-    score = functools.partial(_score, fitness)
+    score = functools.partial(score_one, fitness)
     factored, batch_size = chunks_of(spec, population, fitness)
     in_chunks = factored is not None or batch_size > 1 or stage.devices.axis is not None
     memory = memory_of(spec.execution.memory, spec.support or 0)
@@ -178,18 +150,6 @@ def _evaluated(stage: Round, es_state: optax.OptState) -> Scored:
     return evaluation.run(es_state, seen)
 
 
-def _score(
-    fitness: Fitness,
-    population: Population,
-    candidate: Candidate,
-    sign: jax.Array,
-    counts: jax.Array,
-) -> Evaluated:
-    """Evaluates one candidate that is formed."""
-    evaluated: Evaluated = fitness(population.leaves(candidate, sign), counts)
-    return evaluated
-
-
 def _landed(
     stage: Round,
     memory: Any,
@@ -202,60 +162,13 @@ def _landed(
     """The child, in the memory of a candidate."""
     spec, devices = stage.spec, stage.devices
     held, es_state = both
-    weights = _weights(spec, fitness)
+    weights = stage.weights(fitness)
     terms = combine.terms_of(weights, fitness, spec.support, slots, pair=spec.pair, devices=devices)
     sums = combine.weighted_sum(
         population, terms, held, memory=memory, pages=pages, devices=devices
     )
     steps, es_state = es_steps(spec, stage.snapshot, population, sums, es_state)
     return combine.child_of(population, held, steps), es_state
-
-
-def _weights(spec: CycleSpec, fitness: jax.Array) -> jax.Array:
-    """The weight of each member, `[n]`; a parent that was not evaluated has no rank among them."""
-    unranked = int(spec.skips_parent)
-    weights = member_weights(spec.recombine, fitness[unranked:], spec.support)
-    return jnp.pad(weights, (unranked, 0))
-
-
-def _compared(
-    stage: Round, scored: Scored
-) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Scored]:
-    """The fitness of parent, best member and child by which the outcome is chosen."""
-    size = stage.spec.member_count
-    fitness, child = scored.fitness[:size], scored.fitness[size]
-    best = jnp.min(fitness)
-    again = scored.fitness[size + 1]
-    best = jnp.where(jnp.isfinite(again) & (jnp.argmin(fitness) > 0), again, best)
-    if stage.objectives.accept_value_fn is None:
-        return (fitness[0], best, child), scored
-    values, seen = _judged(stage, scored)
-    judged = jnp.where(jnp.isfinite(child), values[2], jnp.inf)
-    return (values[0], values[1], judged), scored._replace(seen=seen)
-
-
-def _judged(stage: Round, scored: Scored) -> tuple[jax.Array, Seen | None]:
-    """Evaluates parent, best member and child on data that they were not selected on."""
-    spec, population, devices = stage.spec, stage.population, stage.devices
-    fitness = stage.fitness(stage.objectives.accept_value_fn)
-    best = jnp.argmin(scored.fitness[: spec.member_count]).astype(jnp.int32)
-    which = jnp.array([0, 1, 2] if spec.accept.takes_best else [0, 2], jnp.int32)
-
-    def trip(index: jax.Array, carry: Any) -> Any:
-        held, values, seen = carry
-        turn = which[index]
-        held = population.redraw_into(held, best, (turn == 1) & (best > 0))
-        held = xla.run_if(turn == 2, lambda _, child: child, held, scored.held)
-        sign = jnp.where(turn == 1, population.sign_of(best), 0)
-        inside, sign = xla.no_hoist(population, sign)
-        evaluated = devices.pick(_score(fitness, inside, held, sign, devices.rank() == 0))
-        seen = auxiliary.after_one(seen, evaluated, spec.member_count + 2, spec.member_count)
-        return held, values.at[turn].set(evaluated.value), seen
-
-    unknown = jnp.full([3], jnp.inf, fitness_dtype())
-    start = population.parent(), unknown, scored.seen
-    _, values, seen = lax.fori_loop(jnp.int32(0), jnp.int32(which.size), trip, start)
-    return values, seen
 
 
 def _point(stage: Round, held: Candidate, choice: jax.Array, best: jax.Array) -> Arrays:
@@ -273,7 +186,7 @@ def _outcome(stage: Round, scored: Scored, accepted: jax.Array) -> Outcome:
     """What the noise adapts to."""
     spec, population = stage.spec, stage.population
     fitness = scored.fitness[: spec.member_count]
-    weights = _weights(spec, fitness)
+    weights = stage.weights(fitness)
     statistic = None
     if spec.noise.statistic is not None:
         sums = combine.statistic_of(population, weights, stage.devices)

@@ -10,10 +10,9 @@ A candidate is a point that an update of the base's dtype leads to from the para
 so that `optax.apply_updates` leads to what was evaluated.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -22,10 +21,11 @@ import jax.numpy as jnp
 
 from egd_optax.backend import arithmetic, packing, random, xla
 from egd_optax.backend.packing import Arrays, Layout
+from egd_optax.core.perturbation import Perturbation, lay_out, perturbation_of
 from egd_optax.noise import Noise
 
 # Purposes of the keys that a generation derives from its own.
-_OF_LEAVES, OF_ACCEPTANCE, _OF_OTHER_DRAWS = range(3)
+_OF_LEAVES, OF_ACCEPTANCE = range(2)
 # Sets the noise apart from what a training loop derives from the same key.
 _PURPOSE = 0x45474421
 
@@ -51,8 +51,8 @@ class Candidate(NamedTuple):
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "updates", "stds", "keys", "key"],
-    meta_fields=["layout", "noise", "mirrors"],
+    data_fields=["params", "updates", "perturbation", "key"],
+    meta_fields=["mirrors"],
 )
 @dataclasses.dataclass(frozen=True)
 class Population:
@@ -61,22 +61,21 @@ class Population:
     Attributes:
         params: the parameters before the step, in blocks.
         updates: the base updates, leaf by leaf; stacked, they would be held besides.
-        stds: the standard deviations of the noise in each block, `[many, 1, ...]` or like it.
-        keys: the keys of the leaves, uint32 `[leaves, 2]`.
-        key: that of the generation.
-        layout: how leaves are laid out in blocks.
-        noise: what is drawn.
+        perturbation: the noise.
+        key: that of the generation, uint32 `[2]`.
         mirrors: whether members come in pairs.
     """
 
     params: Arrays
     updates: Arrays
-    stds: Arrays
-    keys: jax.Array
+    perturbation: Perturbation
     key: jax.Array
-    layout: Layout
-    noise: Noise
     mirrors: bool
+
+    @property
+    def layout(self) -> Layout:
+        """How leaves are laid out in blocks."""
+        return self.perturbation.layout
 
     # Members, by their numbers.
 
@@ -135,7 +134,7 @@ class Population:
 
     def draw_rows(self, draw: jax.Array) -> jax.Array:
         """The numbers of all blocks in rows."""
-        return self.layout.draw_rows(self.keys, draw)
+        return self.perturbation.draw_rows(draw)
 
     def draw_whole(self, draw: jax.Array) -> Arrays:
         """The leaves of all other blocks of a member with positive sign."""
@@ -151,40 +150,7 @@ class Population:
         return self.draw_rows(draw), self.draw_whole(draw)
 
     def _displaced(self, at: int, draw: jax.Array) -> jax.Array:
-        return self._reach(
-            at, self.parent_block(at), self._noise(at, self._numbers(at, None, draw))
-        )
-
-    def _numbers(self, at: int, rows: jax.Array | None, draw: jax.Array) -> Arrays:
-        """The numbers of a block in a draw, with a leading axis of its leaves."""
-        if rows is not None and self.layout.blocks[at].rows is not None:
-            return self.layout.blocks[at].read(rows)
-        parts = self._draws(at, draw) if _draws_itself(self.noise) else self._normals(at, draw)
-        return tuple(part[None] for part in parts)
-
-    def _normals(self, at: int, draw: jax.Array) -> Arrays:
-        """The normal numbers of the leaf of a block that is not in rows."""
-        block, leaf = self.layout.blocks[at], self.params[at][0]
-        parts, start = [], 0
-        for shape in block.parts:
-            # In the sharding of the leaf: no device holds all of its numbers.
-            sharding = jax.typeof(leaf).sharding if shape == leaf.shape else None
-            key = self.keys[block.leaves[0]]
-            parts.append(random.normals_of(key, draw, start, shape, sharding))
-            start += math.prod(shape)
-        return tuple(parts)
-
-    def _draws(self, at: int, draw: jax.Array) -> Arrays:
-        """The numbers that the noise draws itself; of a complex leaf two draws."""
-        block, leaf = self.layout.blocks[at], self.params[at][0]
-        is_complex = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
-        parts: list[jax.Array] = []
-        for side in range(1 + is_complex):
-            key = random.derive(self.keys[block.leaves[0]], _OF_OTHER_DRAWS + side, draw)
-            key = jax.random.wrap_key_data(key, impl="threefry2x32")
-            drawn = self.noise.draw(key, leaf.real if is_complex else leaf)
-            parts.extend(map(jnp.asarray, jax.tree.leaves(drawn)))
-        return tuple(parts)
+        return self._reach(at, self.parent_block(at), self.perturbation.drawn(at, draw))
 
     def _mirrored(self, at: int, leaf: jax.Array) -> jax.Array:
         wide = arithmetic.wide_dtype(leaf.dtype)
@@ -264,7 +230,7 @@ class Population:
     def _formed(self, at: int, held: Candidate, sign: jax.Array) -> jax.Array:
         """The leaves of a candidate in one block in rows."""
         center = self.center_of(held, at)
-        noise = self._noise(at, self.layout.blocks[at].read(held.rows))
+        noise = self.perturbation.read(at, held.rows)
         return self._reach(at, center, sign.astype(noise.dtype) * noise)
 
     def reached(self, at: int, step: jax.Array) -> jax.Array:
@@ -273,52 +239,8 @@ class Population:
 
     def _reach(self, at: int, center: jax.Array, step: jax.Array) -> jax.Array:
         params = self.params[at]
-        return arithmetic.reach(arithmetic.add(center, step), params, self.updates[self.layout.blocks[at].leaves[0]].dtype)
-
-    # Noise.
-
-    def _noise(self, at: int, parts: Arrays) -> jax.Array:
-        """The noise in one block, from its numbers with a leading axis of the leaves."""
-        return scaled(self.stds[at], self.form(at, parts))
-
-    def units(self, draw: jax.Array) -> list[jax.Array]:
-        """The noise of a draw, of unit variance, in each block."""
-        rows, every = self.draw_rows(draw), range(len(self.layout.blocks))
-        return [self.form(at, self._numbers(at, rows, draw)) for at in every]
-
-    def form(self, at: int, parts: Arrays) -> jax.Array:
-        """Noise of unit variance in one block, `[many, *shape]`."""
-        return self._over_reals(at, parts, self.noise.form, 0)
-
-    def form_sum(self, at: int, parts: Arrays, weights: jax.Array) -> jax.Array:
-        """The sum of weight * noise over draws, in one block.
-
-        Args:
-            at: the block.
-            parts: its numbers in each draw, `[draws, many, *part]`.
-            weights: `[draws]`.
-        """
-
-        def form_sum(parts: Arrays, leaf: jax.Array) -> jax.Array:
-            own = weights.astype(arithmetic.sum_dtype(leaf.dtype))
-            if own.size == 1:  # XLA adds a product where it is used, but holds a sum of products
-                return own[0] * self.noise.form(tuple(part[0] for part in parts), leaf)
-            return self.noise.form_sum(parts, own, leaf)
-
-        return scaled(self.stds[at], self._over_reals(at, parts, form_sum, 1))
-
-    def _over_reals(
-        self, at: int, parts: Arrays, fn: Callable[[Arrays, jax.Array], jax.Array], axis: int
-    ) -> jax.Array:
-        """Maps `fn` over the leaves of a block; of complex ones over real and imaginary parts."""
-        leaves = self.params[at]
-        mapped = jax.vmap(fn, in_axes=(axis, 0)) if leaves.shape[0] > 1 else _unmapped(fn, axis)
-        if not jnp.issubdtype(leaves.dtype, jnp.complexfloating):
-            return _checked(self.noise, mapped(parts, leaves), leaves)
-        half = len(parts) // 2
-        real, imaginary = (mapped(p, leaves.real) for p in (parts[:half], parts[half:]))
-        sides = (_checked(self.noise, side, leaves.real) for side in (real, imaginary))
-        return lax.complex(*sides) / math.sqrt(2)
+        update = self.updates[self.layout.blocks[at].leaves[0]]
+        return arithmetic.reach(arithmetic.add(center, step), params, update.dtype)
 
 
 def population_around(
@@ -344,87 +266,17 @@ def population_around(
         read: what the noise reads, a leaf for each of these; None for nothing.
         key: of the generation, uint32 `[2]`.
     """
-    layout = packing.lay_out(params, updates, functools.partial(_parts_of, noise))
-    stacks, steps = layout.stack(params), layout.stack(updates)
-    reads = (None,) * len(stacks) if read is None else layout.stack(read)
-    stds = tuple(
-        _stds(noise, arithmetic.add(stack, step), sigma, read)
-        for stack, step, read in zip(stacks, steps, reads, strict=True)
-    )
-    leaf_keys = random.derive(
-        random.derive(key, _OF_LEAVES, 0), 0, jnp.asarray(positions, jnp.uint32)
-    )
-    return Population(stacks, tuple(updates), stds, leaf_keys, key, layout, noise, mirrors)
-
-
-def _stds(noise: Noise, stack: jax.Array, sigma: jax.Array, read: jax.Array | None) -> jax.Array:
-    """The standard deviations in a block, leaf by leaf: the same bits as for one leaf alone."""
-    real = arithmetic.real_dtype(stack.dtype)
-
-    def std(leaf: jax.Array, read: jax.Array | None) -> jax.Array:
-        found = jnp.asarray(noise.std(leaf, sigma.astype(real), read), real)
-        fits = all(own in (1, size) for own, size in zip(found.shape, leaf.shape, strict=False))
-        if found.ndim not in (0, leaf.ndim) or not fits:
-            raise ValueError(
-                f"`noise.std` must return a scalar or an array like its leaf, {leaf.shape}, got "
-                f"shape {found.shape} from {noise!r}."
-            )
-        found = found.reshape(found.shape or (1,) * leaf.ndim)
-        # Noise is nowhere 64 deviations away: it is finite, and no times it is zero.
-        return jnp.where(jnp.isfinite(64 * found), found, jnp.zeros_like(found))
-
-    if not stack.size:
-        return jnp.zeros((stack.shape[0], *(1,) * (stack.ndim - 1)), real)
-    if stack.shape[0] == 1:
-        return std(stack[0], None if read is None else read[0])[None]
-    stds: jax.Array = lax.map(lambda pair: std(*pair), (stack, read))
-    return stds
-
-
-def scaled(std: jax.Array, unit: jax.Array) -> jax.Array:
-    """Noise from its standard deviation, rounded so that XLA adds the same numbers everywhere."""
-    noise = std * unit
-    return xla.round_for_fma(jnp.where(jnp.isfinite(noise), noise, jnp.zeros_like(noise)))
-
-
-def _parts_of(noise: Noise, leaf: jax.ShapeDtypeStruct) -> packing.Shapes | None:
-    if _draws_itself(noise):
-        return None
-    parts = tuple(noise.normals(_real_like(leaf)))
-    return parts * 2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else parts
-
-
-def _draws_itself(noise: Noise) -> bool:
-    return type(noise).draw is not Noise.draw
-
-
-def _real_like(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, jnp.finfo(leaf.dtype).dtype)
+    layout = lay_out(noise, params, updates)
+    stacks = layout.stack(params)
+    parents = tuple(map(arithmetic.add, stacks, layout.stack(updates)))
+    of_leaves = random.derive(key, _OF_LEAVES, 0)
+    keys = random.derive(of_leaves, 0, jnp.asarray(positions, jnp.uint32))
+    perturbation = perturbation_of(noise, layout, stacks, parents, read, sigma, keys)
+    return Population(stacks, tuple(updates), perturbation, key, mirrors)
 
 
 def _mirror(whole: Arrays, population: Population) -> Arrays:
     return population.mirrored_whole(whole)
-
-
-def _unmapped(fn: Callable[[Arrays, jax.Array], jax.Array], axis: int) -> Callable[..., jax.Array]:
-    """`fn` for one leaf with a leading axis; under `jax.vmap` it would lose its sharding."""
-    return lambda parts, leaf: fn(tuple(lax.squeeze(p, [axis]) for p in parts), leaf[0])[None]
-
-
-def _checked(noise: Noise, formed: Any, like: jax.Array) -> jax.Array:
-    """Noise of a block in float32 or wider, refused by name if it is none."""
-    if jnp.shape(formed) != like.shape:
-        raise ValueError(
-            f"`noise` must be of the shape of its leaf, {like.shape[1:]}, got "
-            f"{jnp.shape(formed)[1:]} from {noise!r}."
-        )
-    dtype = jnp.result_type(formed)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(
-            f"`noise` must be real floating-point numbers for a leaf of {like.dtype}, got {dtype} "
-            f"from {noise!r}."
-        )
-    return jnp.asarray(formed, jnp.promote_types(dtype, arithmetic.wide_dtype(like.dtype)))
 
 
 def _split(stack: jax.Array) -> Arrays:

@@ -102,8 +102,8 @@ def factored_blocks(population: Population) -> tuple[int, ...]:
     return tuple(
         at
         for at in layout.in_rows
-        if has_factors(population.noise, layout.blocks[at].like)
-        and population.stds[at].size == layout.blocks[at].many
+        if has_factors(population.perturbation.noise, layout.blocks[at].like)
+        and population.perturbation.stds[at].size == layout.blocks[at].many
     )
 
 
@@ -129,9 +129,11 @@ def factored_leaves(
         parts = blocks[at].read(candidate.rows)
         for index, position in enumerate(blocks[at].leaves):
             base = center[index]
-            factors = population.noise.factors(tuple(part[index] for part in parts), base)
+            factors = population.perturbation.noise.factors(
+                tuple(part[index] for part in parts), base
+            )
             assert factors is not None  # narrows the type: the block has some
-            scale = sign * population.stds[at][index].reshape(())
+            scale = sign * population.perturbation.stds[at][index].reshape(())
             left, right = (scale * factors[0]).astype(base.dtype), factors[1].astype(base.dtype)
             leaves[position] = Factored(base, left, right, (position,))
     return dict(sorted(leaves.items()))

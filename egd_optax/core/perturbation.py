@@ -1,0 +1,226 @@
+"""The noise of one draw in each block: its numbers, formed and scaled.
+
+A noise says what its numbers are, how noise of unit variance is formed of them, and how large it
+is. The numbers of most blocks come as rows of one draw; a large leaf is drawn where it is used.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from egd_optax.backend import arithmetic, packing, random, xla
+from egd_optax.backend.packing import Arrays, Layout
+from egd_optax.noise import Noise
+
+# Purpose of the keys of a noise that draws its numbers itself; of a complex leaf also the next one.
+_OTHER_DRAWS = 2
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["leaves", "stds", "keys"],
+    meta_fields=["layout", "noise"],
+)
+@dataclasses.dataclass(frozen=True)
+class Perturbation:
+    """The noise of a generation, none of it drawn yet.
+
+    Attributes:
+        leaves: the parameters, in blocks; for their shapes, dtypes and shardings.
+        stds: the standard deviations of the noise in each block, `[many, 1, ...]` or like it.
+        keys: the keys of the leaves, uint32 `[leaves, 2]`.
+        layout: how leaves are laid out in blocks.
+        noise: what is drawn.
+    """
+
+    leaves: Arrays
+    stds: Arrays
+    keys: jax.Array
+    layout: Layout
+    noise: Noise
+
+    def draw_rows(self, draw: jax.Array) -> jax.Array:
+        """The numbers of all blocks in rows."""
+        return self.layout.draw_rows(self.keys, draw)
+
+    def read(self, at: int, rows: jax.Array) -> jax.Array:
+        """The noise in one block in rows, from the numbers of a draw."""
+        return self._scaled(at, self._form(at, self.layout.blocks[at].read(rows)))
+
+    def drawn(self, at: int, draw: jax.Array) -> jax.Array:
+        """The noise in one other block."""
+        return self._scaled(at, self._form(at, self._numbers(at, draw)))
+
+    def units(self, draw: jax.Array) -> list[jax.Array]:
+        """The noise of a draw, of unit variance, in each block."""
+        rows, units = self.draw_rows(draw), []
+        for at, block in enumerate(self.layout.blocks):
+            numbers = self._numbers(at, draw) if block.rows is None else block.read(rows)
+            units.append(self._form(at, numbers))
+        return units
+
+    def weighted_sum(self, at: int, rows: jax.Array, weights: jax.Array) -> jax.Array:
+        """The sum of weight * noise over draws, in one block in rows.
+
+        Args:
+            at: the block.
+            rows: the numbers of each draw, `[draws, rows, LENGTH]`.
+            weights: `[draws]`.
+        """
+
+        def form_sum(parts: Arrays, leaf: jax.Array) -> jax.Array:
+            own = weights.astype(arithmetic.sum_dtype(leaf.dtype))
+            if own.size == 1:  # XLA adds a product where it is used, but holds a sum of products
+                return own[0] * self.noise.form(tuple(part[0] for part in parts), leaf)
+            return self.noise.form_sum(parts, own, leaf)
+
+        parts = jax.vmap(self.layout.blocks[at].read)(rows)
+        return self._scaled(at, self._over_reals(at, parts, form_sum, 1))
+
+    def _numbers(self, at: int, draw: jax.Array) -> Arrays:
+        """The numbers of a block that is not in rows, with a leading axis of its one leaf."""
+        parts = self._draws(at, draw) if _draws_itself(self.noise) else self._normals(at, draw)
+        return tuple(part[None] for part in parts)
+
+    def _normals(self, at: int, draw: jax.Array) -> Arrays:
+        """The normal numbers of the leaf of a block that is not in rows."""
+        block, leaf = self.layout.blocks[at], self.leaves[at][0]
+        parts, start = [], 0
+        for shape in block.parts:
+            # In the sharding of the leaf: no device holds all of its numbers.
+            sharding = jax.typeof(leaf).sharding if shape == leaf.shape else None
+            key = self.keys[block.leaves[0]]
+            parts.append(random.normals_of(key, draw, start, shape, sharding))
+            start += math.prod(shape)
+        return tuple(parts)
+
+    def _draws(self, at: int, draw: jax.Array) -> Arrays:
+        """The numbers that the noise draws itself; of a complex leaf two draws."""
+        block, leaf = self.layout.blocks[at], self.leaves[at][0]
+        is_complex = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+        parts: list[jax.Array] = []
+        for side in range(1 + is_complex):
+            key = random.derive(self.keys[block.leaves[0]], _OTHER_DRAWS + side, draw)
+            key = jax.random.wrap_key_data(key, impl="threefry2x32")
+            drawn = self.noise.draw(key, leaf.real if is_complex else leaf)
+            parts.extend(map(jnp.asarray, jax.tree.leaves(drawn)))
+        return tuple(parts)
+
+    def _form(self, at: int, parts: Arrays) -> jax.Array:
+        """Noise of unit variance in one block, `[many, *shape]`."""
+        return self._over_reals(at, parts, self.noise.form, 0)
+
+    def _scaled(self, at: int, unit: jax.Array) -> jax.Array:
+        """Noise from noise of unit variance, rounded: XLA adds the same numbers everywhere."""
+        noise = self.stds[at] * unit
+        return xla.round_for_fma(jnp.where(jnp.isfinite(noise), noise, jnp.zeros_like(noise)))
+
+    def _over_reals(
+        self, at: int, parts: Arrays, fn: Callable[[Arrays, jax.Array], jax.Array], axis: int
+    ) -> jax.Array:
+        """Maps `fn` over the leaves of a block; of complex ones over real and imaginary parts."""
+        leaves = self.leaves[at]
+        mapped = jax.vmap(fn, in_axes=(axis, 0)) if leaves.shape[0] > 1 else _unmapped(fn, axis)
+        if not jnp.issubdtype(leaves.dtype, jnp.complexfloating):
+            return _checked(self.noise, mapped(parts, leaves), leaves)
+        half = len(parts) // 2
+        real, imaginary = (mapped(p, leaves.real) for p in (parts[:half], parts[half:]))
+        sides = (_checked(self.noise, side, leaves.real) for side in (real, imaginary))
+        return lax.complex(*sides) / math.sqrt(2)
+
+
+def perturbation_of(
+    noise: Noise,
+    layout: Layout,
+    params: Arrays,
+    parents: Arrays,
+    read: Sequence[jax.Array] | None,
+    sigma: jax.Array,
+    keys: jax.Array,
+) -> Perturbation:
+    """Prepares the noise around some leaves; draws nothing.
+
+    Args:
+        noise: what is drawn.
+        layout: how leaves are laid out in blocks.
+        params: the parameters, in blocks.
+        parents: the leaves to which noise is added, in blocks.
+        read: what the noise reads, leaf by leaf; None for nothing.
+        sigma: `[]`.
+        keys: the keys of the leaves, uint32 `[leaves, 2]`.
+    """
+    reads = (None,) * len(params) if read is None else layout.stack(read)
+    pairs = zip(parents, reads, strict=True)
+    stds = tuple(_stds(noise, parent, sigma, read) for parent, read in pairs)
+    return Perturbation(params, stds, keys, layout, noise)
+
+
+def lay_out(noise: Noise, params: Sequence[jax.Array], updates: Sequence[jax.Array]) -> Layout:
+    """Decides which leaves are stacked, and which numbers are held in rows."""
+    return packing.lay_out(params, updates, functools.partial(_parts_of, noise))
+
+
+def _stds(noise: Noise, stack: jax.Array, sigma: jax.Array, read: jax.Array | None) -> jax.Array:
+    """The standard deviations in a block, leaf by leaf: the same bits as for one leaf alone."""
+    real = arithmetic.real_dtype(stack.dtype)
+
+    def std(leaf: jax.Array, read: jax.Array | None) -> jax.Array:
+        found = jnp.asarray(noise.std(leaf, sigma.astype(real), read), real)
+        fits = all(own in (1, size) for own, size in zip(found.shape, leaf.shape, strict=False))
+        if found.ndim not in (0, leaf.ndim) or not fits:
+            raise ValueError(
+                f"`noise.std` must return a scalar or an array like its leaf, {leaf.shape}, got "
+                f"shape {found.shape} from {noise!r}."
+            )
+        found = found.reshape(found.shape or (1,) * leaf.ndim)
+        # Noise is nowhere 64 deviations away: it is finite, and no times it is zero.
+        return jnp.where(jnp.isfinite(64 * found), found, jnp.zeros_like(found))
+
+    if not stack.size:
+        return jnp.zeros((stack.shape[0], *(1,) * (stack.ndim - 1)), real)
+    if stack.shape[0] == 1:
+        return std(stack[0], None if read is None else read[0])[None]
+    stds: jax.Array = lax.map(lambda pair: std(*pair), (stack, read))
+    return stds
+
+
+def _parts_of(noise: Noise, leaf: jax.ShapeDtypeStruct) -> packing.Shapes | None:
+    if _draws_itself(noise):
+        return None
+    parts = tuple(noise.normals(_real_like(leaf)))
+    return parts * 2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else parts
+
+
+def _draws_itself(noise: Noise) -> bool:
+    return type(noise).draw is not Noise.draw
+
+
+def _real_like(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, jnp.finfo(leaf.dtype).dtype)
+
+
+def _unmapped(fn: Callable[[Arrays, jax.Array], jax.Array], axis: int) -> Callable[..., jax.Array]:
+    """`fn` for one leaf with a leading axis; under `jax.vmap` it would lose its sharding."""
+    return lambda parts, leaf: fn(tuple(lax.squeeze(p, [axis]) for p in parts), leaf[0])[None]
+
+
+def _checked(noise: Noise, formed: Any, like: jax.Array) -> jax.Array:
+    """Noise of a block in float32 or wider, refused by name if it is none."""
+    if jnp.shape(formed) != like.shape:
+        raise ValueError(
+            f"`noise` must be of the shape of its leaf, {like.shape[1:]}, got "
+            f"{jnp.shape(formed)[1:]} from {noise!r}."
+        )
+    dtype = jnp.result_type(formed)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"`noise` must be real floating-point numbers for a leaf of {like.dtype}, got {dtype} "
+            f"from {noise!r}."
+        )
+    return jnp.asarray(formed, jnp.promote_types(dtype, arithmetic.wide_dtype(like.dtype)))

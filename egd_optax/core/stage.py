@@ -1,0 +1,60 @@
+"""What all stages of a generation know: the parent, the members, and how candidates are scored."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from egd_optax.backend.devices import Devices
+from egd_optax.base.arguments import taken_by
+from egd_optax.core.auxiliary import Evaluated
+from egd_optax.core.fitness import Fitness, Snapshot, fitness_of
+from egd_optax.core.population import Candidate, Population
+from egd_optax.core.spec import CycleSpec, Objectives
+from egd_optax.core.weights import member_weights
+
+
+class Round(NamedTuple):
+    """What all stages of a generation know; nothing changes it.
+
+    Attributes:
+        spec: what to do.
+        objectives: what to select on.
+        snapshot: the parameters after the base step, the parent.
+        population: the members.
+        devices: share them.
+        generation: its index in the cycle, int32 `[]`.
+    """
+
+    spec: CycleSpec
+    objectives: Objectives
+    snapshot: Snapshot
+    population: Population
+    devices: Devices
+    generation: jax.Array
+
+    def fitness(self, value_fn: Callable[..., Any]) -> Fitness:
+        """The fitness of candidates by an objective."""
+        added = {"generation": self.generation, "base_state": self.objectives.base_state}
+        kwargs = taken_by(value_fn, self.objectives.extra_args, added)
+        execution, aux = self.spec.execution, self.spec.aux
+        return fitness_of(value_fn, self.snapshot, kwargs=kwargs, execution=execution, aux=aux)
+
+    def weights(self, fitness: jax.Array) -> jax.Array:
+        """The weight of each member, `[n]`; a parent that was not evaluated has no rank."""
+        unranked = int(self.spec.skips_parent)
+        weights = member_weights(self.spec.recombine, fitness[unranked:], self.spec.support)
+        return jnp.pad(weights, (unranked, 0))
+
+
+def score(
+    fitness: Fitness,
+    population: Population,
+    candidate: Candidate,
+    sign: jax.Array,
+    counts: jax.Array,
+) -> Evaluated:
+    """Evaluates one candidate that is formed."""
+    evaluated: Evaluated = fitness(population.leaves(candidate, sign), counts)
+    return evaluated
