@@ -16,6 +16,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from egd_optax.backend import xla
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
@@ -80,18 +82,23 @@ def normals_of(
         shape: of the array.
         sharding: of the array, on a mesh of explicit axes.
     """
+    # Zero, from the draw: XLA would compute the numbers of the entries before a loop that draws, and
+    # hold them.
+    zero, draw = xla.no_hoist(jnp.uint32(0), draw)
     if math.prod(shape) > 2**31:  # a counter of 32 bits would come round: a key for each index
-        first, *rest = shape
-        keys = derive(key, 1, jnp.arange(first, dtype=jnp.uint32))
-        keys = keys.reshape(first, *(1,) * len(rest), 2)
-        return normals(keys, draw, start + _entries(shape, 1, sharding))
-    return normals(key, draw, start + _entries(shape, 0, sharding))
+        keys = derive(key, 1, jnp.arange(shape[0], dtype=jnp.uint32))
+        key = keys.reshape(shape[0], *(1,) * (len(shape) - 1), 2)
+        return normals(key, draw, start + _entries(shape, 1, sharding, zero))
+    return normals(key, draw, start + _entries(shape, 0, sharding, zero))
 
 
-def _entries(shape: tuple[int, ...], axes_behind: int, sharding: Any) -> jax.Array:
+def _entries(
+    shape: tuple[int, ...], axes_behind: int, sharding: Any, zero: jax.Array
+) -> jax.Array:
     """The numbers of the entries behind some axes; no reshape, so that XLA divides them."""
     entries = jnp.zeros(shape, jnp.uint32, out_sharding=sharding)
     for axis in range(axes_behind, len(shape)):
         stride = jnp.uint32(math.prod(shape[axis + 1 :]))
-        entries += stride * lax.broadcasted_iota(jnp.uint32, shape, axis, out_sharding=sharding)
+        index = lax.broadcasted_iota(jnp.uint32, shape, axis, out_sharding=sharding)
+        entries += stride * (index + zero)
     return entries

@@ -122,11 +122,12 @@ def _sum_of_whole(
         return tuple(added)
 
     def add_drawn(index: jax.Array, totals: Arrays) -> Arrays:
+        inside, index = xla.no_hoist(population, index)
         member = terms.members[index]
-        leaves = population.draw_whole(population.draw_of(member))
-        if population.mirrors:
-            mirrored = population.is_mirrored(member)
-            other = population.mirrored_whole(leaves)
+        leaves = inside.draw_whole(inside.draw_of(member))
+        if inside.mirrors:
+            mirrored = inside.is_mirrored(member)
+            other = inside.mirrored_whole(leaves)
             leaves = tuple(jnp.where(mirrored, b, a) for a, b in zip(leaves, other, strict=True))
         return add(totals, terms.weights[index], leaves)
 

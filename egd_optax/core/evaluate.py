@@ -109,8 +109,9 @@ class Evaluation(NamedTuple):
         if self.with_child:
             return found
         both = found.held, found.es_state
-        fitness = found.fitness[: self.size]
-        held, es_state = self.land(both, self.population, fitness, found.slots, found.pages)
+        # The parent is added up again: else it would be held since the noise was scaled.
+        population, fitness = xla.no_hoist(self.population, found.fitness[: self.size])
+        held, es_state = self.land(both, population, fitness, found.slots, found.pages)
         return found._replace(held=held, es_state=es_state)
 
     # One by one.

@@ -257,14 +257,12 @@ def _judged(stage: Round, scored: Scored) -> tuple[jax.Array, Seen | None]:
 
 def _point(stage: Round, held: Candidate, choice: jax.Array, best: jax.Array) -> Arrays:
     """The leaves of the best member or the child, any if the parent stays."""
-    population, sign = stage.population, jnp.zeros([], jnp.float32)
+    population = stage.population
     if stage.spec.accept.takes_best:
-        chosen = choice == BEST
-        held = population.redraw_into(held, best, chosen)
-        parents = tuple(map(population.parent_block, population.layout.in_rows))
-        held = held._replace(center=optax.tree.where(chosen, parents, held.center))
-        sign = jnp.where(chosen, population.sign_of(best), sign)
-    leaves = population.leaves(held, sign)
+        held = population.form_into(held, best, choice == BEST)
+    blocks = dict(zip(population.layout.whole, held.whole, strict=True))
+    blocks |= zip(population.layout.in_rows, held.center or (), strict=True)
+    leaves = population.separate([blocks[at] for at in range(len(blocks))])
     return tuple(leaves[at] for at in range(len(leaves)))
 
 

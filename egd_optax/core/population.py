@@ -193,58 +193,61 @@ class Population:
 
     # Leaves.
 
-    def blocks(self, held: Candidate, sign: jax.Array) -> list[jax.Array]:
-        """The leaves of a candidate, in blocks."""
-        whole = dict(zip(self.layout.whole, held.whole, strict=True))
-        every = range(len(self.layout.blocks))
-        return [whole[at] if at in whole else self._formed(at, held, sign) for at in every]
-
     def leaves(
         self, held: Candidate, sign: jax.Array, without: Sequence[int] = ()
     ) -> dict[int, jax.Array]:
-        """The leaves of a candidate, by their positions; those of a stack as buffers of their own.
-
-        Without those of some blocks.
-
-        XLA would form a leaf and take it out of its stack within what uses it: another piece of
-        program for each layer of a network.
-        """
+        """The leaves of a candidate by their positions, without those of some blocks."""
         layout = self.layout
-        leaves = {
-            layout.blocks[at].leaves[0]: leaf[0]
-            for at, leaf in zip(layout.whole, held.whole, strict=True)
-        }
+        blocks: dict[int, jax.Array] = dict(zip(layout.whole, held.whole, strict=True))
         formed = [at for at in layout.in_rows if at not in without]
-        singles = [at for at in formed if layout.blocks[at].many == 1]
-        leaves.update(
-            (layout.blocks[at].leaves[0], self._formed(at, held, sign)[0]) for at in singles
-        )
         stacks = [at for at in formed if layout.blocks[at].many > 1]
-        for at, stack in zip(stacks, self._stacks(stacks, held, sign), strict=True):
-            leaves.update(zip(layout.blocks[at].leaves, stack, strict=True))
+        blocks |= {at: self._formed(at, held, sign) for at in formed if at not in stacks}
+        if stacks:
+            # In a loop of its own: a leaf would be formed within what takes it out of its stack.
+            def form(index: jax.Array) -> Arrays:
+                (inside, fixed), _ = xla.no_hoist((self, (held, sign)), index)
+                return tuple(inside._formed(at, *fixed) for at in stacks)
+
+            blank = tuple(jnp.zeros_like(self.params[at]) for at in stacks)
+            always, index = self._always(), jnp.int32(0)
+            blocks |= zip(stacks, xla.write_if(always, index, form, blank), strict=True)
+        return self.separate([blocks.get(at) for at in range(len(layout.blocks))])
+
+    def separate(self, blocks: Sequence[jax.Array | None]) -> dict[int, jax.Array]:
+        """The leaves in some blocks by their positions; those of a stack as buffers of their own.
+
+        XLA would take a leaf out of its stack within what uses it: another piece of program for
+        each layer of a network.
+        """
+        pairs = [pair for pair in zip(self.layout.blocks, blocks, strict=True) if pair[1] is not None]
+        leaves = {block.leaves[0]: stack[0] for block, stack in pairs if block.many == 1}
+        stacks = {block.leaves: stack for block, stack in pairs if block.many > 1}
+        if stacks:
+            blank = {of: tuple(jnp.zeros_like(leaf) for leaf in stack) for of, stack in stacks.items()}
+
+            def split(_: Any, stacks: dict[Any, jax.Array]) -> dict[Any, Arrays]:
+                return {of: _split(stack) for of, stack in stacks.items()}
+
+            for of, singles in xla.run_if(self._always(), split, blank, stacks).items():
+                leaves.update(zip(of, singles, strict=True))
         return leaves
 
-    def _stacks(self, which: list[int], held: Candidate, sign: jax.Array) -> tuple[Arrays, ...]:
-        """The leaves of some stacks, one by one."""
+    def form_into(self, held: Candidate, member: jax.Array, pred: jax.Array) -> Candidate:
+        """The leaves of a member in the memory of the child if `pred` holds, else the child."""
+        held = self.redraw_into(held, member, pred)
 
-        def form(index: jax.Array) -> Arrays:
-            (population, fixed), _ = xla.no_hoist((self, (held, sign)), index)
-            return tuple(population._formed(at, *fixed) for at in which)
-
-        def split(blank: tuple[Arrays, ...], stacks: Arrays) -> tuple[Arrays, ...]:
-            del blank
+        def form(member: jax.Array) -> Arrays:
+            (inside, rows), member = xla.no_hoist((self, held.rows), member)
+            parent = Candidate(rows, (), None)
             return tuple(
-                tuple(lax.squeeze(leaf, [0]) for leaf in lax.split(stack, (1,) * stack.shape[0]))
-                for stack in stacks
+                inside._formed(at, parent, inside.sign_of(member)) for at in self.layout.in_rows
             )
 
-        if not which:
-            return ()
-        always = ~xla.opaque_false(self.key[0].astype(jnp.int32) & 1)
-        blank = tuple(jnp.zeros_like(self.params[at]) for at in which)
-        formed = xla.write_if(always, jnp.int32(0), form, blank)
-        leaves = tuple(tuple(jnp.zeros_like(leaf) for leaf in stack) for stack in formed)
-        return xla.run_if(always, split, leaves, formed)
+        return held._replace(center=xla.write_if(pred, member, form, held.center))
+
+    def _always(self) -> jax.Array:
+        """True, which XLA cannot know."""
+        return ~xla.opaque_false(self.key.astype(jnp.int32) & 1)
 
     def center_of(self, held: Candidate, at: int) -> jax.Array:
         """The leaves that noise is added to, in one block in rows."""
@@ -408,3 +411,7 @@ def _checked(noise: Noise, formed: Any, like: jax.Array) -> jax.Array:
             f"from {noise!r}."
         )
     return jnp.asarray(formed, jnp.promote_types(dtype, arithmetic.wide_dtype(like.dtype)))
+
+
+def _split(stack: jax.Array) -> Arrays:
+    return tuple(lax.squeeze(leaf, [0]) for leaf in lax.split(stack, (1,) * stack.shape[0]))
