@@ -28,6 +28,7 @@ from egd_optax.core.cycle import CycleInfo, run_cycle_if
 from egd_optax.core.fitness import as_evaluated
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
 from egd_optax.factored.interpret import is_jaxpr
+from egd_optax.noise import Noise
 
 # What `run_cycle_if` returns.
 Ran = tuple[optax.Updates, jax.Array, CycleInfo, StrategyState]
@@ -96,8 +97,11 @@ class Programs:
             del self.compiled[next(iter(self.compiled))]
         arrays = {name: fn.arrays for name, fn in known.items()}
         all_extra, _ = arrays_of(objectives.extra_args)
+        # The functions have what they take of it among their arrays; a noise reads all of it.
+        reads = type(spec.noise).reads is not Noise.reads
+        base_state = objectives.base_state if reads else None
         with advice_on_value_fn():
-            result: Ran = program(arrays, all_extra, own, **step)
+            result: Ran = program(arrays, all_extra, own, base_state, **step)
         return result
 
     def _warn_of(self, value_fn: Callable[..., Any]) -> None:
@@ -176,12 +180,14 @@ def _program(
         arrays: Mapping[str, tuple[list[Any], list[Any]]],
         all_extra: list[Any],
         own: list[Any],
+        base_state: Any,
         **step: Any,
     ) -> Ran:
         functions = {name: objective(name, *of_function) for name, of_function in arrays.items()}
         # By a name that no function takes: only their division over devices is looked at.
         extra_args = {"": all_extra}
-        objectives = Objectives(functions["value_fn"], functions.get("accept_value_fn"), extra_args)
+        of_acceptance = functions.get("accept_value_fn")
+        objectives = Objectives(functions["value_fn"], of_acceptance, extra_args, base_state)
         due = ~xla.opaque_false(step["cycle"])
         return run_cycle_if(due, spec, mutating, objectives, params=with_own(own), **step)
 
