@@ -11,6 +11,7 @@ import optax
 
 from benchmarks import measure, models
 from egd_optax import Execution, evolve
+from egd_optax.backend import random
 
 SAMPLES = 64
 MEMORY = ("host", "device", "replay")
@@ -116,33 +117,32 @@ def floor(problem: models.Problem, population: int, draws: int) -> measure.Run:
     """
     stds = [0.02 * jnp.sqrt(jnp.mean(leaf**2)) for leaf in jax.tree.leaves(problem.params)]
 
-    def mutant(params: Any, key: jax.Array) -> Any:
+    def mutant(params: Any, key: jax.Array, draw: jax.Array) -> Any:
         leaves, treedef = jax.tree.flatten(params)
         drawn = [
-            leaf + std * jax.random.normal(jax.random.fold_in(key, at), leaf.shape)
+            leaf + std * random.normals_of(random.derive(key, 0, at), draw, 0, leaf.shape)
             for at, (leaf, std) in enumerate(zip(leaves, stds, strict=True))
         ]
         return jax.tree.unflatten(treedef, drawn)
 
     @jax.jit
     def scores(params: Any, key: jax.Array) -> jax.Array:
-        keys = jax.vmap(threefry.wrap_key_data)(jax.random.key_data(jax.random.split(key, draws)))
-        batch, first = problem.batch, population - 1
+        members, batch, first = jnp.arange(draws), problem.batch, population - 1
 
         def score(member: jax.Array) -> jax.Array:
-            return problem.loss(mutant(params, member), batch)
+            return problem.loss(mutant(params, key, member), batch)
 
-        drawn = lax.map(score, keys[:first])
+        drawn = lax.map(score, members[:first])
         # For the child other inputs, or XLA would evaluate the parent once for both.
         other = (batch[0] + 1e-3, batch[1])
         unmutated = problem.loss(params, batch), problem.loss(params, other)
 
         def again(total: Any, member: jax.Array) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, mutant(params, member)), None
+            return jax.tree.map(jnp.add, total, mutant(params, key, member)), None
 
         if draws > first:
-            total, _ = lax.scan(again, params, keys[first:])
+            total, _ = lax.scan(again, params, members[first:])
             return drawn, unmutated, total
         return drawn, unmutated
 
-    return lambda: scores(problem.params, jax.random.key(0))
+    return lambda: scores(problem.params, jnp.array([0, 1], jnp.uint32))

@@ -15,15 +15,15 @@ import pytest
 from benchmarks.measure import RESULTS
 from benchmarks.quality import archive, decisions, edges, report, statistics
 from benchmarks.quality.ledger import generation_price
-from benchmarks.quality.methods import DECIDING, METHODS
+from benchmarks.quality.methods import DECIDING, DIRECTIONS, METHODS, VARIANTS, operators
 from benchmarks.quality.methods import POLICIES as SOLVERS
-from benchmarks.quality.methods.cycles import RULES
+from benchmarks.quality.methods.cycles import GUARD_EVALUATIONS, RULES
 from benchmarks.quality.methods.method import Trainer, split, streams
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.problems import POLICIES, PROBLEMS
 from benchmarks.quality.record import Store
 from benchmarks.quality.runner import FIRST_SEED, FIRST_TUNE_SEED, Effort, complete, draws, mean
-from egd_optax import evolve, presets, recombine
+from egd_optax import accept, evolve, noise, presets, recombine
 
 pytestmark = pytest.mark.long
 
@@ -153,6 +153,69 @@ def test_a_generation_is_charged_what_the_optimizer_evaluates(antithetic, rule):
     _, state = tx.update(params, tx.init(params), params, value_fn=lambda p: jnp.sum(p["x"] ** 2))
     charged = generation_price(6, 16, antithetic=antithetic, compares=rule.compares)
     assert charged == 16 * int(state.info.evaluations)
+
+
+@pytest.mark.parametrize(
+    ("method", "guard"),
+    [
+        (VARIANTS["ablation_layer_by_layer"], 0),
+        (VARIANTS["ablation_sigma_by_success"], 0),
+        (VARIANTS["ablation_sigma_by_guarded_success"], len(TOY.train)),
+        (DIRECTIONS["direction_second_moments"], 0),
+    ],
+    ids=lambda case: getattr(case, "name", None),
+)
+def test_a_cycle_with_operators_of_our_own_is_charged_what_it_evaluates(method, guard):
+    rates, static = split(method.settings(np.random.default_rng(0)))
+    charged = []
+
+    def one_cycle(run, params):
+        charged.append(run.prices.cycle)
+        optimizer = run.optimizer(run.rates)
+        carry = params, optimizer.init(params)
+        (_, state), _ = run.step(jnp.int32(0), carry, optimizer, evolve=True)
+        return state.info.evaluations
+
+    train = method.plan(TOY, static, TOY.budget, loop=one_cycle).train
+    evaluations = int(jax.jit(train)(jax.random.key(0), rates, TOY.train))
+    assert charged == [static["samples"] * evaluations + GUARD_EVALUATIONS * guard]
+
+
+def test_layers_move_in_turn():
+    tx = evolve(
+        optax.set_to_zero(),
+        evolve_every=1,
+        noise=operators.InTurn(noise.gaussian()),
+        accept=accept.always(),
+        mutable=True,
+    )
+    params = {"first": {"w": jnp.ones([2, 3]), "b": jnp.ones(3)}, "second": {"w": jnp.ones([2, 3])}}
+    state = tx.init(params)
+    for moved in ("first", "second", "first"):
+        updates, state = tx.update(params, state, params, value_fn=optax.tree.sum)
+        for layer, leaves in updates.items():
+            assert all((leaf != 0).all() == (layer == moved) for leaf in leaves.values())
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_sigma_follows_success(accepted):
+    own = operators.BySuccess(noise.gaussian(), accepted=accepted)
+    tx = evolve(optax.sgd(0.0), evolve_every=1, sigma=0.1, noise=own, accept=accept.improved())
+    params = {"x": jnp.ones(3)}
+    state = tx.init(params)
+    sigmas = []
+    for value_fn in (lambda p: -jnp.sum(p["x"]), lambda p: jnp.sum((p["x"] - 1) ** 2)) * 2:
+        _, state = tx.update(params, state, params, value_fn=value_fn)
+        sigmas.append(state.info.sigma)
+    growth = math.exp(operators.GROWTH)
+    assert sigmas == pytest.approx([0.1, 0.1 * growth, 0.1, 0.1 * growth])
+
+
+def test_noise_by_moments_is_as_large_in_all_and_larger_where_they_are_smaller():
+    leaf, read = jnp.ones(4), jnp.array([0.0, 0.1, 1.0, 10.0])
+    std = operators.ByMoments().std(leaf, jnp.float32(0.1), read)
+    assert (jnp.diff(std) < 0).all()
+    assert jnp.sqrt(jnp.mean(std**2)) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,8 @@ class Form(NamedTuple):
 
     Attributes:
         base: the optimizer that steps.
-        options: arguments of `egd_optax.evolve` but for the noise, from the floats, the
-            other settings, and the cycles of the run.
+        options: arguments of `egd_optax.evolve`, from the floats, the other settings, and the
+            cycles of the run; without a noise among them settings name it.
         antithetic: whether members come in pairs.
         absolute: whether `sigma` is in units of the initial parameters of all runs; else
             in those of the current ones.
@@ -216,11 +216,11 @@ def plan(
                 form.base(rates, timetable.steps, keys.noise),
                 evolve_every=timetable.evolve_every,
                 generations=timetable.generations,
-                noise=noise_of(static, relative=not form.absolute),
                 antithetic=form.antithetic,
                 key=keys.noise,
                 **{
                     "population_size": population,
+                    "noise": noise_of(static, relative=not form.absolute),
                     "execution": Execution(candidate_batch_size=population),
                     **form.options(rates, static, timetable.cycles),
                     **options,

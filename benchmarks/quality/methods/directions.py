@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from benchmarks.quality import ledger
-from benchmarks.quality.methods import cycles
+from benchmarks.quality.methods import cycles, operators
 from benchmarks.quality.methods.cycles import Carry, Form, Run
 from benchmarks.quality.methods.gradient import adam, adam_settings
 from benchmarks.quality.methods.method import (
@@ -43,20 +43,9 @@ REMEMBERED = 8
 LATE = 4
 
 
-def second_moments(run: Run, params: Params) -> Params:
-    """Noise that is larger where gradients were smaller: by the fourth root of Adam's moments."""
-
-    def shape(pair: jax.Array, normal: Params, state: Any, memory: Any) -> Params:
-        moments = optax.tree.get(state.base_state, "nu")
-
-        def scaled(leaf: jax.Array, moment: jax.Array) -> jax.Array:
-            # Where gradients were zero nothing is known: without a floor all noise were there.
-            scale = (moment + 1e-2 * jnp.mean(moment) + 1e-30) ** -0.25
-            return leaf * scale / jnp.sqrt(jnp.mean(scale**2))
-
-        return jax.tree.map(scaled, normal, moments)
-
-    return with_noise(run, params, shape)
+def second_moments(rates: Rates, static: Static, total: int) -> dict[str, Any]:
+    """Arguments of the metric preset with noise by Adam's second moments."""
+    return {**slope(rates, static, total), "noise": operators.ByMoments()}
 
 
 def remembered(run: Run, params: Params) -> Params:
@@ -64,7 +53,7 @@ def remembered(run: Run, params: Params) -> Params:
     flat, unflatten = jax.flatten_util.ravel_pytree(params)
     share = float(run.static["share"])  # no float in settings, which would be traced
 
-    def shape(pair: jax.Array, normal: Params, state: Any, memory: jax.Array) -> Params:
+    def shape(pair: jax.Array, normal: Params, memory: jax.Array) -> Params:
         # Of a basis, so that steps that are alike count once.
         basis = jnp.linalg.qr(memory.T)[0]
         whole = jax.flatten_util.ravel_pytree(normal)[0]
@@ -216,7 +205,7 @@ def _direction(
 METHODS = (
     _direction("as_it_is"),
     _direction("full_rank", settings=settings_with(noise="full_rank")),
-    _direction("second_moments", loop=second_moments),
+    _direction("second_moments", second_moments),
     _direction("remembered", settings=remembered_settings, loop=remembered),
     _direction("late_samples", loop=late_samples),
     _direction("through_adam", through_adam, through_adam_settings),

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from benchmarks.quality import ledger
-from benchmarks.quality.methods import cycles
+from benchmarks.quality.methods import cycles, operators
 from benchmarks.quality.methods.cycles import Carry, Form, Run, Schedule
 from benchmarks.quality.methods.gradient import adam, sgd, sgd_settings
 from benchmarks.quality.methods.method import Method, Rates, Settings, Static, cosine
@@ -26,9 +26,6 @@ PREFIX = "ablation_"
 MIN_SCALE = 1e-3
 # Samples of the batch that is accepted on.
 GUARD_SAMPLES = 128
-# The logarithm of what sigma grows by after a success, and the share of successes that
-# keeps it as it is.
-GROWTH, TARGET = 0.2, 0.5
 # Steps over which a loss is averaged and has to fall, and what it has to fall to.
 WINDOW, FALL = 50, 0.99
 
@@ -56,33 +53,26 @@ def on_sgd_settings(rng: np.random.Generator) -> Settings:
     return {**METRIC.settings(copy.deepcopy(rng)), **sgd_settings(rng)}
 
 
-def layer_by_layer(run: Run, params: Params) -> Params:
-    """Cycles mutate one layer each, in turn."""
-    layers, treedef = jax.tree.flatten(params, is_leaf=lambda node: node is not params)
-    masks = [[at == layer for at in range(len(layers))] for layer in range(len(layers))]
-    # They differ in what they mutate, which is no part of their state.
-    optimizers = [
-        run.optimizer(run.rates, mutable=jax.tree.unflatten(treedef, mask)) for mask in masks
-    ]
+def layer_by_layer(rates: Rates, static: Static, total: int) -> dict[str, Any]:
+    """Arguments of the metric preset whose cycles mutate one layer each, in turn."""
+    noise = operators.InTurn(cycles.noise_of(static, relative=True))
+    return {**slope(rates, static, total), "noise": noise}
 
-    def idle(at: jax.Array, carry: Carry) -> Carry:
-        return run.step(at, carry, optimizers[0], evolve=False)[0]
 
-    def evolving(at: jax.Array, carry: Carry) -> Carry:
-        turns = [
-            functools.partial(run.step, optimizer=optimizer, evolve=True)
-            for optimizer in optimizers
-        ]
-        turn = at // run.timetable.evolve_every % len(layers)
-        return lax.switch(turn, turns, at, carry)[0]
+def sigma_by_success(rates: Rates, static: Static, total: int) -> dict[str, Any]:
+    """Arguments of the metric preset whose sigma follows what is better than its parent.
 
-    start = params, optimizers[0].init(params)
-    return cycles.in_periods(run.timetable, idle, evolving, start)[0]
+    Better on the batch of the selection or, where a guard decides, on its data.
+    """
+    noise = operators.BySuccess(
+        cycles.noise_of(static, relative=True), accepted=static["accept"] == "improved"
+    )
+    return {**slope(rates, static, total), "noise": noise}
 
 
 # Shapes standard normal numbers, a pytree like the parameters, into the noise of a pair: from the
-# number of the pair, the numbers, the state of the optimizer, and what earlier cycles left.
-Shape = Callable[[jax.Array, Params, Any, Any], Params]
+# number of the pair, the numbers, and what earlier cycles left.
+Shape = Callable[[jax.Array, Params, Any], Params]
 
 
 def with_noise(
@@ -92,7 +82,9 @@ def with_noise(
     memory: Any = None,
     remember: Callable[[Any, Params, Any], Any] = lambda memory, step, at: memory,
 ) -> Params:
-    """The metric preset, written out for noise of full rank that the library does not draw.
+    """The metric preset, written out for noise of full rank that no operator can draw.
+
+    To an operator all pairs are alike, and so is each leaf by itself.
 
     Args:
         run: what the loop is made of.
@@ -124,7 +116,7 @@ def with_noise(
                 jax.random.normal(jax.random.fold_in(own, n), leaf.shape)
                 for n, leaf in enumerate(leaves)
             ]
-            noise = shape(pair, treedef.unflatten(normal), state, memory)
+            noise = shape(pair, treedef.unflatten(normal), memory)
             return jax.tree.map(
                 lambda leaf, by: sigma * jnp.maximum(jnp.sqrt(jnp.mean(leaf**2)), MIN_SCALE) * by,
                 parent,
@@ -149,7 +141,7 @@ def layer_a_pair(run: Run, params: Params) -> Params:
     """Each mirrored pair moves one layer, the next pair the next; noise of full rank."""
     layers, treedef = jax.tree.flatten(params, is_leaf=lambda node: node is not params)
 
-    def shape(pair: jax.Array, normal: Params, state: Any, memory: Any) -> Params:
+    def shape(pair: jax.Array, normal: Params, memory: Any) -> Params:
         own = treedef.flatten_up_to(normal)
         return treedef.unflatten(
             jax.tree.map(lambda leaf, at=at: (pair % len(layers) == at) * leaf, layer)
@@ -157,29 +149,6 @@ def layer_a_pair(run: Run, params: Params) -> Params:
         )
 
     return with_noise(run, params, shape)
-
-
-def sigma_by_success(run: Run, params: Params) -> Params:
-    """Sigma grows when the child is better than its parent, and shrinks when it is not.
-
-    Better on the batch of the selection or, where a guard decides, on its data.
-    """
-    optimizer = run.optimizer(run.rates)
-
-    def idle(at: jax.Array, carry: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
-        return run.step(at, carry[0], optimizer, evolve=False)[0], carry[1]
-
-    def evolving(at: jax.Array, carry: tuple[Carry, jax.Array]) -> tuple[Carry, jax.Array]:
-        at_scale = run.optimizer({**run.rates, "sigma": run.rates["sigma"] * carry[1]})
-        (params, state), _ = run.step(at, carry[0], at_scale, evolve=True)
-        better = state.info.child_fitness < state.info.parent_fitness
-        success = state.info.accepted if run.static["accept"] == "improved" else better
-        change = jnp.where(success, GROWTH, -GROWTH * TARGET / (1 - TARGET))
-        return (params, state), carry[1] * jnp.exp(change)
-
-    start = (params, optimizer.init(params)), jnp.ones([])
-    (last, _), _ = cycles.in_periods(run.timetable, idle, evolving, start)
-    return last
 
 
 def until_spent(problem: Problem, static: Static, budget: int, generation: int) -> Schedule:
@@ -276,15 +245,14 @@ METHODS = (
     _variant("guard", _form(guard=GUARD_SAMPLES), settings_with(accept="improved")),
     _variant("reset_base", _form(options=slope_with(reset_base=True))),
     _variant("on_sgd", _form(base=sgd), on_sgd_settings),
-    _variant("layer_by_layer", _form(), loop=layer_by_layer),
+    _variant("layer_by_layer", _form(options=layer_by_layer)),
     _variant("layer_a_pair", _form(), loop=layer_a_pair),
     # "finite" evaluates the child, which "always" does not.
-    _variant("sigma_by_success", _form(), settings_with(accept="finite"), loop=sigma_by_success),
+    _variant("sigma_by_success", _form(options=sigma_by_success), settings_with(accept="finite")),
     _variant(
         "sigma_by_guarded_success",
-        _form(guard=GUARD_SAMPLES),
+        _form(options=sigma_by_success, guard=GUARD_SAMPLES),
         settings_with(accept="improved"),
-        loop=sigma_by_success,
     ),
     _variant(
         "on_plateau",
