@@ -10,11 +10,9 @@ from typing import Any
 
 from jax.experimental import io_callback
 from jax.experimental.buffer_callback import buffer_callback
-from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend import source_info_util
 import jax.extend.core
 from jax.extend.core import Jaxpr, Literal, jaxpr_as_fun
-from jax.extend.random import define_prng_impl, threefry_prng_impl
 
 __all__ = [
     "ClosedJaxpr",
@@ -23,13 +21,10 @@ __all__ = [
     "as_where_traced",
     "bound",
     "buffer_callback",
-    "custom_partitioning",
-    "define_prng_impl",
     "io_callback",
     "jaxpr_as_fun",
     "line_of",
     "operands_of_scan",
-    "threefry_prng_impl",
     "without_constants",
 ]
 

@@ -116,7 +116,7 @@ def best() -> Accept:
 
     Cost:
         One evaluation, of the child; with mirrored pairs another one, of the parent. If the best
-        member is taken, it is drawn again, except with `Execution(memory="device")`.
+        member is taken, it is drawn again.
 
     Example:
         >>> from egd_optax import accept, egd

@@ -49,8 +49,8 @@ class Outcome(NamedTuple):
         weights: the weight of each member in the child, `[n]`.
         child_fitness: `[]`, +inf if the child was not evaluated.
         accepted: bool `[]`, whether the parameters left the parent.
-        statistic: the sum of weight * `Noise.statistic(noise)` over the members, a pytree like the
-            parameters; None if the noise has no statistic.
+        statistic: the sum of weight * `Noise.statistic(noise)` over all members but the parent, a
+            pytree like the parameters; None if the noise has no statistic.
     """
 
     fitness: jax.Array
@@ -115,7 +115,7 @@ class Noise:
         return sigma
 
     def reads(self, base_state: optax.OptState, state: Any) -> optax.Params | None:
-        """Returns what `std` reads, a pytree like the parameters; None for nothing.
+        """Returns arrays that `std` reads, one for each leaf of the parameters; None for nothing.
 
         Args:
             base_state: the state of the base optimizer after the step.

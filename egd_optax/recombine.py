@@ -278,7 +278,10 @@ class _Softmax(_Elites):
         )
 
     def _of_elites(self, fitness: jax.Array) -> jax.Array:
-        return jax.nn.softmax(-fitness / self.temperature, where=jnp.isfinite(fitness))
+        # From the best on: the digits of a large fitness would be lost in the division.
+        finite = jnp.isfinite(fitness)
+        above = jnp.where(finite, fitness - jnp.min(fitness), 0)
+        return jax.nn.softmax(-above / self.temperature, where=finite)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

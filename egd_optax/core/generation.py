@@ -21,11 +21,10 @@ from egd_optax.core.fitness import Snapshot, fitness_dtype
 from egd_optax.core.judge import compared
 from egd_optax.core.population import Candidate, Population, population_around
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
-from egd_optax.core.stage import Round
-from egd_optax.core.stage import score as score_one
+from egd_optax.core.stage import Round, score_with
 from egd_optax.core.strategy import es_steps, statistic_tree
 from egd_optax.core.unformed import chunks_of
-from egd_optax.noise import Outcome
+from egd_optax.noise import Noise, Outcome
 
 
 class Generation(NamedTuple):
@@ -84,7 +83,9 @@ def run_generation(
     scored = _evaluated(stage, state.es_optimizer)
     fitness = scored.fitness[: spec.member_count]
     judged, scored = compared(stage, scored)
-    moved = jnp.any(stage.weights(fitness)[1:] != 0) & (sigma != 0)
+    moved = jnp.any(stage.weights(fitness)[1:] != 0)
+    if type(spec.noise).std is Noise.std:  # another one may not use sigma
+        moved &= sigma != 0
     best = jnp.argmin(fitness).astype(jnp.int32)
     choice, of_rule = choose(spec.accept, key, judged, best, moved, state.accept)
     point = _point(stage, scored.held, choice, best)
@@ -125,7 +126,7 @@ def _evaluated(stage: Round, es_state: optax.OptState) -> Scored:
     """Evaluates all candidates, and makes the child."""
     spec, population = stage.spec, stage.population
     fitness = stage.fitness(stage.objectives.value_fn)
-    score = functools.partial(score_one, fitness)
+    score = functools.partial(score_with, fitness)
     factored, batch_size = chunks_of(spec, population, fitness)
     in_chunks = factored is not None or batch_size > 1 or stage.devices.axis is not None
     memory = memory_of(spec.execution.memory, spec.support or 0)

@@ -11,7 +11,7 @@ from egd_optax.core import auxiliary
 from egd_optax.core.auxiliary import Seen
 from egd_optax.core.evaluate import Scored
 from egd_optax.core.fitness import fitness_dtype
-from egd_optax.core.stage import Round, score
+from egd_optax.core.stage import Round, score_with
 
 
 def compared(stage: Round, scored: Scored) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Scored]:
@@ -42,7 +42,7 @@ def _judged(stage: Round, scored: Scored) -> tuple[jax.Array, Seen | None]:
         held = xla.run_if(turn == 2, lambda _, child: child, held, scored.held)
         sign = jnp.where(turn == 1, population.sign_of(best), 0)
         inside, sign = xla.no_hoist(population, sign)
-        evaluated = devices.pick(score(fitness, inside, held, sign, devices.rank() == 0))
+        evaluated = devices.pick(score_with(fitness, inside, held, sign, devices.rank() == 0))
         seen = auxiliary.after_one(seen, evaluated, spec.member_count + 2, spec.member_count)
         return held, values.at[turn].set(evaluated.value), seen
 

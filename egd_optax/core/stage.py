@@ -48,7 +48,7 @@ class Round(NamedTuple):
         return jnp.pad(weights, (unranked, 0))
 
 
-def score(
+def score_with(
     fitness: Fitness,
     population: Population,
     candidate: Candidate,
