@@ -181,6 +181,8 @@ class Noise:
             leaf: the leaf of the parent; for its shape and dtype.
         """
         formed = jax.vmap(lambda parts: self.form(parts, leaf))(parts).astype(weights.dtype)
+        # Else an entry that is infinite in one member would be lost for all of them.
+        formed = jnp.where(jnp.isfinite(formed), formed, jnp.zeros_like(formed))
         return jnp.tensordot(weights, formed, axes=1, precision=lax.Precision.HIGHEST)
 
     def factors(self, parts: Parts, leaf: Any) -> tuple[jax.Array, jax.Array] | None:

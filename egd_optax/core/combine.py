@@ -11,7 +11,7 @@ from egd_optax.backend.devices import Devices
 from egd_optax.backend.memory import Memory
 from egd_optax.backend.packing import Arrays
 from egd_optax.core.elites import Slots, slots_of
-from egd_optax.core.population import Candidate, Population
+from egd_optax.core.population import Candidate, Population, finite
 
 # Draws whose rows are held and summed at a time: so many, in this part of the memory of the leaves.
 _AT_ONCE = 64
@@ -219,7 +219,7 @@ def statistic_of(population: Population, weights: jax.Array, devices: Devices) -
         member = terms.members[index]
         sign, weight = inside.sign_of(member), terms.weights[index]
         return [
-            total + weight * statistic(sign * unit).astype(total.dtype)
+            total + weight * statistic(sign * finite(unit)).astype(total.dtype)
             for total, unit in zip(totals, inside.units(inside.draw_of(member)), strict=True)
         ]
 
