@@ -28,6 +28,7 @@ from egd_optax.core.cycle import CycleInfo, run_cycle_if
 from egd_optax.core.fitness import as_evaluated
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
 from egd_optax.factored.interpret import is_jaxpr
+from egd_optax.noise import Noise
 
 # What `run_cycle_if` returns.
 Ran = tuple[optax.Updates, jax.Array, CycleInfo, StrategyState]
@@ -78,15 +79,18 @@ class Programs:
             if fn is not None
         }
         own, with_own = arrays_of(params, NUMBERS)
+        # Functions have it among their arrays; a noise may read it too.
+        reads = type(spec.noise).reads is not Noise.reads
+        state, with_state = arrays_of(objectives.base_state if reads else None, NUMBERS)
         key = (
             mutating,
-            jax.tree.structure(params),
+            jax.tree.structure((params, with_state(state))),
             *((name, fn.identity) for name, fn in known.items()),
         )
         program = self.compiled.pop(key, None)
         if program is None:
             program = _program(
-                spec, mutating, {name: fn.jaxpr for name, fn in known.items()}, with_own
+                spec, mutating, {name: fn.jaxpr for name, fn in known.items()}, with_own, with_state
             )
             self._warn_of(objectives.value_fn)
         else:
@@ -97,7 +101,7 @@ class Programs:
         arrays = {name: fn.arrays for name, fn in known.items()}
         all_extra, _ = arrays_of(objectives.extra_args)
         with advice_on_value_fn():
-            result: Ran = program(arrays, all_extra, own, **step)
+            result: Ran = program(arrays, all_extra, own, state, **step)
         return result
 
     def _warn_of(self, value_fn: Callable[..., Any]) -> None:
@@ -157,6 +161,7 @@ def _program(
     mutating: tuple[int, ...],
     jaxprs: Mapping[str, Any],
     with_own: Callable[[list[Any]], optax.Params],
+    with_state: Callable[[list[Any]], optax.OptState],
 ) -> Callable[..., Any]:
     """A compiled cycle, of arrays and the arguments of `run_cycle_if`."""
 
@@ -176,12 +181,14 @@ def _program(
         arrays: Mapping[str, tuple[list[Any], list[Any]]],
         all_extra: list[Any],
         own: list[Any],
+        state: list[Any],
         **step: Any,
     ) -> Ran:
         functions = {name: objective(name, *of_function) for name, of_function in arrays.items()}
         # By a name that no function takes: only their division over devices is looked at.
         extra_args = {"": all_extra}
-        objectives = Objectives(functions["value_fn"], functions.get("accept_value_fn"), extra_args)
+        value_fn, accept_value_fn = functions["value_fn"], functions.get("accept_value_fn")
+        objectives = Objectives(value_fn, accept_value_fn, extra_args, with_state(state))
         due = ~xla.opaque_false(step["cycle"])
         return run_cycle_if(due, spec, mutating, objectives, params=with_own(own), **step)
 
