@@ -36,6 +36,7 @@ CORE = (
     "weights",
     "elites",
     "fitness",
+    "trial",
     "population",
     "mutable",
     "spec",

@@ -9,6 +9,7 @@ evaluate    all candidates -> fitness
 elites      which members are kept
 fitness     value_fn -> a number that can be compared
 auxiliary   what `value_fn` returns beside the fitness
+trial       a user's noise is tried out on an example
 population  candidates, drawn from keys
 spec        plain data
 """

@@ -349,6 +349,13 @@ def population_around(
     return Population(stacks, steps, stds, leaf_keys, key, layout, noise, mirrors)
 
 
+def units_of_one(noise: Noise, leaf: jax.Array) -> jax.Array:
+    """The noise of unit variance in an example of one leaf, with a leading axis."""
+    layout = packing.lay_out([leaf], [leaf], functools.partial(_parts_of, noise))
+    blocks, keys = (leaf[None],), jnp.zeros((1, 2), jnp.uint32)
+    return Population(blocks, blocks, (), keys, keys[0], layout, noise, False).units(jnp.int32(0))[0]
+
+
 def _stds(noise: Noise, stack: jax.Array, sigma: jax.Array, read: jax.Array | None) -> jax.Array:
     """The standard deviations in a block, one leaf after another: the same bits as for one alone."""
     real = arithmetic.real_dtype(stack.dtype)
@@ -369,8 +376,12 @@ def _stds(noise: Noise, stack: jax.Array, sigma: jax.Array, read: jax.Array | No
 
 def scaled(std: jax.Array, unit: jax.Array) -> jax.Array:
     """Noise from its standard deviation, rounded so that XLA adds the same numbers everywhere."""
-    noise = std * unit
-    return xla.round_for_fma(jnp.where(jnp.isfinite(noise), noise, jnp.zeros_like(noise)))
+    return xla.round_for_fma(finite(std * unit))
+
+
+def finite(noise: jax.Array) -> jax.Array:
+    """Noise with zeros in place of what is not finite."""
+    return jnp.where(jnp.isfinite(noise), noise, jnp.zeros_like(noise))
 
 
 def _parts_of(noise: Noise, leaf: jax.ShapeDtypeStruct) -> packing.Shapes | None:
