@@ -107,11 +107,11 @@ def test_each_generation_has_a_key_of_its_own_that_no_member_has():
     drawn = []
 
     class Drawing(noise.Noise):
-        def draw(self, key, std, leaf):
+        def draw(self, key, leaf):
             jax.debug.callback(
                 lambda data: drawn.append(tuple(map(int, data))), jax.random.key_data(key)
             )
-            return std * jax.random.normal(key, leaf.shape)
+            return (jax.random.normal(key, leaf.shape),)
 
     run(optimizer(Listening(), noise=Drawing()), steps=6)
     jax.effects_barrier()
