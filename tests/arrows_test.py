@@ -20,7 +20,7 @@ LAYERS = {
     "base": None,
     "operators": ("_axes", "_advice", "noise", "recombine", "accept", "execution"),
     "backend": None,
-    "checks": ("_checks", "_written"),
+    "checks": ("_checks", "_jax", "_written"),
 }
 # The files of a cycle: each may import those behind it.
 CORE = (
