@@ -136,7 +136,7 @@ class Program(NamedTuple):
     def trips(self, loop: Instruction) -> int:
         """How often a loop runs that counts from 0 to a constant; 1 for any other.
 
-        The others run at most once, see `at_most_once` in `egd_optax._cycle.xla`.
+        The others run at most once, see `run_if` in `egd_optax.backend.xla`.
         """
         (condition,) = loop.called("condition")
         steps = self.computations[condition]
