@@ -353,7 +353,8 @@ def units_of_one(noise: Noise, leaf: jax.Array) -> jax.Array:
     """The noise of unit variance in an example of one leaf, with a leading axis."""
     layout = packing.lay_out([leaf], [leaf], functools.partial(_parts_of, noise))
     blocks, keys = (leaf[None],), jnp.zeros((1, 2), jnp.uint32)
-    return Population(blocks, blocks, (), keys, keys[0], layout, noise, False).units(jnp.int32(0))[0]
+    population = Population(blocks, blocks, (), keys, keys[0], layout, noise, False)
+    return population.units(jnp.int32(0))[0]
 
 
 def _stds(noise: Noise, stack: jax.Array, sigma: jax.Array, read: jax.Array | None) -> jax.Array:
