@@ -310,6 +310,32 @@ def check_update(
     return None if evolve is None else bool(evolve)
 
 
+def checked_state(method: str, operator: Any, after: Any, state: Any) -> Any:
+    """The next state of an operator, in the dtypes that its state had.
+
+    Raises:
+        ValueError: it is not like the state before: what a step returns would not fit the next one.
+    """
+    must = f"`{method}` must return a state like that of `{method.split('.')[0]}.init`, got"
+    structures: Any = jax.tree.structure(after), jax.tree.structure(state)
+    if structures[0] != structures[1]:
+        raise ValueError(
+            f"{must} {structures[0]} for {structures[1]} from {operator!r}: replace arrays only."
+        )
+
+    def in_its_dtype(value: Any, old: jax.Array) -> jax.Array:
+        new: jax.Array = jnp.asarray(value)
+        is_lost = jnp.issubdtype(new.dtype, jnp.inexact) > jnp.issubdtype(old.dtype, jnp.inexact)
+        if new.shape != old.shape or is_lost:
+            raise ValueError(
+                f"{must} {new.dtype} {list(new.shape)} for {old.dtype} {list(old.shape)} from "
+                f"{operator!r}: keep shapes and dtypes."
+            )
+        return new.astype(old.dtype)
+
+    return jax.tree.map(in_its_dtype, after, state)
+
+
 def _is_seed(key: jax.Array | np.ndarray) -> bool:
     return key.shape == () and jnp.issubdtype(key.dtype, jnp.integer)
 

@@ -7,6 +7,7 @@ import jax
 
 from egd_optax._checks import check_choice, check_size
 from egd_optax._written import settle
+from egd_optax.backend.memory import Memory
 
 MEMORY_MODES = ("host", "device", "replay")
 EVALUATIONS = ("formed", "factored", "auto")
@@ -24,7 +25,10 @@ class Execution:
             parameters and a state that are both committed to their devices (any sharding, or
             `jax.device_put((params, state), jax.devices()[0])`): JAX commits what a program
             with two memories returns, or one with any committed argument, so that a jitted
-            step that started from anything uncommitted is compiled twice.
+            step that started from anything uncommitted is compiled twice. A
+            `egd_optax.backend.memory.Memory` of your own keeps pages, the leaves of an elite, in
+            another place or form; a subclass has three methods. A `population_axis` and what is
+            drawn again in all modes leave it aside.
         evaluate: how members of `noise.low_rank` are evaluated. "formed": as parameters, like
             any others. "factored": as W + A B^T that is never added up, x W + (x A) B^T, so that
             members share the product with W. The fitness is the same within 1e-5 of it, in
@@ -62,7 +66,7 @@ class Execution:
         >>> tx = egd(0.1, execution=Execution(memory="replay", candidate_batch_size=4))
     """
 
-    memory: str = "host"
+    memory: str | Memory = "host"
     evaluate: str = "formed"
     candidate_batch_size: int | None = None
     axis_name: str | tuple[str, ...] | None = None
@@ -71,7 +75,8 @@ class Execution:
 
     def __post_init__(self) -> None:
         """Checks what it was made of."""
-        check_choice("memory", self.memory, MEMORY_MODES)
+        if not isinstance(self.memory, Memory):
+            check_choice("memory", self.memory, MEMORY_MODES)
         check_choice("evaluate", self.evaluate, EVALUATIONS)
         if self.candidate_batch_size is not None:
             size = check_size("candidate_batch_size", self.candidate_batch_size)

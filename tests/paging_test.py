@@ -233,7 +233,7 @@ def page_of(member):
 
 
 def inserted(memory, count, fitness):
-    """The slots and pages after members 0, 1, ... of this fitness, whose pages hold their number."""
+    """The slots after members 0, 1, ... of this fitness, and pages that hold their numbers."""
 
     def insert(member, kept):
         slots, pages = kept

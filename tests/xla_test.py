@@ -226,3 +226,19 @@ def test_round_to_is_no_cast_that_another_one_undoes():
     np.testing.assert_array_equal(
         xla.round_to(wide, jnp.bfloat16), wide.astype(jnp.bfloat16).astype(jnp.float32)
     )
+
+
+def test_a_sum_of_complex_numbers_by_parts_is_rounded_as_that_of_real_ones():
+    a, b, c, d = (jnp.asarray(NUMBERS.reshape(6, -1)[at]) for at in range(4))
+    leaf, target = jax.lax.complex(a, b), jax.lax.complex(c, d)
+
+    def rounded(add, subtract):
+        return jax.jit(lambda leaf, target: add(leaf, subtract(target, leaf)))(leaf, target)
+
+    apart = leaf + np.asarray(target - leaf)
+    by_parts = rounded(
+        lambda *both: xla.by_parts(jnp.add, *both),
+        lambda *both: xla.by_parts(jnp.subtract, *both),
+    )
+    np.testing.assert_array_equal(by_parts, apart)
+    assert (rounded(jnp.add, jnp.subtract) != apart).any()  # the target itself

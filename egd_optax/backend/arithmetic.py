@@ -37,13 +37,15 @@ def cast(wide: jax.Array, dtype: jnp.dtype) -> jax.Array:
 def add(leaf: jax.Array, update: jax.Array) -> jax.Array:
     """The sum in the dtype of the leaf, as `optax.apply_updates` computes it."""
     wide = wide_dtype(leaf.dtype, update.dtype)
-    return cast(leaf.astype(wide) + update.astype(wide), leaf.dtype)
+    total = xla.by_parts(jnp.add, leaf.astype(wide), update.astype(wide))
+    return cast(total, leaf.dtype)
 
 
 def difference(target: jax.Array, leaf: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """The update of a dtype that leads from a leaf to a target, or as near as it leads."""
     wide = wide_dtype(target.dtype, dtype)
-    return cast(target.astype(wide) - leaf.astype(wide), dtype)
+    by = xla.by_parts(jnp.subtract, target.astype(wide), leaf.astype(wide))
+    return cast(by, dtype)
 
 
 def reach(target: jax.Array, leaf: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -24,7 +24,7 @@ class Devices(NamedTuple):
     axis: str | None = None
     size: int = 1
 
-    def index(self) -> jax.Array:
+    def rank(self) -> jax.Array:
         """Which of the devices runs this, int32 `[]`."""
         return jnp.int32(0) if self.axis is None else lax.axis_index(self.axis)
 
@@ -38,7 +38,7 @@ class Devices(NamedTuple):
             return local[None]
         # Not `all_gather`, whose result counts as another one on every device.
         everywhere = jnp.zeros((self.size, *local.shape), local.dtype)
-        gathered: jax.Array = lax.psum(everywhere.at[self.index()].set(local), self.axis)
+        gathered: jax.Array = lax.psum(everywhere.at[self.rank()].set(local), self.axis)
         return gathered
 
     def sum(self, tree: T) -> T:
@@ -54,7 +54,7 @@ class Devices(NamedTuple):
         """Returns what one device has, on all: the same program may round otherwise elsewhere."""
         if self.axis is None:
             return tree
-        here = self.index() == index
+        here = self.rank() == index
         result: T = jax.tree.map(
             lambda leaf: lax.psum(jnp.where(here, leaf, jnp.zeros_like(leaf)), self.axis), tree
         )

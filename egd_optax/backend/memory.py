@@ -41,7 +41,10 @@ class Memory:
     def fold(
         self, pages: Any, on: jax.Array, fn: Callable[[T, jax.Array, Arrays], T], carry: T
     ) -> T:
-        """Returns `carry = fn(carry, slot, leaves)` for every slot with `on[slot]`, in order."""
+        """Returns `carry = fn(carry, slot, leaves)` for every slot with `on[slot]`, in order.
+
+        `fn` gets leaves as they are kept, and calls `fetch` for each.
+        """
 
         def one(slot: jax.Array, carry: T) -> T:
             def step(carry: T, slot: jax.Array, pages: Any) -> T:
@@ -51,6 +54,10 @@ class Memory:
 
         result: T = lax.fori_loop(jnp.int32(0), jnp.int32(on.size), one, carry)
         return result
+
+    def fetch(self, leaf: jax.Array, previous: T) -> tuple[jax.Array, T]:
+        """Returns a leaf of a page on the device, after `previous` is computed; and `previous`."""
+        return leaf, previous
 
 
 class Nowhere(Memory):
@@ -63,9 +70,11 @@ class Device(Memory):
     """Keeps pages in device memory, one buffer `[count, ...]` for each array."""
 
     def empty(self, like: Arrays, count: int) -> Arrays:
+        """Returns zeros."""
         return tuple(jnp.zeros((count, *leaf.shape), leaf.dtype) for leaf in like)
 
     def put(self, pages: Arrays, slot: jax.Array, leaves: Arrays) -> Arrays:
+        """Returns the pages with one replaced."""
         if not pages:
             return pages
 
@@ -76,6 +85,7 @@ class Device(Memory):
         return xla.run_if(slot < pages[0].shape[0], write, pages, slot, leaves)
 
     def get(self, pages: Arrays, slot: jax.Array) -> Arrays:
+        """Returns a slice of each buffer."""
         return tuple(lax.dynamic_index_in_dim(page, slot, 0, keepdims=False) for page in pages)
 
 
@@ -86,9 +96,11 @@ class PinnedHost(Memory):
     """
 
     def empty(self, like: Arrays, count: int) -> tuple[Arrays, ...]:
+        """Returns zeros."""
         return tuple(_to_host(tuple(map(jnp.zeros_like, like))) for _ in range(count))
 
     def put(self, pages: tuple[Arrays, ...], slot: jax.Array, leaves: Arrays) -> tuple[Arrays, ...]:
+        """Returns the pages with one replaced."""
         return tuple(
             xla.run_if(slot == at, lambda _, new: _to_host(new), page, leaves)
             for at, page in enumerate(pages)
@@ -101,19 +113,29 @@ class PinnedHost(Memory):
         fn: Callable[[T, jax.Array, Arrays], T],
         carry: T,
     ) -> T:
+        """Returns the carry; each page has a piece of program of its own."""
         for at, page in enumerate(pages):
-            step = functools.partial(_fetch_and_step, fn, at)
+            step = functools.partial(_step, fn, at)
             carry = xla.run_if(on[at], step, carry, page)
         return carry
 
+    def fetch(self, leaf: jax.Array, previous: T) -> tuple[jax.Array, T]:
+        """Returns the leaf on the device: one leaf of a page at a time is on its way."""
+        leaf, previous = xla.fetch_after(leaf, previous)
+        return jax.device_put(leaf, jax.memory.Space.Device), previous
 
-def _fetch_and_step(fn: Callable[[T, jax.Array, Arrays], T], at: int, carry: T, page: Arrays) -> T:
-    fetched = jax.device_put(page, jax.memory.Space.Device)
-    return fn(carry, jnp.int32(at), fetched)
+
+def _step(fn: Callable[[T, jax.Array, Arrays], T], at: int, carry: T, page: Arrays) -> T:
+    return fn(carry, jnp.int32(at), page)
 
 
-def memory_of(mode: str, count: int) -> Memory:
-    """Returns the memory of a mode, "host", "device" or "replay", for so many pages."""
+def memory_of(mode: str | Memory, count: int) -> Memory:
+    """Returns the memory of a mode, "host", "device" or "replay", for so many pages.
+
+    A memory is returned as it is, for as many pages as are asked of it.
+    """
+    if isinstance(mode, Memory):
+        return mode
     if mode == "replay" or (mode == "host" and count > MOST_HOST_PAGES):
         return Nowhere()
     return PinnedHost() if mode == "host" and pages_to_host() else Device()

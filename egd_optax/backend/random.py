@@ -82,8 +82,8 @@ def normals_of(
         shape: of the array.
         sharding: of the array, on a mesh of explicit axes.
     """
-    # Zero, from the draw: XLA would compute the numbers of the entries before a loop that draws, and
-    # hold them.
+    # Zero, from the draw: XLA would compute the numbers of the entries before a loop that draws,
+    # and hold them.
     zero, draw = xla.no_hoist(jnp.uint32(0), draw)
     if math.prod(shape) > 2**31:  # a counter of 32 bits would come round: a key for each index
         keys = derive(key, 1, jnp.arange(shape[0], dtype=jnp.uint32))
@@ -92,9 +92,7 @@ def normals_of(
     return normals(key, draw, start + _entries(shape, 0, sharding, zero))
 
 
-def _entries(
-    shape: tuple[int, ...], axes_behind: int, sharding: Any, zero: jax.Array
-) -> jax.Array:
+def _entries(shape: tuple[int, ...], axes_behind: int, sharding: Any, zero: jax.Array) -> jax.Array:
     """The numbers of the entries behind some axes; no reshape, so that XLA divides them."""
     entries = jnp.zeros(shape, jnp.uint32, out_sharding=sharding)
     for axis in range(axes_behind, len(shape)):

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from egd_optax._checks import checked_state
 from egd_optax.accept import BEST, CHILD, PARENT, Accept
 from egd_optax.backend import random
 from egd_optax.core.population import OF_ACCEPTANCE
@@ -66,23 +67,4 @@ def _checked(rule: Accept, result: Any, state: Any) -> tuple[jax.Array, Any]:
         raise TypeError(f"{must} integer, {got}.")
     if choice.shape != ():
         raise ValueError(f"{must} integer of shape [], {got}.")
-    structures = jax.tree.structure(after), jax.tree.structure(state)
-    if len(set(structures)) > 1:
-        raise ValueError(
-            f"`accept.choose` must return a state like that of `accept.init`, got {structures[0]} "
-            f"for {structures[1]} from {rule!r}: replace arrays only."
-        )
-
-    def in_its_dtype(value: Any, old: jax.Array) -> jax.Array:
-        new: jax.Array = jnp.asarray(value)
-        is_lost = jnp.issubdtype(new.dtype, jnp.inexact) > jnp.issubdtype(old.dtype, jnp.inexact)
-        if new.shape != old.shape or is_lost:
-            raise ValueError(
-                f"`accept.choose` must return a state like that of `accept.init`, got {new.dtype} "
-                f"{list(new.shape)} for {old.dtype} {list(old.shape)} from {rule!r}: keep shapes "
-                "and dtypes."
-            )
-        return new.astype(old.dtype)
-
-    after = jax.tree.map(in_its_dtype, after, state)
-    return choice, after
+    return choice, checked_state("accept.choose", rule, after, state)

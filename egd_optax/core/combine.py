@@ -25,13 +25,13 @@ class Terms(NamedTuple):
         slots: where a member is kept, if it is.
         members: its number.
         weights: its weight.
-        count: how many weigh something on the device where these are most, int32 `[]`.
+        trips: how many weigh something on the device where these are most, int32 `[]`.
     """
 
     slots: jax.Array
     members: jax.Array
     weights: jax.Array
-    count: jax.Array
+    trips: jax.Array
 
 
 def terms_of(
@@ -59,7 +59,7 @@ def terms_of(
 
 
 def _first_those_that_weigh(members: jax.Array, weights: jax.Array, devices: Devices) -> Terms:
-    slots = devices.index() + devices.size * jnp.arange(devices.share(weights.size))
+    slots = devices.rank() + devices.size * jnp.arange(devices.share(weights.size))
     weights = weights.at[slots].get(mode="fill", fill_value=0)
     members = members.at[slots].get(mode="fill", fill_value=1)
     order = jnp.argsort(weights == 0, stable=True)
@@ -114,8 +114,12 @@ def _sum_of_whole(
     def add(totals: Arrays, weight: jax.Array, leaves: Arrays) -> Arrays:
         # The parent is a sum, which XLA would compute before the loop and hold.
         inside, totals = xla.no_hoist(population, totals)
-        added = []
+        added: list[jax.Array] = []
         for at, total, leaf in zip(inside.layout.whole, totals, leaves, strict=True):
+            if added and pages is not None:
+                leaf, added[-1] = memory.fetch(leaf, added[-1])
+            elif pages is not None:
+                leaf, total = memory.fetch(leaf, total)
             parent = inside.parent_block(at).astype(total.dtype)
             deviation = leaf.astype(total.dtype) - parent
             added.append(total + xla.round_for_fma(weight.astype(total.dtype) * deviation))
@@ -132,7 +136,7 @@ def _sum_of_whole(
         return add(totals, terms.weights[index], leaves)
 
     zeros = devices.varying(
-        tuple(xla.zeros_in(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype)) for leaf in buffers)
+        tuple(xla.zeros_in(leaf, terms.trips, arithmetic.sum_dtype(leaf.dtype)) for leaf in buffers)
     )
     if pages is not None:
         weights = jnp.zeros_like(terms.weights).at[terms.slots].set(terms.weights)
@@ -142,7 +146,7 @@ def _sum_of_whole(
             lambda totals, slot, leaves: add(totals, weights[slot], leaves),
             zeros,
         )
-    result: Arrays = lax.fori_loop(jnp.int32(0), terms.count, add_drawn, zeros)
+    result: Arrays = lax.fori_loop(jnp.int32(0), terms.trips, add_drawn, zeros)
     return result
 
 
@@ -169,7 +173,7 @@ def _sum_of_rows(population: Population, terms: Terms, devices: Devices) -> Arra
             return rows.at[index].set(drawn)
 
         blank = devices.varying(jnp.zeros((size, layout.row_count, packing.LENGTH), jnp.float32))
-        many = jnp.clip(terms.count - chunk * size, 0, size)
+        many = jnp.clip(terms.trips - chunk * size, 0, size)
         rows = lax.fori_loop(jnp.int32(0), many, put, blank)
         return tuple(
             population.form_sum(at, jax.vmap(layout.blocks[at].read)(rows), own)
@@ -181,14 +185,14 @@ def _sum_of_rows(population: Population, terms: Terms, devices: Devices) -> Arra
     params = (population.params[at] for at in layout.in_rows)
     zeros = devices.varying(
         tuple(
-            xla.zeros_after(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype)) for leaf in params
+            xla.zeros_after(leaf, terms.trips, arithmetic.sum_dtype(leaf.dtype)) for leaf in params
         )
     )
 
     def add(chunk: jax.Array, totals: Arrays) -> Arrays:
         return tuple(map(jnp.add, totals, sums(chunk)))
 
-    result: Arrays = lax.fori_loop(jnp.int32(0), -(-terms.count // size), add, zeros)
+    result: Arrays = lax.fori_loop(jnp.int32(0), -(-terms.trips // size), add, zeros)
     return result
 
 
@@ -210,7 +214,7 @@ def statistic_of(population: Population, weights: jax.Array, devices: Devices) -
     members = jnp.arange(1, weights.size, dtype=jnp.int32)
     terms = _first_those_that_weigh(members, weights[1:], devices)
     zeros = [
-        xla.zeros_after(leaf, terms.count, arithmetic.sum_dtype(leaf.dtype))
+        xla.zeros_after(leaf, terms.trips, arithmetic.sum_dtype(leaf.dtype))
         for leaf in population.params
     ]
 
@@ -223,4 +227,4 @@ def statistic_of(population: Population, weights: jax.Array, devices: Devices) -
             for total, unit in zip(totals, inside.units(inside.draw_of(member)), strict=True)
         ]
 
-    return devices.sum(lax.fori_loop(jnp.int32(0), terms.count, add, devices.varying(zeros)))
+    return devices.sum(lax.fori_loop(jnp.int32(0), terms.trips, add, devices.varying(zeros)))

@@ -22,9 +22,8 @@ from egd_optax.core.elites import Slots, empty_slots
 from egd_optax.core.fitness import fitness_dtype
 from egd_optax.core.population import Candidate, Population
 
-# What is left to do when all members are scored: makes the child, in the memory of a candidate, from
-# the fitness of the members, `[n]`, and from what is kept of them; and the next state of the
-# optimizer of the direction.
+# Makes the child when all members are scored, in the memory of a candidate, from the fitness of the
+# members, `[n]`, and from the pages; and the next state of the optimizer of the direction.
 Land = Callable[
     [tuple[Candidate, optax.OptState], Population, jax.Array, Slots | None, Any],
     tuple[Candidate, optax.OptState],
@@ -137,7 +136,7 @@ class Evaluation(NamedTuple):
     def _scored(self, number: jax.Array, sign: jax.Array, now: Scored) -> Scored:
         """Evaluates the candidate at hand, the same one on all devices."""
         population, sign = xla.no_hoist(self.population, sign)
-        evaluated = self.score(population, now.held, sign, self.devices.index() == 0)
+        evaluated = self.score(population, now.held, sign, self.devices.rank() == 0)
         evaluated = self.devices.pick(evaluated)
         now = now._replace(
             fitness=now.fitness.at[number].set(evaluated.value),
@@ -153,7 +152,9 @@ class Evaluation(NamedTuple):
         if slots is None:
             return kept
         slots, taken = slots.insert(member, fitness)
-        return slots, self.memory.put(pages, jnp.where(member > 0, taken, self.keeps), whole)
+        slot = jnp.where(member > 0, taken, self.keeps)
+        pages = self.memory.put(pages, slot, whole)
+        return slots, pages
 
     def _landed(self, pred: jax.Array, now: Scored) -> Scored:
         """Makes the child in the memory of the candidate at hand if `pred` holds."""
@@ -193,7 +194,7 @@ class Evaluation(NamedTuple):
 
     @property
     def _first(self) -> int:
-        """The first number in the chunks: the parent is evaluated alone beside pairs, and formed."""
+        """The first number in the chunks; a parent beside pairs is evaluated alone."""
         return int(self.population.mirrors or self.best_again or not self.with_parent)
 
     def _members(self, now: Scored) -> Scored:
@@ -209,7 +210,7 @@ class Evaluation(NamedTuple):
         def chunk(index: jax.Array, carry: Any) -> Any:
             local, seen, kept = carry
             of_share = index * size + jnp.arange(size)
-            draw = self.devices.index() * share + of_share
+            draw = self.devices.rank() * share + of_share
             counts = jnp.repeat((of_share < share) & (draw < draws), pair)
             firsts = self._first + pair * jnp.minimum(draw, draws - 1)
             numbers = (firsts[:, None] + jnp.arange(pair)).reshape(-1).astype(jnp.int32)
@@ -253,8 +254,9 @@ class Evaluation(NamedTuple):
             return jax.tree.map(lambda all_, leaf: all_.at[index].set(leaf), many, own), drawn
 
         start = self.devices.varying((many, held))
-        many, _ = lax.fori_loop(jnp.int32(0), jnp.int32(numbers.size), draw, start)
-        return many
+        drawn: tuple[jax.Array, Any]
+        drawn, _ = lax.fori_loop(jnp.int32(0), jnp.int32(numbers.size), draw, start)
+        return drawn
 
     def _score_chunk(
         self, held: Candidate, many: Any, numbers: jax.Array, counts: jax.Array

@@ -45,15 +45,19 @@ class Snapshot(NamedTuple):
             whole[self.positions[at]] = leaf
         return jax.tree.unflatten(self.treedef, whole)
 
-    def masked_tree(self, leaves: Mapping[int, jax.Array]) -> optax.Params:
-        """Mutating leaves in the structure of the parameters, masks in the place of others."""
-        of = {self.positions[at]: leaf for at, leaf in leaves.items()}
-        whole = [of.get(at, optax.MaskedNode()) for at in range(len(self.others))]
-        return jax.tree.unflatten(self.treedef, whole)
-
     def leaves_of(self, tree: optax.Params) -> tuple[jax.Array, ...]:
-        """The leaves of a tree like the parameters, at the positions that mutate."""
-        leaves = self.treedef.flatten_up_to(tree)
+        """The leaves of what a noise reads, at the positions that mutate.
+
+        Raises:
+            ValueError: it is not a tree like the parameters.
+        """
+        try:
+            leaves = self.treedef.flatten_up_to(tree)
+        except ValueError as error:
+            raise ValueError(
+                "`noise.reads` must return a pytree like the parameters, got "
+                f"{jax.tree.structure(tree)} for {self.treedef}."
+            ) from error
         return tuple(leaves[at] for at in self.positions)
 
 

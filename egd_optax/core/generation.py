@@ -8,6 +8,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from egd_optax._checks import checked_state
 from egd_optax.accept import BEST, CHILD, PARENT
 from egd_optax.backend import xla
 from egd_optax.backend.devices import Devices
@@ -22,7 +23,7 @@ from egd_optax.core.evaluate import Evaluation, Scored
 from egd_optax.core.fitness import Fitness, Snapshot, fitness_dtype, fitness_of
 from egd_optax.core.population import Candidate, Population, population_around
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
-from egd_optax.core.strategy import es_steps
+from egd_optax.core.strategy import es_steps, statistic_tree
 from egd_optax.core.unformed import chunks_of
 from egd_optax.core.weights import member_weights
 from egd_optax.noise import Outcome
@@ -117,7 +118,9 @@ def run_generation(
     point = _point(stage, scored.held, choice, best)
     outcome = _outcome(stage, scored, choice != PARENT)
     state = StrategyState(
-        noise=spec.noise.adapt(state.noise, outcome),
+        noise=checked_state(
+            "noise.adapt", spec.noise, spec.noise.adapt(state.noise, outcome), state.noise
+        ),
         es_optimizer=optax.tree.where(choice == CHILD, scored.es_state, state.es_optimizer),
         accept=of_rule,
     )
@@ -219,7 +222,7 @@ def _compared(
     stage: Round, scored: Scored
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Scored]:
     """The fitness of parent, best member and child by which the outcome is chosen."""
-    spec, size = stage.spec, stage.spec.member_count
+    size = stage.spec.member_count
     fitness, child = scored.fitness[:size], scored.fitness[size]
     best = jnp.min(fitness)
     again = scored.fitness[size + 1]
@@ -245,7 +248,7 @@ def _judged(stage: Round, scored: Scored) -> tuple[jax.Array, Seen | None]:
         held = xla.run_if(turn == 2, lambda _, child: child, held, scored.held)
         sign = jnp.where(turn == 1, population.sign_of(best), 0)
         inside, sign = xla.no_hoist(population, sign)
-        evaluated = devices.pick(_score(fitness, inside, held, sign, devices.index() == 0))
+        evaluated = devices.pick(_score(fitness, inside, held, sign, devices.rank() == 0))
         seen = auxiliary.after_one(seen, evaluated, spec.member_count + 2, spec.member_count)
         return held, values.at[turn].set(evaluated.value), seen
 
@@ -275,7 +278,7 @@ def _outcome(stage: Round, scored: Scored, accepted: jax.Array) -> Outcome:
     if spec.noise.statistic is not None:
         sums = combine.statistic_of(population, weights, stage.devices)
         leaves = population.layout.unstack(sums)
-        statistic = stage.snapshot.masked_tree(leaves)
+        statistic = statistic_tree(spec, stage.snapshot, leaves)
     child = scored.fitness[spec.member_count]
     return Outcome(fitness, weights, child, accepted, statistic)
 

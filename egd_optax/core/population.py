@@ -157,7 +157,7 @@ class Population:
 
     def _numbers(self, at: int, rows: jax.Array | None, draw: jax.Array) -> Arrays:
         """The numbers of a block in a draw, with a leading axis of its leaves."""
-        if self.layout.blocks[at].rows is not None:
+        if rows is not None and self.layout.blocks[at].rows is not None:
             return self.layout.blocks[at].read(rows)
         parts = self._draws(at, draw) if _draws_itself(self.noise) else self._normals(at, draw)
         return tuple(part[None] for part in parts)
@@ -219,11 +219,17 @@ class Population:
         XLA would take a leaf out of its stack within what uses it: another piece of program for
         each layer of a network.
         """
-        pairs = [pair for pair in zip(self.layout.blocks, blocks, strict=True) if pair[1] is not None]
+        pairs = [
+            (block, stack)
+            for block, stack in zip(self.layout.blocks, blocks, strict=True)
+            if stack is not None
+        ]
         leaves = {block.leaves[0]: stack[0] for block, stack in pairs if block.many == 1}
         stacks = {block.leaves: stack for block, stack in pairs if block.many > 1}
         if stacks:
-            blank = {of: tuple(jnp.zeros_like(leaf) for leaf in stack) for of, stack in stacks.items()}
+            blank = {
+                of: tuple(jnp.zeros_like(leaf) for leaf in stack) for of, stack in stacks.items()
+            }
 
             def split(_: Any, stacks: dict[Any, jax.Array]) -> dict[Any, Arrays]:
                 return {of: _split(stack) for of, stack in stacks.items()}
@@ -295,6 +301,8 @@ class Population:
 
         def form_sum(parts: Arrays, leaf: jax.Array) -> jax.Array:
             own = weights.astype(arithmetic.sum_dtype(leaf.dtype))
+            if own.size == 1:  # XLA adds a product where it is used, but holds a sum of products
+                return own[0] * self.noise.form(tuple(part[0] for part in parts), leaf)
             return self.noise.form_sum(parts, own, leaf)
 
         return scaled(self.stds[at], self._over_reals(at, parts, form_sum, 1))
@@ -302,7 +310,7 @@ class Population:
     def _over_reals(
         self, at: int, parts: Arrays, fn: Callable[[Arrays, jax.Array], jax.Array], axis: int
     ) -> jax.Array:
-        """Maps `fn` over the leaves of a block; of a complex one over its real and imaginary part."""
+        """Maps `fn` over the leaves of a block; of complex ones over real and imaginary parts."""
         leaves = self.params[at]
         mapped = jax.vmap(fn, in_axes=(axis, 0)) if leaves.shape[0] > 1 else _unmapped(fn, axis)
         if not jnp.issubdtype(leaves.dtype, jnp.complexfloating):
@@ -358,11 +366,17 @@ def units_of_one(noise: Noise, leaf: jax.Array) -> jax.Array:
 
 
 def _stds(noise: Noise, stack: jax.Array, sigma: jax.Array, read: jax.Array | None) -> jax.Array:
-    """The standard deviations in a block, one leaf after another: the same bits as for one alone."""
+    """The standard deviations in a block, leaf by leaf: the same bits as for one leaf alone."""
     real = arithmetic.real_dtype(stack.dtype)
 
     def std(leaf: jax.Array, read: jax.Array | None) -> jax.Array:
         found = jnp.asarray(noise.std(leaf, sigma.astype(real), read), real)
+        fits = all(own in (1, size) for own, size in zip(found.shape, leaf.shape, strict=False))
+        if found.ndim not in (0, leaf.ndim) or not fits:
+            raise ValueError(
+                f"`noise.std` must return a scalar or an array like its leaf, {leaf.shape}, got "
+                f"shape {found.shape} from {noise!r}."
+            )
         found = found.reshape(found.shape or (1,) * leaf.ndim)
         # Noise is nowhere 64 deviations away: it is finite, and no times it is zero.
         return jnp.where(jnp.isfinite(64 * found), found, jnp.zeros_like(found))

@@ -79,18 +79,15 @@ class Programs:
             if fn is not None
         }
         own, with_own = arrays_of(params, NUMBERS)
-        # Functions have it among their arrays; a noise may read it too.
-        reads = type(spec.noise).reads is not Noise.reads
-        state, with_state = arrays_of(objectives.base_state if reads else None, NUMBERS)
         key = (
             mutating,
-            jax.tree.structure((params, with_state(state))),
+            jax.tree.structure(params),
             *((name, fn.identity) for name, fn in known.items()),
         )
         program = self.compiled.pop(key, None)
         if program is None:
             program = _program(
-                spec, mutating, {name: fn.jaxpr for name, fn in known.items()}, with_own, with_state
+                spec, mutating, {name: fn.jaxpr for name, fn in known.items()}, with_own
             )
             self._warn_of(objectives.value_fn)
         else:
@@ -100,8 +97,11 @@ class Programs:
             del self.compiled[next(iter(self.compiled))]
         arrays = {name: fn.arrays for name, fn in known.items()}
         all_extra, _ = arrays_of(objectives.extra_args)
+        # The functions have what they take of it among their arrays; a noise reads all of it.
+        reads = type(spec.noise).reads is not Noise.reads
+        base_state = objectives.base_state if reads else None
         with advice_on_value_fn():
-            result: Ran = program(arrays, all_extra, own, state, **step)
+            result: Ran = program(arrays, all_extra, own, base_state, **step)
         return result
 
     def _warn_of(self, value_fn: Callable[..., Any]) -> None:
@@ -161,7 +161,6 @@ def _program(
     mutating: tuple[int, ...],
     jaxprs: Mapping[str, Any],
     with_own: Callable[[list[Any]], optax.Params],
-    with_state: Callable[[list[Any]], optax.OptState],
 ) -> Callable[..., Any]:
     """A compiled cycle, of arrays and the arguments of `run_cycle_if`."""
 
@@ -181,14 +180,14 @@ def _program(
         arrays: Mapping[str, tuple[list[Any], list[Any]]],
         all_extra: list[Any],
         own: list[Any],
-        state: list[Any],
+        base_state: Any,
         **step: Any,
     ) -> Ran:
         functions = {name: objective(name, *of_function) for name, of_function in arrays.items()}
         # By a name that no function takes: only their division over devices is looked at.
         extra_args = {"": all_extra}
-        value_fn, accept_value_fn = functions["value_fn"], functions.get("accept_value_fn")
-        objectives = Objectives(value_fn, accept_value_fn, extra_args, with_state(state))
+        of_acceptance = functions.get("accept_value_fn")
+        objectives = Objectives(functions["value_fn"], of_acceptance, extra_args, base_state)
         due = ~xla.opaque_false(step["cycle"])
         return run_cycle_if(due, spec, mutating, objectives, params=with_own(own), **step)
 

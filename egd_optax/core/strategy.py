@@ -1,5 +1,6 @@
 """The child through an optax transformation, and what a strategy keeps from cycle to cycle."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.accept import Accept
-from egd_optax.backend.arithmetic import widen
+from egd_optax.backend.arithmetic import sum_dtype, widen
 from egd_optax.base.trees import flatten
 from egd_optax.core.fitness import Snapshot
 from egd_optax.core.mutable import mutating_leaves
@@ -31,7 +32,10 @@ def strategy_state_of(spec: CycleSpec, params: optax.Params) -> StrategyState:
         of_noise = spec.noise.init(known)
     state = StrategyState(of_noise, of_optimizer, spec.accept.init(params))
     # Else a Python number would have another dtype in the first state than in the next ones.
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state)
+    arrays: StrategyState = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state
+    )
+    return arrays
 
 
 def check_strategy_state(spec: CycleSpec, state: Any, params: optax.Params) -> None:
@@ -86,8 +90,7 @@ def es_steps(
     layout, positions = population.layout, snapshot.positions
     parents = layout.unstack([widen(population.parent_block(at)) for at in range(len(sums))])
     totals = layout.unstack(sums)
-    known = mutating_leaves(jax.tree.unflatten(snapshot.treedef, snapshot.others), spec.mutable)
-    params = {at: widen(snapshot.others[at]) for at in known}
+    params = {at: widen(leaf) for at, leaf in _known(spec, snapshot).items()}
     grads = {at: jnp.zeros_like(leaf) for at, leaf in params.items()}
     params |= {positions[at]: leaf for at, leaf in parents.items()}
     grads |= {positions[at]: -total.astype(parents[at].dtype) for at, total in totals.items()}
@@ -97,6 +100,30 @@ def es_steps(
     steps = flatten(updates)[0]
     after = jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)), after, state)
     return list(layout.stack([steps[at] for at in positions])), after
+
+
+def statistic_tree(
+    spec: CycleSpec, snapshot: Snapshot, leaves: Mapping[int, jax.Array]
+) -> optax.Params:
+    """A statistic in the structure that `Noise.init` saw.
+
+    A leaf that the noise knows and that the base freezes has a statistic of zero.
+
+    Args:
+        spec: says which leaves the noise knows.
+        snapshot: all leaves.
+        leaves: the statistic of the mutating leaves, by their positions among these.
+    """
+    known = _known(spec, snapshot)
+    whole = {at: jnp.zeros_like(leaf, sum_dtype(leaf.dtype)) for at, leaf in known.items()}
+    whole |= {snapshot.positions[at]: leaf for at, leaf in leaves.items()}
+    return _tree(snapshot.treedef, len(snapshot.others), whole)
+
+
+def _known(spec: CycleSpec, snapshot: Snapshot) -> dict[int, jax.Array]:
+    """The leaves that `strategy_state_of` knows, those that the base freezes among them."""
+    params = jax.tree.unflatten(snapshot.treedef, snapshot.others)
+    return {at: snapshot.others[at] for at in mutating_leaves(params, spec.mutable)}
 
 
 def _tree(treedef: jax.tree_util.PyTreeDef, count: int, leaves: dict[int, jax.Array]) -> Any:
