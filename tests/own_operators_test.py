@@ -197,6 +197,22 @@ def test_rows_move_as_wholes():
     np.testing.assert_array_equal(updates["w"], jnp.broadcast_to(updates["w"][:, :1], (5, 7)))
 
 
+@pytest.mark.exact
+def test_a_sum_of_noise_of_few_numbers_is_flat_in_the_population():
+    params = jnp.ones((512, 512))
+
+    def copies(size):
+        tx = evolve(
+            optax.set_to_zero(), evolve_every=1, population_size=size, noise=WholeRows(),
+            recombine=recombine.centered_rank(), accept=accept.always(),
+        )  # fmt: skip
+        step = jax.jit(lambda p, s: tx.update(p, s, p, value_fn=lambda p: jnp.sum(p**2)))
+        memory = step.lower(params, tx.init(params)).compile().memory_analysis()
+        return memory.temp_size_in_bytes / params.nbytes
+
+    assert copies(65) < copies(4) + 0.5
+
+
 def exploded(plain):
     """Now and then infinite or no number, though not where it is tried out, on a scalar."""
     return plain if plain.ndim == 0 else jnp.where(plain > 1, jnp.inf * (plain - 1.5), plain)
