@@ -91,15 +91,16 @@ class Layout(NamedTuple):
 
     def stack(self, leaves: Sequence[jax.Array]) -> Arrays:
         """Returns the blocks, `[many, *shape]`, of arrays that are given by their positions."""
+        return tuple(self.stack_one(at, leaves) for at in range(len(self.blocks)))
 
-        def block_of(block: Block) -> jax.Array:
-            if block.many == 1:
-                return leaves[block.leaves[0]][None]
-            # Flat first: XLA:CPU takes far longer to compile the same of arrays with more axes.
-            flat = jnp.concatenate([leaves[at].reshape(-1) for at in block.leaves])
-            return flat.reshape(block.many, *leaves[block.leaves[0]].shape)
-
-        return tuple(map(block_of, self.blocks))
+    def stack_one(self, at: int, leaves: Sequence[jax.Array]) -> jax.Array:
+        """Returns one block of these arrays."""
+        first, *others = (leaves[position] for position in self.blocks[at].leaves)
+        if not others:
+            return first[None]
+        # Flat first: XLA:CPU takes far longer to compile the same of arrays with more axes.
+        flat = jnp.concatenate([leaf.reshape(-1) for leaf in (first, *others)])
+        return flat.reshape(1 + len(others), *first.shape)
 
     def unstack(self, blocks: Sequence[jax.Array]) -> dict[int, jax.Array]:
         """Returns the arrays by their positions."""

@@ -60,7 +60,7 @@ class Population:
 
     Attributes:
         params: the parameters before the step, in blocks.
-        updates: the base updates, in blocks.
+        updates: the base updates, leaf by leaf; stacked, they would be held besides.
         stds: the standard deviations of the noise in each block, `[many, 1, ...]` or like it.
         keys: the keys of the leaves, uint32 `[leaves, 2]`.
         key: that of the generation.
@@ -103,7 +103,7 @@ class Population:
 
     def parent_block(self, at: int) -> jax.Array:
         """The parent's leaves in one block."""
-        return arithmetic.add(self.params[at], self.updates[at])
+        return arithmetic.add(self.params[at], self.layout.stack_one(at, self.updates))
 
     def draw_into(self, held: Candidate, member: jax.Array, pred: jax.Array) -> Candidate:
         """Returns a member in the memory of another candidate if `pred` holds, else that one.
@@ -273,7 +273,7 @@ class Population:
 
     def _reach(self, at: int, center: jax.Array, step: jax.Array) -> jax.Array:
         params = self.params[at]
-        return arithmetic.reach(arithmetic.add(center, step), params, self.updates[at].dtype)
+        return arithmetic.reach(arithmetic.add(center, step), params, self.updates[self.layout.blocks[at].leaves[0]].dtype)
 
     # Noise.
 
@@ -354,7 +354,7 @@ def population_around(
     leaf_keys = random.derive(
         random.derive(key, _OF_LEAVES, 0), 0, jnp.asarray(positions, jnp.uint32)
     )
-    return Population(stacks, steps, stds, leaf_keys, key, layout, noise, mirrors)
+    return Population(stacks, tuple(updates), stds, leaf_keys, key, layout, noise, mirrors)
 
 
 def units_of_one(noise: Noise, leaf: jax.Array) -> jax.Array:
