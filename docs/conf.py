@@ -59,7 +59,7 @@ def with_default_written_out(
     """Shows the default of `es_optimizer` as users write it, not by the name that it has inside."""
     if not signature:
         return None
-    return re.sub(r"(_cycle\.)?\bSTRAIGHT\b", "optax.sgd(1.0)", signature), returned
+    return re.sub(r"(spec\.)?\bSTRAIGHT\b", "optax.sgd(1.0)", signature), returned
 
 
 def setup(app: Any) -> None:

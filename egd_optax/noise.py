@@ -32,6 +32,7 @@ import optax
 
 from egd_optax._checks import check_axes, check_flag, check_size, check_static_number
 from egd_optax._written import Written, settle
+from egd_optax.backend import xla
 
 __all__ = ["Noise", "Outcome", "gaussian", "low_rank"]
 
@@ -51,6 +52,24 @@ class Outcome(NamedTuple):
         accepted: bool `[]`, whether the parameters left the parent.
         statistic: the sum of weight * `Noise.statistic(noise)` over all members but the parent, a
             pytree like the parameters; None if the noise has no statistic.
+
+    Example:
+        Sigma grows while children are taken, and shrinks otherwise.
+
+        >>> import jax.numpy as jnp, optax
+        >>> from egd_optax import evolve, noise
+        >>> class Adaptive(noise.Noise):
+        ...   def init(self, params):
+        ...     return jnp.float32(1.0)
+        ...   def sigma(self, sigma, state):
+        ...     return sigma * state
+        ...   def adapt(self, state, outcome):
+        ...     return state * jnp.where(outcome.accepted, 1.1, 0.97)
+        >>> tx = evolve(optax.sgd(0.1), evolve_every=1, noise=Adaptive())
+        >>> params = jnp.ones(3)
+        >>> _, state = tx.update(params, tx.init(params), params, value_fn=jnp.sum)
+        >>> round(float(state.strategy_state.noise), 2)
+        1.1
     """
 
     fitness: jax.Array
@@ -175,13 +194,31 @@ class Noise:
     def form_sum(self, parts: Parts, weights: jax.Array, leaf: jax.Array) -> jax.Array:
         """Returns the sum of weight * `form` over some members; by default one after another.
 
+        By default those that take no more memory than their numbers are summed together.
+
         Args:
             parts: of each of them, with a leading axis `[n]`.
             weights: `[n]`, of the dtype of the sum.
             leaf: the leaf of the parent; for its shape and dtype.
         """
-        formed = jax.vmap(lambda parts: self.form(parts, leaf))(parts).astype(weights.dtype)
-        return jnp.tensordot(weights, formed, axes=1, precision=lax.Precision.HIGHEST)
+
+        def form(parts: Parts) -> jax.Array:
+            formed = self.form(parts, leaf).astype(weights.dtype)
+            # Else an entry that is infinite in one member would be lost for all of them.
+            return jnp.where(jnp.isfinite(formed), formed, jnp.zeros_like(formed))
+
+        if sum(part.size for part in parts) >= weights.size * leaf.size:
+            formed = jax.vmap(form)(parts)  # no more than the numbers that are held
+            return jnp.tensordot(weights, formed, axes=1, precision=lax.Precision.HIGHEST)
+
+        def term(index: jax.typing.ArrayLike) -> jax.Array:
+            noise = form(tuple(part[index] for part in parts))
+            return xla.round_for_fma(weights[index] * noise)
+
+        total: jax.Array = lax.fori_loop(
+            1, weights.size, lambda index, total: total + term(index), term(0)
+        )
+        return total
 
     def factors(self, parts: Parts, leaf: Any) -> tuple[jax.Array, jax.Array] | None:
         """Returns two arrays of which the noise is the sum of products over their last axis.

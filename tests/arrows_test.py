@@ -38,6 +38,7 @@ CORE = (
     "weights",
     "elites",
     "fitness",
+    "trial",
     "population",
     "perturbation",
     "mutable",

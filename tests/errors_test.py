@@ -44,14 +44,23 @@ class Weighs(recombine.Recombine):
 
 
 @dataclasses.dataclass(frozen=True)
-class Draws(noise.Noise):
+class Forms(noise.Noise):
     """Noise that `fn` makes of normal numbers."""
 
     fn: object
-    redraw: bool = False
 
-    def draw(self, key, std, leaf):
-        return self.fn(std * jax.random.normal(key, leaf.shape))
+    def form(self, parts, leaf):
+        return self.fn(parts[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws(noise.Noise):
+    """Noise that `fn` makes of normal numbers that it draws itself."""
+
+    fn: object
+
+    def draw(self, key, leaf):
+        return (self.fn(jax.random.normal(key, leaf.shape)),)
 
 
 def written(value):
@@ -530,28 +539,56 @@ def test_what_a_recombination_rule_returns(fn, error, message, rule, jit):
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize("redraw", [False, True], ids=["stored", "redrawn"])
+@pytest.mark.parametrize("kind", [Forms, Draws])
 @pytest.mark.parametrize(
     ("fn", "error", "message"),
     [
-        (lambda x: x[:1], ValueError, r"`noise` must be of the shape of its leaf, \(3,\), got \(1,\) from Draws\("),
-        (lambda x: x.sum(), ValueError, r"`noise` must be of the shape of its leaf, \(3,\), got \(\) from Draws\("),
-        (lambda x: x.astype(jnp.int32), TypeError, r"`noise` must be real floating-point numbers for a leaf of float32, got int32 from Draws\("),
-        (lambda x: x > 0, TypeError, r"`noise` must be real floating-point numbers for a leaf of float32, got bool from Draws\("),
-        (lambda x: x * 1j, TypeError, r"`noise` must be real floating-point numbers for a leaf of float32, got complex64 from Draws\("),
-        (lambda x: x * jnp.nan, ValueError, r"`noise` must be finite, got NaN or infinite numbers from Draws\(.* for a leaf of shape \(3,\)"),
-        (lambda x: x / 0, ValueError, r"`noise` must be finite, got NaN or infinite numbers from Draws\(.* for a leaf of shape \(3,\)"),
+        (lambda x: x[:1], ValueError, r"`noise` must be of the shape of its leaf, \(3,\), got \(1,\) from {kind}\("),
+        (lambda x: x.sum(), ValueError, r"`noise` must be of the shape of its leaf, \(3,\), got \(\) from {kind}\("),
+        (lambda x: x.astype(jnp.int32), TypeError, r"`noise` must be real floating-point numbers for a leaf of float32, got int32 from {kind}\("),
+        (lambda x: x > 0, TypeError, r"`noise` must be real floating-point numbers for a leaf of float32, got bool from {kind}\("),
+        (lambda x: x * 1j, TypeError, r"`noise` must be real floating-point numbers for a leaf of float32, got complex64 from {kind}\("),
+        (lambda x: x * jnp.nan, ValueError, r"`noise` must be finite, got NaN or infinite numbers from {kind}\(.* for a leaf of shape \(3,\)"),
+        (lambda x: x / 0, ValueError, r"`noise` must be finite, got NaN or infinite numbers from {kind}\(.* for a leaf of shape \(3,\)"),
     ],
     ids=["one number", "scalar", "ints", "bools", "complex", "NaN", "infinite"],
 )  # fmt: skip
-def test_what_noise_returns(fn, error, message, redraw, jit):
-    tx = egd(0.1, evolve_every=1, noise=Draws(fn, redraw))
+def test_what_noise_returns(fn, error, message, kind, jit):
+    tx = egd(0.1, evolve_every=1, noise=kind(fn))
+    message = message.replace("{kind}", kind.__name__)
     step = lambda s: tx.update(PARAMS, s, PARAMS, value_fn=lambda p: p["w"].sum())  # noqa: E731
     with pytest.raises(error, match=message):
         (jax.jit(step) if jit else step)(tx.init(PARAMS))
 
 
-def test_noise_without_a_draw_and_rules_without_weights():
+@pytest.mark.parametrize("kind", [Forms, Draws])
+def test_noise_that_is_only_infinite_under_way_moves_nothing(kind):
+    """Of the smallest leaf, a scalar, it is finite, which is all that is tried out."""
+    tx = egd(0.1, evolve_every=1, noise=kind(_nan_unless_scalar), accept=accept.always())
+    params = {"w": jnp.ones((2, 3)), "b": jnp.zeros([])}
+    grads = jax.tree.map(jnp.zeros_like, params)
+    updates, state = tx.update(grads, tx.init(params), params, value_fn=lambda p: p["b"])
+    assert bool(state.info.accepted)
+    assert not updates["w"].any()
+
+
+def _nan_unless_scalar(values):
+    return values if values.ndim == 0 else values * jnp.nan
+
+
+def test_noise_in_shards_is_not_tried_out():
+    """Where an axis is manual nothing can be computed while a step is traced."""
+    tx = egd(0.1, evolve_every=1, noise=Forms(lambda x: x), execution=Execution(axis_name="data"))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+
+    @jax.shard_map(mesh=mesh, in_specs=(), out_specs=PartitionSpec())
+    def step():
+        return update(tx, value_fn=lambda p: p["w"].sum())[0]
+
+    jax.eval_shape(step)
+
+
+def test_noise_without_methods_is_gaussian_and_rules_need_weights():
     class Silent(noise.Noise):
         pass
 
@@ -560,8 +597,11 @@ def test_noise_without_a_draw_and_rules_without_weights():
             return 2
 
     fitness = lambda p: p["w"].sum()  # noqa: E731
-    with pytest.raises(NotImplementedError, match="Silent must have a method `draw`"):
-        update(egd(0.1, evolve_every=1, noise=Silent()), value_fn=fitness)
+    plain, silent = (
+        update(egd(0.1, evolve_every=1, noise=kind), value_fn=fitness)[0]
+        for kind in (noise.gaussian(), Silent())
+    )
+    assert jnp.array_equal(plain["w"], silent["w"])
     with pytest.raises(NotImplementedError, match="Half must have a method `weights`"):
         update(egd(0.1, evolve_every=1, recombine=Half()), value_fn=fitness)
 

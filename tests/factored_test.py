@@ -34,13 +34,16 @@ def members_of(params, kind, sigma=0.1):
         whole, factored = [], []
         for key, leaf in zip(keys, leaves, strict=True):
             std = sigma * jnp.maximum(jnp.sqrt(jnp.mean(leaf**2)), 1e-2)
-            parts = kind.draw(jax.random.fold_in(key, number), std, leaf)
-            formed = leaf + kind.form(parts, leaf)
+            shapes = kind.normals(leaf)
+            draws = jax.random.split(jax.random.fold_in(key, number), len(shapes))
+            parts = tuple(map(jax.random.normal, draws, shapes))
+            formed = leaf + std * kind.form(parts, leaf)
             whole.append(formed)
-            if kind._has_factors(leaf):
-                factored.append(Factored(leaf, *kind._factors(parts, leaf)))
-            else:
+            factors = kind.factors(parts, leaf)
+            if factors is None:
                 factored.append(formed)
+            else:
+                factored.append(Factored(leaf, std * factors[0], factors[1]))
         return jax.tree.unflatten(treedef, whole), jax.tree.unflatten(treedef, factored)
 
     return member

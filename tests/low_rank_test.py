@@ -70,7 +70,6 @@ def test_noise_is_drawn_in_full_where_factors_would_take_as_many_numbers(shape):
     txs = [egd(0.0, evolve_every=1, noise=kind, accept=accept.always()) for kind in KINDS]
     value_fn = lambda p: jnp.sum(p**2)  # noqa: E731
     updates = [tx.update(params, tx.init(params), params, value_fn=value_fn)[0] for tx in txs]
-    # The sum over stored elites rounds each of them, the sum over drawn ones does not.
     chex.assert_trees_all_close(*updates, atol=3e-7)  # two units in the last place of one
     assert (jnp.abs(updates[0]) > 1e-4).any()
 
@@ -182,11 +181,11 @@ def test_stacks_are_the_same_in_all_memory_modes_and_in_batches(rank, antithetic
 def test_the_sum_over_members_is_that_of_their_noise(rank):
     kind = noise.low_rank(rank, batch_axis=1)
     leaf = jnp.zeros((12, 3, 10))
-    keys = jax.random.split(jax.random.key(0), 5)
-    parts = jax.vmap(lambda key: kind.draw(key, jnp.float32(0.1), leaf))(keys)
+    draw = np.random.default_rng(0).normal
+    parts = tuple(jnp.float32(draw(size=(5, *shape))) for shape in kind.normals(leaf))
     weights = jnp.array([1.0, -2.0, 0.0, 0.5, 3.0])
     left, right = (np.asarray(part, np.float64) for part in parts)
-    expected = np.einsum("n,nabr,nbcr->abc", weights, left, right)
+    expected = np.einsum("n,nabr,nbcr->abc", weights, left, right) / np.sqrt(rank)
     np.testing.assert_allclose(kind.form_sum(parts, weights, leaf), expected, atol=1e-5)
     each = jax.vmap(lambda *made_of: kind.form(made_of, leaf))(*parts)
     np.testing.assert_allclose(jnp.tensordot(weights, each, 1), expected, atol=1e-5)

@@ -23,38 +23,44 @@ class HeavyTailed(noise.Noise):
 
     times: float = 0.5
 
-    def draw(self, key, std, leaf):
-        u = jax.random.uniform(key, leaf.shape, minval=1e-6, maxval=1 - 1e-6)
-        return self.times * std * (2 * u - 1) / jnp.sqrt(2 * u * (1 - u))
+    def draw(self, key, leaf):
+        return (jax.random.uniform(key, leaf.shape, minval=1e-6, maxval=1 - 1e-6),)
+
+    def form(self, parts, leaf):
+        (u,) = parts
+        return self.times * (2 * u - 1) / jnp.sqrt(2 * u * (1 - u))
 
 
 class WholeRows(noise.Noise):
-    """Moves whole rows: one number for each, drawn again rather than stored."""
+    """Moves whole rows: one number for each."""
 
-    redraw = True
-
-    def draw(self, key, std, leaf):
-        return std * jax.random.normal(key, leaf.shape[:1])
+    def normals(self, leaf):
+        return (leaf.shape[:1],)
 
     def form(self, parts, leaf):
-        return jnp.broadcast_to(parts.reshape(-1, *[1] * (leaf.ndim - 1)), leaf.shape)
+        return jnp.broadcast_to(parts[0].reshape(-1, *[1] * (leaf.ndim - 1)), leaf.shape)
 
 
 class TwoScales(noise.Noise):
     """A sum of products of parts, which XLA may contract in more ways than one."""
 
-    redraw = True
-
-    def draw(self, key, std, leaf):
-        keys = jax.random.split(key, 3)
-        rows = jax.random.normal(keys[0], leaf.shape[:1])
-        columns = jax.random.laplace(keys[1], leaf.shape[-1:])
-        return std * rows, columns, std * jax.random.normal(keys[2])
+    def normals(self, leaf):
+        return leaf.shape[:1], leaf.shape[-1:], ()
 
     def form(self, parts, leaf):
         rows, columns, all_alike = parts
         rows = rows.reshape(-1, *[1] * (leaf.ndim - 1))
         return jnp.broadcast_to(0.7 * rows * columns + all_alike, leaf.shape)
+
+
+class TwoScalesDrawn(TwoScales):
+    """The same of numbers that are not all normal."""
+
+    def draw(self, key, leaf):
+        keys = jax.random.split(key, 3)
+        rows = jax.random.normal(keys[0], leaf.shape[:1])
+        columns = jax.random.laplace(keys[1], leaf.shape[-1:])
+        return rows, columns, jax.random.normal(keys[2])
 
 
 def better_half(fitness):
@@ -79,7 +85,12 @@ class BestAndThird(recombine.Recombine):
         return 0.75 * (fitness == ordered[0]) + 0.25 * (fitness == ordered[2])
 
 
-NOISES = {"t": HeavyTailed(), "rows": WholeRows(), "two scales": TwoScales()}
+NOISES = {
+    "t": HeavyTailed(),
+    "rows": WholeRows(),
+    "two scales": TwoScales(),
+    "two scales drawn": TwoScalesDrawn(),
+}
 RULES = {
     "all": recombine.member_weights(better_half),
     "elites": recombine.elite_weights(logarithmic, 0.5),
@@ -94,6 +105,7 @@ own = pytest.mark.parametrize(
         ("rows", "all", True),
         # XLA may contract these sums and products in more ways than one.
         pytest.param("two scales", "elites", False, marks=pytest.mark.exact),
+        pytest.param("two scales drawn", "elites", True, marks=pytest.mark.exact),
     ],
 )
 
@@ -145,7 +157,7 @@ def on_one_device(tree):
 @pytest.mark.wide
 @own
 def test_the_same_bits_everywhere(kind, rule, antithetic):
-    """In all memory modes, in batches, on eight devices, and after a resume."""
+    """In all memory modes, in batches, and after a resume; on eight devices but for a sum."""
 
     def run(**execution):
         tx = optimizer(kind, rule, antithetic=antithetic, **execution)
@@ -169,7 +181,9 @@ def test_the_same_bits_everywhere(kind, rule, antithetic):
     mesh = jax.make_mesh((DEVICES,), ("pop",), axis_types=(AxisType.Auto,))
     whole = jax.device_put(initial_params(), NamedSharding(mesh, PartitionSpec()))
     tx = optimizer(kind, rule, antithetic=antithetic, population_axis="pop", mesh=mesh)
-    chex.assert_trees_all_equal(*jax.device_get((train(tx, whole)[0], params)))
+    on_eight, on_one = jax.device_get((train(tx, whole)[0], params))
+    # Each device sums some members, and bfloat16 has eight digits.
+    chex.assert_trees_all_close(on_eight, on_one, atol=2e-5, rtol=2e-2)
 
 
 def test_rows_move_as_wholes():
@@ -183,21 +197,49 @@ def test_rows_move_as_wholes():
     np.testing.assert_array_equal(updates["w"], jnp.broadcast_to(updates["w"][:, :1], (5, 7)))
 
 
-class Explosive(noise.Noise):
-    """Now and then infinite or no number, though not where it is tried out."""
+@pytest.mark.exact
+def test_a_sum_of_noise_of_few_numbers_is_flat_in_the_population():
+    params = jnp.ones((512, 512))
 
-    def draw(self, key, std, leaf):
-        plain = jax.random.normal(key, leaf.shape)
-        return std * (plain if leaf.ndim == 0 else jnp.where(plain > 1, jnp.inf * plain, plain))
+    def copies(size):
+        tx = evolve(
+            optax.set_to_zero(), evolve_every=1, population_size=size, noise=WholeRows(),
+            recombine=recombine.centered_rank(), accept=accept.always(),
+        )  # fmt: skip
+        step = jax.jit(lambda p, s: tx.update(p, s, p, value_fn=lambda p: jnp.sum(p**2)))
+        memory = step.lower(params, tx.init(params)).compile().memory_analysis()
+        return memory.temp_size_in_bytes / params.nbytes
+
+    assert copies(65) < copies(4) + 0.5
 
 
-@pytest.mark.crossed(1)
+def exploded(plain):
+    """Now and then infinite or no number, though not where it is tried out, on a scalar."""
+    return plain if plain.ndim == 0 else jnp.where(plain > 1, jnp.inf * (plain - 1.5), plain)
+
+
+class ExplodesFormed(noise.Noise):
+    """Where numbers are formed, of which the library may hold many."""
+
+    def form(self, parts, leaf):
+        return exploded(parts[0])
+
+
+class ExplodesDrawn(noise.Noise):
+    """Where they are drawn."""
+
+    def draw(self, key, leaf):
+        return (exploded(jax.random.normal(key, leaf.shape)),)
+
+
+@pytest.mark.crossed(2)
+@pytest.mark.parametrize("kind", [ExplodesFormed(), ExplodesDrawn()], ids=["formed", "drawn"])
 @pytest.mark.parametrize("rule", ["all", "elites"])
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_noise_that_is_not_finite_moves_nothing(rule, batch_size):
-    """Not even where `value_fn` does not look."""
+def test_noise_that_is_not_finite_moves_nothing(kind, rule, batch_size):
+    """Not even where `value_fn` does not look, and no entry of another member."""
     tx = evolve(
-        optax.set_to_zero(), evolve_every=1, noise=Explosive(), recombine=RULES[rule],
+        optax.set_to_zero(), evolve_every=1, noise=kind, recombine=RULES[rule],
         accept=accept.always(), execution=Execution(candidate_batch_size=batch_size),
     )  # fmt: skip
     params = {"seen": jnp.ones([]), "unseen": jnp.ones(400)}
@@ -206,4 +248,28 @@ def test_noise_that_is_not_finite_moves_nothing(rule, batch_size):
     )(params, tx.init(params))
     assert bool(state.info.accepted)
     chex.assert_tree_all_finite(updates)
-    assert (updates["unseen"] != 0).any()
+    # An entry that explodes in one of several members is still that of the others.
+    assert jnp.mean(updates["unseen"] != 0) > 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured(ExplodesFormed):
+    """Sums up what it is made of."""
+
+    def statistic(self, unit):
+        return jnp.abs(unit)
+
+    def init(self, params):
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def adapt(self, state, outcome):
+        return outcome.statistic
+
+
+def test_a_statistic_has_no_noise_that_is_not_finite():
+    tx = evolve(optax.set_to_zero(), evolve_every=1, noise=Measured(), accept=accept.always())
+    params = {"seen": jnp.ones([]), "unseen": jnp.ones(400)}
+    _, state = tx.update(params, tx.init(params), params, value_fn=lambda p: jnp.abs(p["seen"]))
+    statistic = state.strategy_state.noise
+    chex.assert_tree_all_finite(statistic)
+    assert (statistic["unseen"] > 0).any()

@@ -16,6 +16,7 @@ unformed      members that are evaluated as their factors
 weights       fitness -> weights
 elites        which members are kept
 fitness       value_fn -> a number that can be compared
+trial         a user's noise is tried out on an example
 population    candidates, drawn from keys
 perturbation  the noise of one draw in each block
 mutable       which leaves mutate

@@ -22,6 +22,7 @@ from egd_optax.core.fitness import Snapshot, fitness_dtype
 from egd_optax.core.generation import Generation, run_generation
 from egd_optax.core.population import generation_key
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
+from egd_optax.core.trial import check_noise
 
 
 class CycleInfo(NamedTuple):
@@ -177,6 +178,7 @@ def run_cycle_if(
     if isinstance(due, jax.core.Tracer) or due:
         leaves = flatten(fixed)[0]
         own_params = tuple(jnp.asarray(leaves[at]) for at in mutating)
+        check_noise(spec.noise, own_params)
         with advice_on_value_fn():
             carry = xla.run_if(due, with_cycle, carry, cycle, key_data, own_params)
     updates = following(carry.leaves, idle, carry.jumped)

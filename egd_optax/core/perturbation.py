@@ -58,7 +58,11 @@ class Perturbation:
         return self._scaled(at, self._form(at, self._numbers(at, draw)))
 
     def units(self, draw: jax.Array) -> list[jax.Array]:
-        """The noise of a draw, of unit variance, in each block."""
+        """The noise of a draw, of unit variance, in each block; zero if it is not finite."""
+        return list(map(_finite, self.raw_units(draw)))
+
+    def raw_units(self, draw: jax.Array) -> list[jax.Array]:
+        """The same as the noise forms it."""
         rows, units = self.draw_rows(draw), []
         for at, block in enumerate(self.layout.blocks):
             numbers = self._numbers(at, draw) if block.rows is None else block.read(rows)
@@ -118,8 +122,7 @@ class Perturbation:
 
     def _scaled(self, at: int, unit: jax.Array) -> jax.Array:
         """Noise from noise of unit variance, rounded: XLA adds the same numbers everywhere."""
-        noise = self.stds[at] * unit
-        return xla.round_for_fma(jnp.where(jnp.isfinite(noise), noise, jnp.zeros_like(noise)))
+        return xla.round_for_fma(_finite(self.stds[at] * unit))
 
     def _over_reals(
         self, at: int, parts: Arrays, fn: Callable[[Arrays, jax.Array], jax.Array], axis: int
@@ -159,6 +162,11 @@ def perturbation_of(
     pairs = zip(parents, reads, strict=True)
     stds = tuple(_stds(noise, parent, sigma, read) for parent, read in pairs)
     return Perturbation(params, stds, keys, layout, noise)
+
+
+def _finite(noise: jax.Array) -> jax.Array:
+    """Noise with zeros in place of what is not finite."""
+    return jnp.where(jnp.isfinite(noise), noise, jnp.zeros_like(noise))
 
 
 def lay_out(noise: Noise, params: Sequence[jax.Array], updates: Sequence[jax.Array]) -> Layout:
