@@ -222,8 +222,9 @@ def evolve(
         mode: what weighs something is drawn again, into the sum. If the best member is taken, it
         is drawn again. No mode stores or moves the parent. Device memory: the updates of `base`,
         and beside them the active members or one sum, whatever the population size; the parent
-        too while members of low rank are evaluated, and with `generations` above 1. Leaves of at most 2**15 numbers, all of them together, are
-        held up to eight times, and whole on each device where XLA decides how they are divided.
+        too while members of low rank are evaluated, and with `generations` above 1.
+        Leaves of at most 2**15 numbers, all of them together, are held up to nine times, and whole
+        on each device where XLA decides how they are divided.
         Under `jax.vmap` of the optimizer a cycle runs on the steps on which any is due. A jitted
         step takes longer to compile than that of `base`: `benchmarks/README.md` has a table.
         Outside of `jax.jit` `value_fn` is traced on every cycle, and what it was compiled to is

@@ -139,7 +139,7 @@ def test_the_sum_is_that_of_numpy():
 
 def test_members_that_are_not_finite_are_no_best_but_are_counted():
     def value_fn(params):
-        parent = jnp.isclose(params["w"][0, 0], -0.9892, atol=1e-3)
+        parent = jnp.isclose(params["w"][0, 0], -0.9891667, atol=1e-5)
         return jnp.where(parent, 1.0, jnp.nan), {"count": jnp.int32(1), "parent": parent}
 
     _, info = run(value_fn=value_fn, aux={"count": 0, "parent": False}, accept=accept.best())
