@@ -60,15 +60,17 @@ def test_a_row_goes_on_where_the_one_before_it_ended(length):
     keys = jax.random.bits(jax.random.key(2), (3, 2), jnp.uint32)
     rows = layout.draw_rows(keys, jnp.int32(5))
     assert rows.size <= 3 * (length + packing.LENGTH)
-    (numbers,) = layout.blocks[0].read(rows)
-    for leaf, key in zip(numbers, keys, strict=True):
-        alone = packing.lay_out(leaves[:1], leaves[:1], lambda leaf: (leaf.shape,))
-        (expected,) = alone.blocks[0].read(alone.draw_rows(key[None], jnp.int32(5)))
-        np.testing.assert_array_equal(leaf, expected[0])
+    for block in layout.blocks:
+        (numbers,) = block.read(rows)
+        for leaf, position in zip(numbers, block.leaves, strict=True):
+            alone = packing.lay_out(leaves[:1], leaves[:1], lambda leaf: (leaf.shape,))
+            drawn = alone.draw_rows(keys[position][None], jnp.int32(5))
+            (expected,) = alone.blocks[0].read(drawn)
+            np.testing.assert_array_equal(leaf, expected[0])
 
 
 def test_a_stack_has_leaves_of_one_shape_and_kind_and_gives_them_back():
-    shapes = [(8, 8), (64,), (16, 4)] * 5 + [(packing.LARGEST + 1,)] * 2
+    shapes = [(8, 8), (64,), (16, 4)] * 9 + [(packing.LARGEST + 1,)] * 2
     leaves = leaves_of(shapes) + leaves_of(shapes, jnp.bfloat16)
     layout = packing.lay_out(leaves, leaves, lambda leaf: (leaf.shape,))
     for block in layout.blocks:

@@ -202,27 +202,28 @@ class Evaluation(NamedTuple):
         pair = 1 + self.population.mirrors
         draws = (self.size - self._first) // pair
         share = self.devices.share(draws)
-        chunks = -(-share // max(1, self.batch_size // pair))
-        size = -(-share // chunks)
-        local = jnp.full([chunks * size * pair], jnp.inf, fitness_dtype())
+        size, chunks, rest = self._sizes(share, max(1, self.batch_size // pair))
+        local = jnp.full([(chunks * size + rest) * pair], jnp.inf, fitness_dtype())
         seen = auxiliary.nothing_like(now.seen)
 
-        def chunk(index: jax.Array, carry: Any) -> Any:
+        def chunk(size: int, first: jax.Array, carry: Any) -> Any:
             local, seen, kept = carry
-            of_share = index * size + jnp.arange(size)
+            of_share = first + jnp.arange(size)
             draw = self.devices.rank() * share + of_share
             counts = jnp.repeat((of_share < share) & (draw < draws), pair)
             firsts = self._first + pair * jnp.minimum(draw, draws - 1)
             numbers = (firsts[:, None] + jnp.arange(pair)).reshape(-1).astype(jnp.int32)
             many = self._drawn(now.held, numbers)
             evaluated = self._score_chunk(now.held, many, numbers, counts)
-            local = lax.dynamic_update_slice(local, evaluated.value, (index * size * pair,))
+            local = lax.dynamic_update_slice(local, evaluated.value, (first * pair,))
             seen = auxiliary.after(seen, evaluated, numbers, counts, self.size)
             scores = jnp.where(counts, evaluated.value, jnp.inf)
             return local, seen, self._kept_of_chunk(kept, numbers, scores, many[1])
 
         start = *self.devices.varying((local, seen)), (now.slots, now.pages)
-        local, seen, kept = lax.fori_loop(jnp.int32(0), jnp.int32(chunks), chunk, start)
+        whole = lambda index, carry: chunk(size, index * size, carry)  # noqa: E731
+        carry = lax.fori_loop(jnp.int32(0), jnp.int32(chunks), whole, start)
+        local, seen, kept = chunk(rest, jnp.int32(chunks * size), carry) if rest else carry
         found = self.devices.gather(local)[:, : share * pair].reshape(-1)[: draws * pair]
         lanes = jax.tree.map(self.devices.gather, seen)
         return now._replace(
@@ -231,6 +232,19 @@ class Evaluation(NamedTuple):
             slots=kept[0],
             pages=kept[1],
         )
+
+    def _sizes(self, share: int, most: int) -> tuple[int, int, int]:
+        """The size of a chunk, how many there are, and how many draws are left for a last one.
+
+        A last chunk of another size is another program. If all devices must run the same trips, or
+        members are not formed, equal chunks repeat a few members for nothing.
+        """
+        most = min(most, share)
+        sizes = range(most // 2 + 1, most + 1)
+        size = min(sizes, key=lambda size: (-(-share // size) * size, -size))
+        if share % size == 0 or self.devices.size > 1 or self.score_many is not self.score:
+            return size, -(-share // size), 0
+        return most, share // most, share % most
 
     def _drawn(self, held: Candidate, numbers: jax.Array) -> tuple[jax.Array, Any]:
         """Draws some members one after another, each pair from one draw: rows and whole leaves."""
