@@ -103,7 +103,7 @@ def test_host_pages_are_sharded_like_the_leaf():
         )
     pages = re.findall(r"f32<host>\[([^]]*)\]", str(traced.jaxpr))
     assert pages
-    assert set(pages) == {f"{SIZE}@fsdp,{SIZE}"}
+    assert set(pages) == {f"1,{SIZE}@fsdp,{SIZE}"}
 
 
 def test_each_device_computes_its_share_of_a_population():

@@ -49,9 +49,9 @@ class Perturbation:
         """The numbers of all blocks in rows."""
         return self.layout.draw_rows(self.keys, draw)
 
-    def read(self, at: int, rows: jax.Array) -> jax.Array:
-        """The noise in one block in rows, from the numbers of a draw."""
-        return self._scaled(at, self._form(at, self.layout.blocks[at].read(rows)))
+    def read(self, at: int, rows: jax.Array, sign: jax.Array) -> jax.Array:
+        """Sign times the noise in one block in rows, from the numbers of a draw."""
+        return self._scaled(at, self._form(at, self.layout.blocks[at].read(rows)), sign)
 
     def drawn(self, at: int, draw: jax.Array) -> jax.Array:
         """The noise in one other block."""
@@ -120,9 +120,11 @@ class Perturbation:
         """Noise of unit variance in one block, `[many, *shape]`."""
         return self._over_reals(at, parts, self.noise.form, 0)
 
-    def _scaled(self, at: int, unit: jax.Array) -> jax.Array:
+    def _scaled(self, at: int, unit: jax.Array, sign: jax.Array | None = None) -> jax.Array:
         """Noise from noise of unit variance, rounded: XLA adds the same numbers everywhere."""
-        return xla.round_for_fma(_finite(self.stds[at] * unit))
+        std = self.stds[at] if sign is None else sign.astype(self.stds[at].dtype) * self.stds[at]
+        noise = std * unit
+        return xla.round_for_fma(noise if is_of_library(self.noise) else _finite(noise))
 
     def _over_reals(
         self, at: int, parts: Arrays, fn: Callable[[Arrays, jax.Array], jax.Array], axis: int
@@ -162,6 +164,12 @@ def perturbation_of(
     pairs = zip(parents, reads, strict=True)
     stds = tuple(_stds(noise, parent, sigma, read) for parent, read in pairs)
     return Perturbation(params, stds, keys, layout, noise)
+
+
+def is_of_library(noise: Noise) -> bool:
+    """Whether all numbers of a noise are the library's own: they are finite."""
+    methods = type(noise).form, type(noise).draw, type(noise).form_sum
+    return all(getattr(fn, "__module__", None) == Noise.__module__ for fn in methods)
 
 
 def _finite(noise: jax.Array) -> jax.Array:

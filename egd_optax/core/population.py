@@ -230,8 +230,7 @@ class Population:
     def _formed(self, at: int, held: Candidate, sign: jax.Array) -> jax.Array:
         """The leaves of a candidate in one block in rows."""
         center = self.center_of(held, at)
-        noise = self.perturbation.read(at, held.rows)
-        return self._reach(at, center, sign.astype(noise.dtype) * noise)
+        return self._reach(at, center, self.perturbation.read(at, held.rows, sign))
 
     def reached(self, at: int, step: jax.Array) -> jax.Array:
         """The leaves next to parent + step in one block, of the points that updates lead to."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from egd_optax.core.perturbation import Perturbation, lay_out
+from egd_optax.core.perturbation import Perturbation, is_of_library, lay_out
 from egd_optax.noise import Noise
 
 
@@ -17,10 +17,8 @@ def check_noise(noise: Noise, leaves: Sequence[jax.Array]) -> None:
     Raises:
         ValueError: the noise is NaN or infinite.
     """
-    methods = type(noise).form, type(noise).draw
-    is_own = all(getattr(fn, "__module__", None) == Noise.__module__ for fn in methods)
     sizes = [leaf.size or jnp.inf for leaf in leaves]
-    if is_own or not leaves or jax.sharding.get_abstract_mesh().manual_axes:
+    if is_of_library(noise) or not leaves or jax.sharding.get_abstract_mesh().manual_axes:
         return
     smallest = leaves[sizes.index(min(sizes))]
     with jax.ensure_compile_time_eval():
