@@ -240,11 +240,11 @@ class Evaluation(NamedTuple):
         members are not formed, equal chunks repeat a few members for nothing.
         """
         most = min(most, share)
+        if self.devices.size == 1 and self.score_many is self.score:
+            return most, share // most, share % most
         sizes = range(most // 2 + 1, most + 1)
         size = min(sizes, key=lambda size: (-(-share // size) * size, -size))
-        if share % size == 0 or self.devices.size > 1 or self.score_many is not self.score:
-            return size, -(-share // size), 0
-        return most, share // most, share % most
+        return size, -(-share // size), 0
 
     def _drawn(self, held: Candidate, numbers: jax.Array) -> tuple[jax.Array, Any]:
         """Draws some members one after another, each pair from one draw: rows and whole leaves."""
