@@ -127,7 +127,10 @@ def test_a_barrier_leaves_alone_what_varies_over_an_axis():
         jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec)(ONES)
 
     invariant(xla.barrier)
-    with pytest.raises(ValueError, match="varies|varying|out_specs"):
+    if jax.__version_info__ < (0, 11):  # later a barrier tells its operands apart by itself
+        with pytest.raises(ValueError, match="varies|varying|out_specs"):
+            invariant(lax.optimization_barrier)
+    else:
         invariant(lax.optimization_barrier)
 
 
@@ -241,4 +244,8 @@ def test_a_sum_of_complex_numbers_by_parts_is_rounded_as_that_of_real_ones():
         lambda *both: xla.by_parts(jnp.subtract, *both),
     )
     np.testing.assert_array_equal(by_parts, apart)
-    assert (rounded(jnp.add, jnp.subtract) != apart).any()  # the target itself
+    plain = rounded(jnp.add, jnp.subtract)
+    if jax.__version_info__ < (0, 12):
+        assert (plain != apart).any()  # the target itself
+    else:  # XLA does not simplify it any more
+        np.testing.assert_array_equal(plain, apart)
