@@ -3,8 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 AOT := .aot
 
-.PHONY: demo test test-all test-build test-clients test-docs test-matrix test-aot bench docs notebooks lint types \
-  lock clean
+.PHONY: demo test test-all test-wide test-long test-build test-clients test-docs test-matrix test-aot \
+  bench docs notebooks lint types lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -17,13 +17,17 @@ test: lint types
 	$(HURRIED) $(PYTEST) -m "not exact and not wide and not long"
 	$(PYTEST) -m "exact and not wide and not long"
 
-# Also every case of what crosses settings, and what takes long: notebooks, several processes,
-# benchmarks and their records.
-test-all: test
+# All tests.
+test-all: test test-long test-clients test-docs test-build test-wide
+
+# Every case of what crosses settings.
+test-wide: lint
 	$(HURRIED) $(PYTEST) -m "wide and not exact and not long"
 	$(PYTEST) -m "wide and exact and not long"
+
+# What takes long: notebooks, several processes, benchmarks and their records.
+test-long: lint
 	$(PYTEST) -m long
-	$(MAKE) test-clients test-docs test-build
 
 # Programs of other libraries with this optimizer in them, see docs/guide/works_with.md.
 test-clients: $(VENV)/installed
