@@ -76,7 +76,9 @@ class Devices(NamedTuple):
         return result
 
 
-def on_devices(axis: str | None, mesh: Any, run: Callable[..., T], *args: Any) -> T:
+def on_devices(
+    axis: str | None, mesh: Any, run: Callable[..., T], *args: Any, calls_python: bool = False
+) -> T:
     """Returns `run(devices, *args)`, run on each of the devices along an axis.
 
     Inside of `jax.shard_map` or `jax.pmap` over that axis `run` is part of that program. In a plain
@@ -87,6 +89,8 @@ def on_devices(axis: str | None, mesh: Any, run: Callable[..., T], *args: Any) -
         axis: name of the axis; None for one device.
         mesh: the mesh of the axis; None for that of `jax.set_mesh`.
         run: maps `Devices` and the arguments to a pytree of arrays, the same on all devices.
+        calls_python: whether `run` calls back to Python, which JAX allows only if all axes are
+            manual ones. Along the others all devices then compute the same.
         *args: pytrees; their arrays are the same on all devices along the axis. On a mesh of
             explicit axes `run` may close over no others.
     """
@@ -110,8 +114,9 @@ def on_devices(axis: str | None, mesh: Any, run: Callable[..., T], *args: Any) -
         mesh=mesh,
         in_specs=PartitionSpec(),
         out_specs=PartitionSpec(),
-        axis_names={axis},
-        check_vma=False,
+        axis_names=set(mesh.axis_names) if calls_python else {axis},
+        # With it JAX tells along which axes one device can call for all.
+        check_vma=calls_python,
     )
     result: T = manual([leaves[at] for at in at_arrays])
     return result

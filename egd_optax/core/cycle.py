@@ -15,6 +15,7 @@ from egd_optax.backend import arithmetic, xla
 from egd_optax.backend.derivatives import constant, following
 from egd_optax.backend.devices import Devices, on_devices
 from egd_optax.backend.packing import Arrays
+from egd_optax.base.arguments import taken_by
 from egd_optax.base.trees import aligned, flatten, is_masked, replaced
 from egd_optax.core import auxiliary
 from egd_optax.core.auxiliary import Aux, Auxiliary
@@ -23,6 +24,7 @@ from egd_optax.core.generation import Generation, run_generation
 from egd_optax.core.population import generation_key
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
 from egd_optax.core.trial import check_noise
+from egd_optax.factored.interpret import primitives_of
 
 
 class CycleInfo(NamedTuple):
@@ -167,7 +169,10 @@ def run_cycle_if(
             axis, mesh = spec.execution.population_axis, spec.execution.mesh
             start = _Start(fixed, fixed_updates, mutating, own)
             on_each = functools.partial(_generations, spec)
-            return on_devices(axis, mesh, on_each, objectives, start, before, cycle, key_data)
+            return on_devices(
+                axis, mesh, on_each, objectives, start, before, cycle, key_data,
+                calls_python=axis is not None and _calls_python(objectives, fixed),
+            )  # fmt: skip
 
         # The cycle is in a branch, or XLA would move its draws to where idle steps pay for them.
         # The choice is outside, or the branch would hold what it returns beside the base updates.
@@ -190,6 +195,16 @@ def run_cycle_if(
     }
     updates = replaced(base_updates, params, mutating, updates)
     return updates, carry.jumped, carry.info, state._replace(**always)
+
+
+def _calls_python(objectives: Objectives, params: optax.Params) -> bool:
+    """Whether the evaluation of a candidate calls back to Python; found by a trace."""
+    added = {"generation": jnp.int32(0), "base_state": objectives.base_state}
+    names: set[str] = set()
+    for fn in filter(None, (objectives.value_fn, objectives.accept_value_fn)):
+        kwargs = taken_by(fn, objectives.extra_args, added)
+        names |= primitives_of(jax.make_jaxpr(lambda fn=fn, kwargs=kwargs: fn(params, **kwargs))())
+    return any("callback" in name for name in names)
 
 
 class _Start(NamedTuple):
