@@ -260,6 +260,30 @@ def test_a_member_that_is_not_finite_is_never_chosen():
     assert jnp.isfinite(value_fn(params))
 
 
+def test_a_best_member_that_is_not_finite_when_formed_is_never_chosen():
+    params = {"w": data(16, 16).astype(jnp.bfloat16)}
+
+    def value_fn(params):
+        """NaN for every formed member: its weights are rounded, those of a factored one are not."""
+        weights = lax.dot(
+            jnp.eye(16, dtype=jnp.bfloat16), params["w"], preferred_element_type=jnp.float32
+        )
+        rounded = jnp.all(weights == lax.reduce_precision(weights, 8, 7))
+        moved = jnp.any(weights != before)
+        return jnp.where(rounded & moved, jnp.nan, jnp.sum(weights**2))
+
+    before = params["w"].astype(jnp.float32)
+    found, state = run(
+        Execution(evaluate="factored"), params, steps=1, value_fn=value_fn, base=optax.set_to_zero()
+    )  # fmt: skip
+    chex.assert_trees_all_equal(found, params)
+    info = state.info
+    assert not info.accepted
+    assert info.best_fitness == jnp.inf
+    assert info.evaluations == 12  # all members, the best one formed, and the child
+    assert jnp.isfinite(info.mean_fitness)  # of the factored members
+
+
 @pytest.mark.wide
 def test_layers_of_a_stack_have_factors_of_their_own():
     params = {"layers": data(3, 16, 16) / 4, "out": data(16, 4, seed=2) / 4}

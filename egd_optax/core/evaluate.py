@@ -35,13 +35,16 @@ Score = Callable[[Population, Candidate, jax.Array, jax.Array], Evaluated]
 # Which members are kept, None if none are, and their pages.
 Kept = tuple[Slots | None, Any]
 
+NEVER = -jnp.inf  # in place of a fitness, which is finite or +inf
+
 
 class Scored(NamedTuple):
     """What the evaluation of a generation carries, and returns.
 
     Attributes:
         held: the candidate at hand; in the end the child.
-        fitness: of all candidates, `[n + 2]`; +inf before, and if one is not evaluated.
+        fitness: of all candidates, `[n + 2]`; +inf before, and if one is not evaluated. Of the
+            best member once more it is `NEVER` then: its +inf means that it may not be taken.
         slots: which members are kept, None if none are.
         pages: what is kept of them.
         seen: what came beside the fitness, None if nothing does.
@@ -96,9 +99,10 @@ class Evaluation(NamedTuple):
         """
         # Only the child is around other leaves than the parent's.
         held = self.population.parent(with_center=self.with_child)
+        unknown = jnp.full([self.size + 2], jnp.inf, fitness_dtype())
         start = Scored(
             held=held,
-            fitness=jnp.full([self.size + 2], jnp.inf, fitness_dtype()),
+            fitness=unknown.at[self.size + 1].set(NEVER),
             slots=empty_slots(self.keeps) if self.keeps else None,
             pages=self.memory.empty(held.whole, self.keeps) if self.keeps else None,
             seen=seen,

@@ -16,7 +16,7 @@ from egd_optax.core import auxiliary, combine
 from egd_optax.core.acceptance import choose
 from egd_optax.core.auxiliary import Aux
 from egd_optax.core.elites import Slots
-from egd_optax.core.evaluate import Evaluation, Scored
+from egd_optax.core.evaluate import NEVER, Evaluation, Scored
 from egd_optax.core.fitness import Snapshot, fitness_dtype
 from egd_optax.core.judge import compared
 from egd_optax.core.population import Candidate, Population, population_around
@@ -204,7 +204,7 @@ def _summary(
     fitness = scored.fitness[: spec.member_count]
     # The best member once more, if it was evaluated so; not by `accept_value_fn`.
     best = best if stage.objectives.accept_value_fn is None else jnp.min(fitness)
-    again = jnp.sum(jnp.isfinite(scored.fitness[spec.member_count + 1]).astype(jnp.int32))
+    again = (scored.fitness[spec.member_count + 1] != NEVER).astype(jnp.int32)
     evaluations = spec.member_count - spec.skips_parent + spec.accept.compares + again
     return Generation(
         parent=fitness[0],

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from egd_optax.backend import xla
 from egd_optax.core import auxiliary
 from egd_optax.core.auxiliary import Seen
-from egd_optax.core.evaluate import Scored
+from egd_optax.core.evaluate import NEVER, Scored
 from egd_optax.core.fitness import fitness_dtype
 from egd_optax.core.stage import Round, score_with
 
@@ -20,7 +20,7 @@ def compared(stage: Round, scored: Scored) -> tuple[tuple[jax.Array, jax.Array, 
     fitness, child = scored.fitness[:size], scored.fitness[size]
     best = jnp.min(fitness)
     again = scored.fitness[size + 1]
-    best = jnp.where(jnp.isfinite(again) & (jnp.argmin(fitness) > 0), again, best)
+    best = jnp.where((again != NEVER) & (jnp.argmin(fitness) > 0), again, best)
     if stage.objectives.accept_value_fn is None:
         return (fitness[0], best, child), scored
     values, seen = _judged(stage, scored)
