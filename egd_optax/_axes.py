@@ -62,25 +62,19 @@ def _varies(value: jax.Array, name: str) -> bool:
     return False
 
 
-def check_population_axis(
-    execution: Execution,
-    population_size: int,
-    antithetic: bool,
-    params: Any,
-    extra_args: Mapping[str, Any],
-) -> None:
+def check_population_axis(spec: Any, params: Any, extra_args: Mapping[str, Any]) -> None:
     """Refuses an axis that cannot divide the members.
 
     Raises:
         ValueError: there is no mesh, no axis of that name in it, or there are fewer members than
             devices; parameters or arguments are known to be sharded over the axis.
     """
-    axis = execution.population_axis
+    axis = spec.execution.population_axis
     if axis is None:
         return
     devices = bound_axis_size(axis)
     if devices is None:
-        mesh = execution.mesh or jax.sharding.get_abstract_mesh()
+        mesh = spec.execution.mesh or jax.sharding.get_abstract_mesh()
         if mesh.empty:
             raise ValueError(
                 f"`population_axis` needs a mesh, got {axis!r} without one: pass `mesh=mesh`, or "
@@ -99,12 +93,12 @@ def check_population_axis(
                 "along it has members of its own and needs all of them. Give the mesh an axis "
                 "for each."
             )
-    least = devices * (1 + antithetic)
-    if population_size < least:
-        pairs = ", two on each, for a pair shares its noise" if antithetic else ""
+    least = devices * spec.pair
+    if spec.population_size < least:
+        pairs = ", two on each, for a pair shares its noise" if spec.antithetic else ""
         raise ValueError(
             f"`population_size` must be at least {least} on {devices} devices{pairs}, got "
-            f"{population_size}: raise it, or make the axis {axis!r} of the mesh smaller."
+            f"{spec.population_size}: raise it, or make the axis {axis!r} of the mesh smaller."
         )
 
 

@@ -54,31 +54,6 @@ def check_static(name: str, value: Any, kind: str) -> None:
         )
 
 
-def check_interval(evolve_every: Any) -> int | None:
-    """A positive Python int, or an array, which passes unchecked."""
-    if isinstance(evolve_every, jax.Array):
-        return None
-    return check_size("evolve_every", evolve_every)
-
-
-def check_spec(spec: Any) -> Any:
-    """What a cycle does, see `CycleSpec`, of operators that are such; returned with Python ints."""
-    check_flag("antithetic", spec.antithetic)
-    population_size = check_population(spec.population_size, spec.antithetic)
-    generations = check_size("generations", spec.generations)
-    if not callable(spec.sigma):
-        check_number("sigma", spec.sigma, zero=True)
-    check_flag("relative", spec.noise.relative)
-    check_static_number("min_scale", spec.noise.min_scale, zero=True)
-    check_support(spec.recombine, population_size)
-    check_flag("compares", spec.accept.compares)
-    check_flag("takes_best", spec.accept.takes_best)
-    check_static("mutable", spec.mutable, "function or pytree of bools")
-    check_evaluate(spec.execution.evaluate, spec.noise)
-    check_batch_size(spec.execution.candidate_batch_size, population_size, spec.antithetic)
-    return spec._replace(population_size=population_size, generations=generations)
-
-
 def check_aux(aux: Any) -> None:
     """A pytree of arrays, or of their shapes and dtypes."""
     for leaf in jax.tree.leaves(aux):
@@ -91,59 +66,12 @@ def check_aux(aux: Any) -> None:
             )
 
 
-def check_population(population_size: Any, antithetic: bool) -> int:
-    """At least a parent and a mutant, and an even number where members come in pairs."""
-    why = ": the unmutated parent is one of them, so that nothing would mutate"
-    size = check_size("population_size", population_size, 2, why)
-    if antithetic and size % 2:
-        raise ValueError(
-            f"`population_size` must be even with antithetic=True, got {size}: the "
-            "population is mirrored pairs around the parent, which is evaluated besides."
-        )
-    return size
-
-
-def check_support(rule: Any, population_size: int) -> None:
-    """How many members recombine: a Python int, for the program depends on it, or None."""
-    support = rule.support(population_size)
-    if support is None:
-        return
-    if isinstance(support, bool) or not isinstance(support, numbers.Integral):
-        raise TypeError(
-            f"`recombine.support` must return a Python int or None, got {support!r} from "
-            f"{rule!r}: it shapes the program, so it may not be traced."
-        )
-    if not 1 <= int(support) <= population_size:
-        raise ValueError(
-            f"`recombine.support` must be from 1 to `population_size` ({population_size}), got "
-            f"{support!r} from {rule!r}: return None where all members can weigh something."
-        )
-
-
 def check_evaluate(evaluate: str, noise: Any) -> None:
     """No factors are asked for of noise that has none."""
     if evaluate == "factored" and not noise.has_factors:
         raise ValueError(
             f'`evaluate="factored"` needs noise of low rank, got {noise!r}: pass '
             '`noise=noise.low_rank()`, or `evaluate="auto"`, which forms the members of any other.'
-        )
-
-
-def check_batch_size(
-    candidate_batch_size: int | None, population_size: int, antithetic: bool
-) -> None:
-    """No more than there are members, and no pair divided."""
-    if candidate_batch_size is None:
-        return
-    if candidate_batch_size > population_size:
-        raise ValueError(
-            f"`candidate_batch_size` must be at most `population_size` ({population_size}), got "
-            f"{candidate_batch_size!r}: there are no more members to evaluate at a time."
-        )
-    if antithetic and candidate_batch_size % 2 and candidate_batch_size > 1:
-        raise ValueError(
-            "`candidate_batch_size` must be 1 or even with antithetic=True, got "
-            f"{candidate_batch_size}: the two members of a pair are evaluated together."
         )
 
 
@@ -229,87 +157,6 @@ def check_hashable(name: str, value: Any) -> None:
         ) from error
 
 
-def check_key(key: Any) -> None:
-    """An int of 32 bits or a threefry key; makes no array, so starts no backend."""
-    fix = 'pass an int, or `jax.random.key(0, impl="threefry2x32")`.'
-    if isinstance(key, bool) or not isinstance(key, (numbers.Integral, jax.Array, np.ndarray)):
-        raise TypeError(f"`key` must be an int or a jax PRNG key, got {key!r}: {fix}")
-    if isinstance(key, numbers.Integral) or (isinstance(key, np.ndarray) and _is_seed(key)):
-        if not 0 <= int(key) < 2**32:
-            raise ValueError(
-                f"`key` must fit into 32 bits, from 0 to 2**32 - 1, got {key!r}: JAX drops the "
-                "others, so that different seeds give the same run. Pass another int, or "
-                "`jax.random.fold_in(jax.random.key(low), high)`."
-            )
-        return
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        if key.shape != () or jax.random.key_impl(key) != "threefry2x32":
-            raise ValueError(
-                f"`key` must be a single threefry key, got {key!r} of shape {key.shape}, "
-                f"whose members would differ between the memory modes: {fix}"
-            )
-    elif not (_is_seed(key) or (key.shape == (2,) and key.dtype == jnp.uint32)):
-        raise ValueError(
-            f"`key` must be an int, a typed key or raw key data (uint32 [2]), got "
-            f"{key.dtype} {list(key.shape)}: {fix}"
-        )
-
-
-def make_key_data(key: Any) -> jax.Array:
-    """The raw data of a checked key: uint32 `[2]`, a buffer of its own."""
-    if isinstance(key, numbers.Integral) or _is_seed(key):
-        key = jax.random.key(key, impl="threefry2x32")
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.key_data(key)
-    # The state may be donated, the caller's key may not.
-    return jnp.array(key, jnp.uint32, copy=True)
-
-
-def check_update(
-    params: Any,
-    value_fn: Any,
-    accept_value_fn: Any,
-    base_value_fn: Any,
-    evolve: Any,
-    *,
-    accept: Any,
-) -> bool | None:
-    """Checks what `update` was called with; returns `evolve` as None or a Python bool."""
-    if evolve is not None and not isinstance(evolve, (bool, np.bool_)):
-        raise TypeError(
-            f"`evolve` must be None, True or False when the step is traced, got {evolve!r}: "
-            "make it a static argument of your jitted step, or pass None."
-        )
-    if params is None:
-        raise ValueError(
-            "`params` must be passed to `update`, got None: call "
-            "`tx.update(grads, state, params, value_fn=...)`."
-        )
-    if value_fn is None and (evolve is None or evolve):
-        raise TypeError(
-            "`value_fn` must be passed to `update`, got None: call `tx.update(grads, state, "
-            "params, value_fn=lambda params: loss(params, batch))`. If a wrapper around this "
-            "optimizer drops it, bind it: `egd_optax.bind_value_fn(tx, value_fn)`; in place of "
-            "Flax's TrainState take, or subclass, `egd_optax.flax.TrainState`."
-        )
-    for name, fn in (
-        ("value_fn", value_fn),
-        ("accept_value_fn", accept_value_fn),
-        ("base_value_fn", base_value_fn),
-    ):
-        if fn is not None and not callable(fn):
-            raise TypeError(
-                f"`{name}` must be a function of the parameters, got {fn!r}: pass "
-                "`lambda params: loss(params, batch)`, not the loss itself."
-            )
-    if accept_value_fn is not None and not accept.compares:
-        raise ValueError(
-            f"`accept_value_fn` must be left out with accept={accept!r}, got {accept_value_fn!r}: "
-            "that rule compares nothing. Use `accept.improved()` or `accept.best()`."
-        )
-    return None if evolve is None else bool(evolve)
-
-
 def checked_state(method: str, operator: Any, after: Any, state: Any) -> Any:
     """The next state of an operator, in the dtypes that its state had.
 
@@ -334,10 +181,6 @@ def checked_state(method: str, operator: Any, after: Any, state: Any) -> Any:
         return new.astype(old.dtype)
 
     return jax.tree.map(in_its_dtype, after, state)
-
-
-def _is_seed(key: jax.Array | np.ndarray) -> bool:
-    return key.shape == () and jnp.issubdtype(key.dtype, jnp.integer)
 
 
 def _real(name: str, value: Any) -> float:

@@ -1,94 +1,26 @@
-"""`evolve`: the base optimizer every step, a cycle when one is due."""
+"""`evolve`: cycles around the steps of any optax optimizer."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from egd_optax import _checks, accept, noise, recombine
-from egd_optax._advice import advice_on_state, warn_inside_multi_steps
-from egd_optax._axes import check_axes, check_population_axis
+from egd_optax import accept, noise, recombine
+from egd_optax._checks import check_base, check_flag, check_static
+from egd_optax._programs import Programs
+from egd_optax._settings import check_interval, check_key, checked_spec
+from egd_optax._step import Step
 from egd_optax.accept import Accept
-from egd_optax.backend import xla
-from egd_optax.base import arguments
 from egd_optax.base.frozen_leaves import Frozen
-from egd_optax.base.reset import Reset, forget_the_point, reset_after_jump
-from egd_optax.core import auxiliary, cycle, strategy
-from egd_optax.core.cycle import CycleInfo
-from egd_optax.core.mutable import mutating_leaves
-from egd_optax.core.programs import Programs
-from egd_optax.core.spec import STRAIGHT, CycleSpec, Objectives, StrategyState
+from egd_optax.base.reset import Reset
+from egd_optax.core.spec import STRAIGHT, CycleSpec
 from egd_optax.execution import Execution
 from egd_optax.noise import Noise
 from egd_optax.recombine import Recombine
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
 ScalarOrSchedule = jax.typing.ArrayLike | Schedule
-
-
-class EvolveState(NamedTuple):
-    """State of `evolve`; scalars beside the state of the base optimizer.
-
-    Attributes:
-        count: int32 `[]`, steps taken.
-        cycle: int32 `[]`, cycles run.
-        key_data: uint32 `[2]`, the raw threefry key that all noise derives from; raw,
-            because typed keys do not pass through serialization or tree arithmetic.
-        base_state: state of the base optimizer.
-        info: what the latest cycle did, `CycleInfo`.
-        strategy_state: what `es_optimizer` and `accept` keep, `StrategyState`.
-
-    Example:
-        >>> import jax.numpy as jnp, optax
-        >>> from egd_optax import evolve
-        >>> tx = evolve(optax.sgd(0.1), evolve_every=2)
-        >>> params = jnp.ones(3)
-        >>> state = tx.init(params)
-        >>> for _ in range(4):
-        ...   updates, state = tx.update(params, state, params, value_fn=jnp.sum)
-        >>> int(state.count), int(state.cycle), bool(jnp.isfinite(state.info.best_fitness))
-        (4, 2, True)
-    """
-
-    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as in optax's states
-    cycle: jax.Array
-    key_data: jax.Array
-    base_state: optax.OptState
-    info: CycleInfo
-    strategy_state: StrategyState = StrategyState()
-
-
-def is_due(step: Any, evolve_every: Any) -> Any:
-    """Whether a cycle runs on a step: on steps N, 2N, ... where N is `evolve_every`.
-
-    For a host loop that decides itself, with a program for either kind of step. The
-    idle program then costs exactly what the base optimizer costs.
-
-    Args:
-        step: number of the step, counted from 1, an int or an int array `[]`: the step
-            about to be taken is `state.count + 1`.
-        evolve_every: steps between cycles, at least 1.
-
-    Returns:
-        A bool for a Python or NumPy int, else a bool array `[]`.
-
-    Raises:
-        ValueError: `step` is a Python int below 1.
-
-    Example:
-        >>> from egd_optax import is_due
-        >>> [step for step in range(1, 10) if is_due(step, 4)]
-        [4, 8]
-    """
-    if not isinstance(step, jax.Array) and step < 1:
-        raise ValueError(f"`step` counts from 1, got {step!r}: in a loop from 0 pass `step + 1`.")
-    # For arrays not `%`, which compiles to more, for the sake of negative numbers.
-    due = (
-        jnp.fmod(step, evolve_every) if isinstance(step, jax.Array) else step % evolve_every
-    ) == 0
-    return due if isinstance(due, jax.Array) else bool(due)
 
 
 def evolve(
@@ -259,178 +191,26 @@ def evolve(
         >>> bool(rounded_loss(params) <= state.info.parent_fitness)
         True
     """
-    base = _checks.check_base(base)
-    always_due = _checks.check_interval(evolve_every) == 1
-    _checks.check_key(key)
-    _checks.check_static("reset_base", reset_base, "bool or function")
+    base = check_base(base)
+    check_interval(evolve_every)
+    check_key(key)
+    check_static("reset_base", reset_base, "bool or function")
     if not callable(reset_base):
-        _checks.check_flag("reset_base", reset_base)
-    for name, operator, kind, fix in (
-        ("noise", noise, Noise, "write `noise.gaussian()`, or subclass `noise.Noise`"),
-        ("recombine", recombine, Recombine, "write `recombine.mean()` or another of that module"),
-        ("accept", accept, Accept, _fix_of_accept(accept)),
-        ("execution", execution, Execution, 'write `Execution(memory="replay")`, for example'),
-    ):
-        _checks.check_operator(name, operator, kind, fix)
-    _checks.check_hashable("noise", noise)
-    _checks.check_aux(aux)
-    if es_optimizer is not STRAIGHT:
-        es_optimizer = _checks.check_base(es_optimizer, "es_optimizer")
-    unchecked = CycleSpec(
-        population_size=population_size,
-        generations=generations,
-        sigma=sigma,
-        noise=noise,
-        antithetic=antithetic,
-        recombine=recombine,
-        es_optimizer=es_optimizer,
-        accept=accept,
-        mutable=mutable,
-        execution=execution,
-        aux=auxiliary.shapes_of(aux),
+        check_flag("reset_base", reset_base)
+    spec = checked_spec(
+        CycleSpec(
+            population_size=population_size,
+            generations=generations,
+            sigma=sigma,
+            noise=noise,
+            antithetic=antithetic,
+            recombine=recombine,
+            es_optimizer=es_optimizer,
+            accept=accept,
+            mutable=mutable,
+            execution=execution,
+            aux=aux,
+        )
     )
-    spec: CycleSpec = _checks.check_spec(unchecked)
-    programs = Programs()
-    frozen = Frozen()
-
-    def init_fn(params: optax.Params) -> EvolveState:
-        mutating_leaves(params, spec.mutable)
-        return EvolveState(
-            count=jnp.zeros([], jnp.int32),
-            cycle=jnp.zeros([], jnp.int32),
-            key_data=_checks.make_key_data(key),
-            base_state=base.init(params),
-            info=cycle.no_cycle_yet(spec.aux),
-            strategy_state=strategy.strategy_state_of(spec, params),
-        )
-
-    def update_fn(
-        updates: optax.Updates,
-        state: EvolveState,
-        params: optax.Params | None = None,
-        *,
-        value_fn: Callable[..., Any] | None = None,
-        accept_value_fn: Callable[..., Any] | None = None,
-        base_value_fn: Callable[..., Any] | None = None,
-        evolve: bool | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, EvolveState]:
-        _check_state(state, spec)
-        evolve = _checks.check_update(
-            params, value_fn, accept_value_fn, base_value_fn, evolve, accept=spec.accept
-        )
-        if evolve is None:
-            warn_inside_multi_steps()
-        functions = {
-            "value_fn": value_fn,
-            "accept_value_fn": accept_value_fn,
-            "base_value_fn": base_value_fn,
-        }
-        arguments.check_spelling(extra_args, filter(None, functions.values()))
-        has_aux = spec.aux is not None
-        base_args = _base_args(base, state.base_state, functions, evolve, extra_args, has_aux)
-        with advice_on_state(base, state.base_state, params):
-            base_updates, base_state = base.update(updates, state.base_state, params, **base_args)
-        count = optax.safe_increment(state.count)
-        if evolve is False:
-            return base_updates, state._replace(count=count, base_state=base_state)
-
-        strategy.check_strategy_state(spec, state.strategy_state, params)
-        # Always true where a cycle is certain, which XLA cannot know: every cycle is a
-        # program of its own behind the same boundary and rounds in the same way.
-        certain = evolve or always_due
-        due = ~xla.opaque_false(count) if certain else is_due(count, evolve_every)
-        assert value_fn is not None  # narrows the type: checked above
-        objectives = Objectives(value_fn, accept_value_fn, extra_args, base_state)
-        mutating = mutating_leaves(params, spec.mutable, base_updates)
-        if spec.mutable is None:
-            moving = frozen.moving(base, updates, state.base_state, params, base_args)
-            mutating = tuple(at for at in mutating if at in moving)
-        check_axes(spec.execution)
-        check_population_axis(
-            spec.execution, spec.population_size, spec.antithetic, params, extra_args
-        )
-        step = {
-            "params": params,
-            "base_updates": base_updates,
-            # In the dtypes of a cycle, for a state that was cast or made under another x64.
-            "info": cycle.in_dtypes(state.info, cycle.info_like(spec.aux)),
-            "key_data": state.key_data,
-            "cycle": state.cycle.astype(jnp.int32),
-            "strategy_state": state.strategy_state,
-        }
-        if _is_traced((due, step, extra_args)) or not due:
-            ran = cycle.run_cycle_if(due, spec, mutating, objectives, **step)
-        else:
-            ran = programs.run_cycle(spec, mutating, objectives, **step)
-        updates, jumped, info, strategy_state = ran
-        base_state = forget_the_point(base_state, jumped)
-        if reset_base:
-            base_state = reset_after_jump(reset_base, base, base_state, params, updates, jumped)
-        return updates, EvolveState(
-            count=count,
-            cycle=state.cycle + due.astype(state.cycle.dtype),
-            key_data=state.key_data,
-            base_state=base_state,
-            info=cycle.in_dtypes(info, state.info),
-            strategy_state=strategy_state,
-        )
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _check_state(state: Any, spec: CycleSpec) -> None:
-    """The state of an optimizer like this one: what a checkpoint gives back may be another."""
-    if not isinstance(state, EvolveState):
-        raise TypeError(
-            f"`state` must be an EvolveState, got {type(state).__name__}: restore it into the "
-            "structure of `tx.init(params)`."
-        )
-    expected: Any = jax.tree.structure(cycle.info_like(spec.aux).aux)
-    found: Any = jax.tree.structure(state.info.aux)
-    if found != expected:
-        raise ValueError(
-            f"`state` must hold what `aux` is like, got {found} where that is {expected}: make it "
-            "with `tx.init(params)` of this optimizer."
-        )
-
-
-def _fix_of_accept(accept: Any) -> str:
-    """What to write instead; the strings that name a rule are the first guess of many."""
-    is_named = isinstance(accept, str) and accept in ("always", "best", "improved")
-    name = accept if is_named else "best"
-    return f"write `accept.{name}()`, or subclass `accept.Accept`"
-
-
-def _base_args(
-    base: optax.GradientTransformationExtraArgs,
-    base_state: optax.OptState,
-    functions: dict[str, Callable[..., Any] | None],
-    evolve: bool | None,
-    extra_args: dict[str, Any],
-    has_aux: bool,
-) -> dict[str, Any]:
-    """What the base gets of the arguments of `update`.
-
-    What is meant for an `evolve` only where there is one inside: line searches refuse it.
-    """
-    args: dict[str, Any] = {}
-    objective = functions["base_value_fn"] or functions["value_fn"]
-    if _holds_evolve(base_state):
-        args = {name: fn for name, fn in functions.items() if fn is not None}
-        args["evolve"] = evolve
-    elif objective is not None:
-        added = {"generation": jnp.int32(0), "base_state": base_state}
-        has_aux = has_aux and functions["base_value_fn"] is None
-        args["value_fn"] = arguments.for_line_search(objective, extra_args, added, has_aux=has_aux)
-    return arguments.taken_by(base.update, extra_args | args, behind=3)
-
-
-def _holds_evolve(state: optax.OptState) -> bool:
-    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, EvolveState))
-    return any(isinstance(node, EvolveState) for node in nodes)
-
-
-def _is_traced(tree: Any) -> bool:
-    """Whether this is part of a program, of `jax.jit` for example."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    step = Step(base, spec, evolve_every, reset_base, key, Programs(), Frozen())
+    return optax.GradientTransformationExtraArgs(step.init, step.update)

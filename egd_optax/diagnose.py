@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax import _checks, accept, noise, recombine
+from egd_optax._settings import checked_spec, make_key_data
 from egd_optax.core.mutable import mutating_leaves
 from egd_optax.core.pairs import correlation, differences_around
 from egd_optax.core.spec import STRAIGHT, CycleSpec
@@ -100,8 +101,7 @@ def diagnose(
     for name, fn in (("value_fn", value_fn), ("other_value_fn", other_value_fn)):
         if fn is not None or name == "value_fn":
             _checks.check_function(name, fn, "of the parameters")
-    _checks.check_operator("noise", noise, Noise, "write `noise.gaussian()`")
-    spec: CycleSpec = _checks.check_spec(
+    spec = checked_spec(
         CycleSpec(
             population_size=2 * pairs,
             generations=1,
@@ -118,7 +118,7 @@ def diagnose(
     mutating = mutating_leaves(params, mutable, grads)
     functions = [fn for fn in (value_fn, other_value_fn) if fn is not None]
     predicted, found = differences_around(
-        spec, params, grads, mutating, functions, extra_args, _checks.make_key_data(key)
+        spec, params, grads, mutating, functions, extra_args, make_key_data(key)
     )
     unknown = jnp.full([], jnp.nan, found.dtype)
     return Diagnosis(

@@ -13,7 +13,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("aot", "benchmarks", "demo")
 # The layers of the library: each file may import those of its own layer, and those behind it.
 LAYERS = {
-    "above": ("__init__", "_egd", "presets", "flax", "diagnose", "_evolve", "wrappers"),
+    "above": (
+        "__init__",
+        "_egd",
+        "_evolve",
+        "_step",
+        "_programs",
+        "_settings",
+        "presets",
+        "flax",
+        "diagnose",
+        "wrappers",
+    ),
     "callback": None,
     "core": None,
     "factored": None,
@@ -24,7 +35,6 @@ LAYERS = {
 }
 # The files of a cycle: each may import those behind it.
 CORE = (
-    "programs",
     "pairs",
     "cycle",
     "generation",

@@ -127,19 +127,49 @@ class _Carry(NamedTuple):
     jumped: jax.Array
 
 
+class Start(NamedTuple):
+    """Where a step stands before its cycle.
+
+    Attributes:
+        params: the parameters before the step.
+        base_updates: the updates of the base optimizer.
+        info: what the latest cycle did.
+        key_data: uint32 `[2]`, the key of the run.
+        cycle: int32 `[]`, index of this cycle.
+        strategy_state: what the strategy keeps.
+    """
+
+    params: optax.Params
+    base_updates: optax.Updates
+    info: CycleInfo
+    key_data: jax.Array
+    cycle: jax.Array
+    strategy_state: StrategyState
+
+
+class Ran(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        updates: in the dtypes of the base updates.
+        jumped: bool `[]`, whether they leave the base step.
+        info: what the latest cycle did.
+        strategy_state: what the strategy keeps.
+    """
+
+    updates: optax.Updates
+    jumped: jax.Array
+    info: CycleInfo
+    strategy_state: StrategyState
+
+
 def run_cycle_if(
     due: jax.Array,
     spec: CycleSpec,
     mutating: tuple[int, ...],
     objectives: Objectives,
-    *,
-    params: optax.Params,
-    base_updates: optax.Updates,
-    info: CycleInfo,
-    key_data: jax.Array,
-    cycle: jax.Array,
-    strategy_state: StrategyState,
-) -> tuple[optax.Updates, jax.Array, CycleInfo, StrategyState]:
+    start: Start,
+) -> Ran:
     """Runs a cycle around the parameters that the base step leads to, if one is due.
 
     Args:
@@ -147,30 +177,21 @@ def run_cycle_if(
         spec: what to do.
         mutating: positions of the leaves that mutate, see `mutating_leaves`.
         objectives: what to select on.
-        params: the parameters before the step.
-        base_updates: the updates of the base optimizer.
-        info: what the latest cycle did.
-        key_data: uint32 `[2]`, the key of the run.
-        cycle: int32 `[]`, index of this cycle.
-        strategy_state: what the strategy keeps.
-
-    Returns:
-        The updates, in the dtypes of the base updates; whether they leave the base step, bool `[]`;
-        what the latest cycle did; and what the strategy keeps.
+        start: the step before its cycle.
     """
-    steps = aligned(base_updates, params)
+    steps = aligned(start.base_updates, start.params)
     idle = tuple(jnp.asarray(steps[at]) for at in mutating)
     never = jnp.zeros([], jnp.bool_)
-    carry = _Carry(constant(idle), constant(strategy_state), info, never)
-    fixed, fixed_updates = constant((params, base_updates))
+    carry = _Carry(constant(idle), constant(start.strategy_state), start.info, never)
+    fixed, fixed_updates = constant((start.params, start.base_updates))
 
     def with_cycle(before: _Carry, cycle: jax.Array, key_data: jax.Array, own: Arrays) -> _Carry:
         def run() -> _Carry:
             axis, mesh = spec.execution.population_axis, spec.execution.mesh
-            start = _Start(fixed, fixed_updates, mutating, own)
             on_each = functools.partial(_generations, spec)
+            around = fixed, fixed_updates, mutating, own
             return on_devices(
-                axis, mesh, on_each, objectives, start, before, cycle, key_data,
+                axis, mesh, on_each, objectives, around, before, cycle, key_data,
                 calls_python=axis is not None and _calls_python(objectives, fixed),
             )  # fmt: skip
 
@@ -185,16 +206,18 @@ def run_cycle_if(
         own_params = tuple(jnp.asarray(leaves[at]) for at in mutating)
         check_noise(spec.noise, own_params)
         with advice_on_value_fn():
-            carry = xla.run_if(due, with_cycle, carry, cycle, key_data, own_params)
+            carry = xla.run_if(due, with_cycle, carry, start.cycle, start.key_data, own_params)
     updates = following(carry.leaves, idle, carry.jumped)
-    state = following(carry.state, strategy_state, carry.jumped)
     # A rule, and a noise, keep something whether or not the cycle left the parent.
-    always = {
-        name: following(getattr(carry.state, name), getattr(strategy_state, name), due)
-        for name in ("noise", "accept")
-    }
-    updates = replaced(base_updates, params, mutating, updates)
-    return updates, carry.jumped, carry.info, state._replace(**always)
+    state = StrategyState(
+        noise=following(carry.state.noise, start.strategy_state.noise, due),
+        es_optimizer=following(
+            carry.state.es_optimizer, start.strategy_state.es_optimizer, carry.jumped
+        ),
+        accept=following(carry.state.accept, start.strategy_state.accept, due),
+    )
+    updates = replaced(start.base_updates, start.params, mutating, updates)
+    return Ran(updates, carry.jumped, carry.info, state)
 
 
 def _calls_python(objectives: Objectives, params: optax.Params) -> bool:
@@ -207,55 +230,41 @@ def _calls_python(objectives: Objectives, params: optax.Params) -> bool:
     return any("callback" in name for name in names)
 
 
-class _Start(NamedTuple):
-    """Where a cycle starts.
-
-    Attributes:
-        params: the parameters before the step.
-        base_updates: the updates of the base optimizer.
-        mutating: positions of the leaves that mutate.
-        own: these leaves, in the loop of the cycle.
-    """
-
-    params: optax.Params
-    base_updates: optax.Updates
-    mutating: tuple[int, ...]
-    own: Arrays
-
-    def snapshot(self) -> Snapshot:
-        """The parameters after the base step, without the updates of those that mutate."""
-        leaves, treedef = flatten(self.params)
-        steps = aligned(self.base_updates, self.params)
-        moved = [
-            leaf if by is None or is_masked(leaf) else optax.apply_updates(leaf, by)
-            for leaf, by in zip(leaves, steps, strict=True)
-        ]
-        return Snapshot(self.own, (), tuple(moved), treedef, tuple(map(int, self.mutating)))
+def _snapshot(
+    params: optax.Params, base_updates: optax.Updates, mutating: tuple[int, ...], own: Arrays
+) -> Snapshot:
+    """The parameters after the base step, without the updates of those that mutate."""
+    leaves, treedef = flatten(params)
+    moved = [
+        leaf if by is None or is_masked(leaf) else optax.apply_updates(leaf, by)
+        for leaf, by in zip(leaves, aligned(base_updates, params), strict=True)
+    ]
+    return Snapshot(own, (), tuple(moved), treedef, tuple(map(int, mutating)))
 
 
 def _generations(
     spec: CycleSpec,
     devices: Devices,
     objectives: Objectives,
-    start: _Start,
+    around: tuple[Any, ...],
     before: _Carry,
     cycle: jax.Array,
     key_data: jax.Array,
 ) -> _Carry:
     """The updates that all generations lead to, and whether these leave the base step."""
-    snapshot = start.snapshot()
+    snapshot = _snapshot(*around)
     sigma = spec.sigma(cycle) if callable(spec.sigma) else spec.sigma
     sigma = lax.stop_gradient(jnp.asarray(sigma, fitness_dtype()))
 
     def generation(index: jax.Array, updates: Arrays, state: StrategyState) -> Any:
-        around = snapshot._replace(updates=updates)
+        parent = snapshot._replace(updates=updates)
         key = generation_key(key_data, cycle, index)
-        return run_generation(spec, objectives, around, key, sigma, index, state, devices)
+        return run_generation(spec, objectives, parent, key, sigma, index, state, devices)
 
     def next_generation(carry: Any, index: jax.Array) -> Any:
         updates, state, aux = carry
         chosen, state, found = generation(index, updates, state)
-        updates = _updates_to(chosen, start.own, updates, found.accepted)
+        updates = _updates_to(chosen, snapshot.params, updates, found.accepted)
         aux = auxiliary.after_generation(aux, found.aux, index)
         # Not one for each generation: of all of them no more is held than of one.
         return (updates, state, aux), found._replace(aux=None)
@@ -264,7 +273,7 @@ def _generations(
         indices = jnp.arange(spec.generations, dtype=jnp.int32)
         begin = before.leaves, before.state, auxiliary.nothing_kept(spec.aux)
         (updates, state, aux), found = lax.scan(next_generation, begin, indices)
-        leaves = tuple(map(arithmetic.add, start.own, updates))
+        leaves = tuple(map(arithmetic.add, snapshot.params, updates))
     else:
         leaves, state, found = generation(jnp.int32(0), before.leaves, before.state)
         aux = found.aux

@@ -24,14 +24,11 @@ from egd_optax.backend import xla
 from egd_optax.base.arguments import NUMBERS, arrays_of, taken_by
 from egd_optax.core.auxiliary import Auxiliary, Evaluated
 from egd_optax.core.counted import counted, counts
-from egd_optax.core.cycle import CycleInfo, run_cycle_if
+from egd_optax.core.cycle import Ran, Start, run_cycle_if
 from egd_optax.core.fitness import as_evaluated
-from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
+from egd_optax.core.spec import CycleSpec, Objectives
 from egd_optax.factored.interpret import is_jaxpr
 from egd_optax.noise import Noise
-
-# What `run_cycle_if` returns.
-Ran = tuple[optax.Updates, jax.Array, CycleInfo, StrategyState]
 
 # Programs that are kept, the latest ones; and so many compiled in a row are worth a warning.
 _KEPT = 8
@@ -58,8 +55,7 @@ class Programs:
         spec: CycleSpec,
         mutating: tuple[int, ...],
         objectives: Objectives,
-        params: optax.Params,
-        **step: Any,
+        start: Start,
     ) -> Ran:
         """Runs a cycle, as `run_cycle_if` does where one is due, in a program that may be known.
 
@@ -67,9 +63,9 @@ class Programs:
             spec: what to do.
             mutating: positions of the leaves that mutate.
             objectives: what to select on.
-            params: the parameters before the step.
-            **step: the other arguments of `run_cycle_if`, arrays.
+            start: the step before its cycle.
         """
+        params = start.params
         known = {
             name: _known(fn, params, objectives, spec.aux)
             for name, fn in (
@@ -101,7 +97,7 @@ class Programs:
         reads = type(spec.noise).reads is not Noise.reads
         base_state = objectives.base_state if reads else None
         with advice_on_value_fn():
-            result: Ran = program(arrays, all_extra, own, base_state, **step)
+            result: Ran = program(arrays, all_extra, own, base_state, start._replace(params=None))
         return result
 
     def _warn_of(self, value_fn: Callable[..., Any]) -> None:
@@ -162,7 +158,7 @@ def _program(
     jaxprs: Mapping[str, Any],
     with_own: Callable[[list[Any]], optax.Params],
 ) -> Callable[..., Any]:
-    """A compiled cycle, of arrays and the arguments of `run_cycle_if`."""
+    """A compiled cycle, of arrays and the step before it."""
 
     def objective(name: str, closed_over: list[Any], arguments: list[Any]) -> Callable[..., Any]:
         does = jaxpr_as_fun(ClosedJaxpr(jaxprs[name], closed_over))
@@ -181,15 +177,15 @@ def _program(
         all_extra: list[Any],
         own: list[Any],
         base_state: Any,
-        **step: Any,
+        start: Start,
     ) -> Ran:
         functions = {name: objective(name, *of_function) for name, of_function in arrays.items()}
         # By a name that no function takes: only their division over devices is looked at.
         extra_args = {"": all_extra}
         of_acceptance = functions.get("accept_value_fn")
         objectives = Objectives(functions["value_fn"], of_acceptance, extra_args, base_state)
-        due = ~xla.opaque_false(step["cycle"])
-        return run_cycle_if(due, spec, mutating, objectives, params=with_own(own), **step)
+        due = ~xla.opaque_false(start.cycle)
+        return run_cycle_if(due, spec, mutating, objectives, start._replace(params=with_own(own)))
 
     return jax.jit(run)
 

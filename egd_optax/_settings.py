@@ -1,0 +1,187 @@
+"""What `evolve` and `update` are given, checked."""
+
+from collections.abc import Mapping
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from egd_optax import _checks
+from egd_optax.accept import Accept
+from egd_optax.core import auxiliary
+from egd_optax.core.spec import STRAIGHT, CycleSpec
+from egd_optax.execution import Execution
+from egd_optax.noise import Noise
+from egd_optax.recombine import Recombine
+
+
+def check_interval(evolve_every: Any) -> None:
+    """A positive Python int, or an array, which passes unchecked."""
+    if not isinstance(evolve_every, jax.Array):
+        _checks.check_size("evolve_every", evolve_every)
+
+
+def checked_spec(spec: CycleSpec) -> CycleSpec:
+    """What a cycle does, of the arguments of `evolve` as they were given; with Python ints."""
+    for name, kind, fix in (
+        ("noise", Noise, "write `noise.gaussian()`, or subclass `noise.Noise`"),
+        ("recombine", Recombine, "write `recombine.mean()` or another of that module"),
+        ("accept", Accept, _fix_of_accept(spec.accept)),
+        ("execution", Execution, 'write `Execution(memory="replay")`, for example'),
+    ):
+        _checks.check_operator(name, getattr(spec, name), kind, fix)
+    _checks.check_hashable("noise", spec.noise)
+    _checks.check_aux(spec.aux)
+    _checks.check_flag("antithetic", spec.antithetic)
+    population_size = _check_population(spec.population_size, spec.antithetic)
+    generations = _checks.check_size("generations", spec.generations)
+    if not callable(spec.sigma):
+        _checks.check_number("sigma", spec.sigma, zero=True)
+    _checks.check_flag("relative", spec.noise.relative)
+    _checks.check_static_number("min_scale", spec.noise.min_scale, zero=True)
+    _check_support(spec.recombine, population_size)
+    _checks.check_flag("compares", spec.accept.compares)
+    _checks.check_flag("takes_best", spec.accept.takes_best)
+    _checks.check_static("mutable", spec.mutable, "function or pytree of bools")
+    _checks.check_evaluate(spec.execution.evaluate, spec.noise)
+    _check_batch_size(spec.execution.candidate_batch_size, population_size, spec.antithetic)
+    es_optimizer = spec.es_optimizer
+    if es_optimizer is not STRAIGHT:
+        es_optimizer = _checks.check_base(es_optimizer, "es_optimizer")
+    return spec._replace(
+        population_size=population_size,
+        generations=generations,
+        es_optimizer=es_optimizer,
+        aux=auxiliary.shapes_of(spec.aux),
+    )
+
+
+def _fix_of_accept(accept: Any) -> str:
+    """What to write instead; the strings that name a rule are the first guess of many."""
+    is_named = isinstance(accept, str) and accept in ("always", "best", "improved")
+    name = accept if is_named else "best"
+    return f"write `accept.{name}()`, or subclass `accept.Accept`"
+
+
+def _check_population(population_size: Any, antithetic: bool) -> int:
+    """At least a parent and a mutant, and an even number where members come in pairs."""
+    why = ": the unmutated parent is one of them, so that nothing would mutate"
+    size = _checks.check_size("population_size", population_size, 2, why)
+    if antithetic and size % 2:
+        raise ValueError(
+            f"`population_size` must be even with antithetic=True, got {size}: the "
+            "population is mirrored pairs around the parent, which is evaluated besides."
+        )
+    return size
+
+
+def _check_support(rule: Any, population_size: int) -> None:
+    """How many members recombine: a Python int, for the program depends on it, or None."""
+    support = rule.support(population_size)
+    if support is None:
+        return
+    if isinstance(support, bool) or not isinstance(support, numbers.Integral):
+        raise TypeError(
+            f"`recombine.support` must return a Python int or None, got {support!r} from "
+            f"{rule!r}: it shapes the program, so it may not be traced."
+        )
+    if not 1 <= int(support) <= population_size:
+        raise ValueError(
+            f"`recombine.support` must be from 1 to `population_size` ({population_size}), got "
+            f"{support!r} from {rule!r}: return None where all members can weigh something."
+        )
+
+
+def _check_batch_size(
+    candidate_batch_size: int | None, population_size: int, antithetic: bool
+) -> None:
+    """No more than there are members, and no pair divided."""
+    if candidate_batch_size is None:
+        return
+    if candidate_batch_size > population_size:
+        raise ValueError(
+            f"`candidate_batch_size` must be at most `population_size` ({population_size}), got "
+            f"{candidate_batch_size!r}: there are no more members to evaluate at a time."
+        )
+    if antithetic and candidate_batch_size % 2 and candidate_batch_size > 1:
+        raise ValueError(
+            "`candidate_batch_size` must be 1 or even with antithetic=True, got "
+            f"{candidate_batch_size}: the two members of a pair are evaluated together."
+        )
+
+
+def check_key(key: Any) -> None:
+    """An int of 32 bits or a threefry key; makes no array, so starts no backend."""
+    fix = 'pass an int, or `jax.random.key(0, impl="threefry2x32")`.'
+    if isinstance(key, bool) or not isinstance(key, (numbers.Integral, jax.Array, np.ndarray)):
+        raise TypeError(f"`key` must be an int or a jax PRNG key, got {key!r}: {fix}")
+    if isinstance(key, numbers.Integral) or (isinstance(key, np.ndarray) and _is_seed(key)):
+        if not 0 <= int(key) < 2**32:
+            raise ValueError(
+                f"`key` must fit into 32 bits, from 0 to 2**32 - 1, got {key!r}: JAX drops the "
+                "others, so that different seeds give the same run. Pass another int, or "
+                "`jax.random.fold_in(jax.random.key(low), high)`."
+            )
+        return
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.shape != () or jax.random.key_impl(key) != "threefry2x32":
+            raise ValueError(
+                f"`key` must be a single threefry key, got {key!r} of shape {key.shape}, "
+                f"whose members would differ between the memory modes: {fix}"
+            )
+    elif not (_is_seed(key) or (key.shape == (2,) and key.dtype == jnp.uint32)):
+        raise ValueError(
+            f"`key` must be an int, a typed key or raw key data (uint32 [2]), got "
+            f"{key.dtype} {list(key.shape)}: {fix}"
+        )
+
+
+def make_key_data(key: Any) -> jax.Array:
+    """The raw data of a checked key: uint32 `[2]`, a buffer of its own."""
+    if isinstance(key, numbers.Integral) or _is_seed(key):
+        key = jax.random.key(key, impl="threefry2x32")
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.key_data(key)
+    # The state may be donated, the caller's key may not.
+    return jnp.array(key, jnp.uint32, copy=True)
+
+
+def check_update(
+    params: Any, functions: Mapping[str, Any], evolve: Any, *, accept: Accept
+) -> bool | None:
+    """Checks what `update` was called with; returns `evolve` as None or a Python bool."""
+    if evolve is not None and not isinstance(evolve, (bool, np.bool_)):
+        raise TypeError(
+            f"`evolve` must be None, True or False when the step is traced, got {evolve!r}: "
+            "make it a static argument of your jitted step, or pass None."
+        )
+    if params is None:
+        raise ValueError(
+            "`params` must be passed to `update`, got None: call "
+            "`tx.update(grads, state, params, value_fn=...)`."
+        )
+    if functions["value_fn"] is None and (evolve is None or evolve):
+        raise TypeError(
+            "`value_fn` must be passed to `update`, got None: call `tx.update(grads, state, "
+            "params, value_fn=lambda params: loss(params, batch))`. If a wrapper around this "
+            "optimizer drops it, bind it: `egd_optax.bind_value_fn(tx, value_fn)`; in place of "
+            "Flax's TrainState take, or subclass, `egd_optax.flax.TrainState`."
+        )
+    for name, fn in functions.items():
+        if fn is not None and not callable(fn):
+            raise TypeError(
+                f"`{name}` must be a function of the parameters, got {fn!r}: pass "
+                "`lambda params: loss(params, batch)`, not the loss itself."
+            )
+    if (fn := functions["accept_value_fn"]) is not None and not accept.compares:
+        raise ValueError(
+            f"`accept_value_fn` must be left out with accept={accept!r}, got {fn!r}: "
+            "that rule compares nothing. Use `accept.improved()` or `accept.best()`."
+        )
+    return None if evolve is None else bool(evolve)
+
+
+def _is_seed(key: jax.Array | np.ndarray) -> bool:
+    return key.shape == () and jnp.issubdtype(key.dtype, jnp.integer)

@@ -1,0 +1,252 @@
+"""A step: the base optimizer, and a cycle when one is due."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from egd_optax._advice import advice_on_state, warn_inside_multi_steps
+from egd_optax._axes import check_axes, check_population_axis
+from egd_optax._programs import Programs
+from egd_optax._settings import check_update, make_key_data
+from egd_optax.backend import xla
+from egd_optax.base import arguments
+from egd_optax.base.frozen_leaves import Frozen
+from egd_optax.base.reset import Reset, forget_the_point, reset_after_jump
+from egd_optax.core import cycle, strategy
+from egd_optax.core.cycle import CycleInfo
+from egd_optax.core.mutable import mutating_leaves
+from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
+
+
+class EvolveState(NamedTuple):
+    """State of `evolve`; scalars beside the state of the base optimizer.
+
+    Attributes:
+        count: int32 `[]`, steps taken.
+        cycle: int32 `[]`, cycles run.
+        key_data: uint32 `[2]`, the raw threefry key that all noise derives from; raw,
+            because typed keys do not pass through serialization or tree arithmetic.
+        base_state: state of the base optimizer.
+        info: what the latest cycle did, `CycleInfo`.
+        strategy_state: what `es_optimizer` and `accept` keep, `StrategyState`.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from egd_optax import evolve
+        >>> tx = evolve(optax.sgd(0.1), evolve_every=2)
+        >>> params = jnp.ones(3)
+        >>> state = tx.init(params)
+        >>> for _ in range(4):
+        ...   updates, state = tx.update(params, state, params, value_fn=jnp.sum)
+        >>> int(state.count), int(state.cycle), bool(jnp.isfinite(state.info.best_fitness))
+        (4, 2, True)
+    """
+
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as in optax's states
+    cycle: jax.Array
+    key_data: jax.Array
+    base_state: optax.OptState
+    info: CycleInfo
+    strategy_state: StrategyState = StrategyState()
+
+
+def is_due(step: Any, evolve_every: Any) -> Any:
+    """Whether a cycle runs on a step: on steps N, 2N, ... where N is `evolve_every`.
+
+    For a host loop that decides itself, with a program for either kind of step. The
+    idle program then costs exactly what the base optimizer costs.
+
+    Args:
+        step: number of the step, counted from 1, an int or an int array `[]`: the step
+            about to be taken is `state.count + 1`.
+        evolve_every: steps between cycles, at least 1.
+
+    Returns:
+        A bool for a Python or NumPy int, else a bool array `[]`.
+
+    Raises:
+        ValueError: `step` is a Python int below 1.
+
+    Example:
+        >>> from egd_optax import is_due
+        >>> [step for step in range(1, 10) if is_due(step, 4)]
+        [4, 8]
+    """
+    if not isinstance(step, jax.Array) and step < 1:
+        raise ValueError(f"`step` counts from 1, got {step!r}: in a loop from 0 pass `step + 1`.")
+    # For arrays not `%`, which compiles to more, for the sake of negative numbers.
+    due = (
+        jnp.fmod(step, evolve_every) if isinstance(step, jax.Array) else step % evolve_every
+    ) == 0
+    return due if isinstance(due, jax.Array) else bool(due)
+
+
+class Step(NamedTuple):
+    """What an `evolve` does on each step.
+
+    Attributes:
+        base: the optimizer that steps.
+        spec: what a cycle does.
+        evolve_every: steps between cycles.
+        reset_base: see the argument of `evolve`.
+        key: an int seed or a threefry key.
+        programs: the cycles that were compiled outside of `jax.jit`.
+        frozen: which leaves the base never moves.
+    """
+
+    base: optax.GradientTransformationExtraArgs
+    spec: CycleSpec
+    evolve_every: Any
+    reset_base: bool | Reset
+    key: Any
+    programs: Programs
+    frozen: Frozen
+
+    def init(self, params: optax.Params) -> EvolveState:
+        """The state before the first step."""
+        mutating_leaves(params, self.spec.mutable)
+        return EvolveState(
+            count=jnp.zeros([], jnp.int32),
+            cycle=jnp.zeros([], jnp.int32),
+            key_data=make_key_data(self.key),
+            base_state=self.base.init(params),
+            info=cycle.no_cycle_yet(self.spec.aux),
+            strategy_state=strategy.strategy_state_of(self.spec, params),
+        )
+
+    def update(
+        self,
+        updates: optax.Updates,
+        state: EvolveState,
+        params: optax.Params | None = None,
+        *,
+        value_fn: Callable[..., Any] | None = None,
+        accept_value_fn: Callable[..., Any] | None = None,
+        base_value_fn: Callable[..., Any] | None = None,
+        evolve: bool | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, EvolveState]:
+        """The updates of a step and the state after it; see `egd_optax.evolve`."""
+        _check_state(state, self.spec)
+        functions = {
+            "value_fn": value_fn,
+            "accept_value_fn": accept_value_fn,
+            "base_value_fn": base_value_fn,
+        }
+        evolve = check_update(params, functions, evolve, accept=self.spec.accept)
+        if evolve is None:
+            warn_inside_multi_steps()
+        arguments.check_spelling(extra_args, filter(None, functions.values()))
+        base_args = self._base_args(state.base_state, functions, evolve, extra_args)
+        with advice_on_state(self.base, state.base_state, params):
+            base_updates, base_state = self.base.update(
+                updates, state.base_state, params, **base_args
+            )
+        after = state._replace(count=optax.safe_increment(state.count), base_state=base_state)
+        if evolve is False:
+            return base_updates, after
+        mutating = mutating_leaves(params, self.spec.mutable, base_updates)
+        if self.spec.mutable is None:
+            moving = self.frozen.moving(self.base, updates, state.base_state, params, base_args)
+            mutating = tuple(at for at in mutating if at in moving)
+        assert value_fn is not None  # narrows the type: checked above
+        objectives = Objectives(value_fn, accept_value_fn, extra_args, base_state)
+        return self._with_cycle(evolve, mutating, objectives, params, base_updates, after)
+
+    def _with_cycle(
+        self,
+        evolve: bool | None,
+        mutating: tuple[int, ...],
+        objectives: Objectives,
+        params: optax.Params,
+        base_updates: optax.Updates,
+        state: EvolveState,
+    ) -> tuple[optax.Updates, EvolveState]:
+        """Runs a cycle behind the base step, if one is due."""
+        spec = self.spec
+        strategy.check_strategy_state(spec, state.strategy_state, params)
+        check_axes(spec.execution)
+        check_population_axis(spec, params, objectives.extra_args)
+        # Always true where a cycle is certain, which XLA cannot know: every cycle is a
+        # program of its own behind the same boundary and rounds in the same way.
+        certain = evolve or (
+            not isinstance(self.evolve_every, jax.Array) and self.evolve_every == 1
+        )
+        due = ~xla.opaque_false(state.count) if certain else is_due(state.count, self.evolve_every)
+        start = cycle.Start(
+            params=params,
+            base_updates=base_updates,
+            # In the dtypes of a cycle, for a state that was cast or made under another x64.
+            info=cycle.in_dtypes(state.info, cycle.info_like(spec.aux)),
+            key_data=state.key_data,
+            cycle=state.cycle.astype(jnp.int32),
+            strategy_state=state.strategy_state,
+        )
+        if _is_traced((due, start, objectives.extra_args)) or not due:
+            ran = cycle.run_cycle_if(due, spec, mutating, objectives, start)
+        else:
+            ran = self.programs.run_cycle(spec, mutating, objectives, start)
+        base_state = forget_the_point(state.base_state, ran.jumped)
+        if self.reset_base:
+            base_state = reset_after_jump(
+                self.reset_base, self.base, base_state, params, ran.updates, ran.jumped
+            )
+        return ran.updates, state._replace(
+            cycle=state.cycle + due.astype(state.cycle.dtype),
+            base_state=base_state,
+            info=cycle.in_dtypes(ran.info, state.info),
+            strategy_state=ran.strategy_state,
+        )
+
+    def _base_args(
+        self,
+        base_state: optax.OptState,
+        functions: dict[str, Callable[..., Any] | None],
+        evolve: bool | None,
+        extra_args: dict[str, Any],
+    ) -> dict[str, Any]:
+        """What the base gets of the arguments of `update`.
+
+        What is meant for an `evolve` only where there is one inside: line searches refuse it.
+        """
+        args: dict[str, Any] = {}
+        objective = functions["base_value_fn"] or functions["value_fn"]
+        if _holds_evolve(base_state):
+            args = {name: fn for name, fn in functions.items() if fn is not None}
+            args["evolve"] = evolve
+        elif objective is not None:
+            added = {"generation": jnp.int32(0), "base_state": base_state}
+            has_aux = self.spec.aux is not None and functions["base_value_fn"] is None
+            args["value_fn"] = arguments.for_line_search(
+                objective, extra_args, added, has_aux=has_aux
+            )
+        return arguments.taken_by(self.base.update, extra_args | args, behind=3)
+
+
+def _check_state(state: Any, spec: CycleSpec) -> None:
+    """The state of an optimizer like this one: what a checkpoint gives back may be another."""
+    if not isinstance(state, EvolveState):
+        raise TypeError(
+            f"`state` must be an EvolveState, got {type(state).__name__}: restore it into the "
+            "structure of `tx.init(params)`."
+        )
+    expected: Any = jax.tree.structure(cycle.info_like(spec.aux).aux)
+    found: Any = jax.tree.structure(state.info.aux)
+    if found != expected:
+        raise ValueError(
+            f"`state` must hold what `aux` is like, got {found} where that is {expected}: make it "
+            "with `tx.init(params)` of this optimizer."
+        )
+
+
+def _holds_evolve(state: optax.OptState) -> bool:
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, EvolveState))
+    return any(isinstance(node, EvolveState) for node in nodes)
+
+
+def _is_traced(tree: Any) -> bool:
+    """Whether this is part of a program, of `jax.jit` for example."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
