@@ -9,10 +9,9 @@ accept --> child, best member or parent --> update
 """
 
 from egd_optax import accept, callback, diagnose, execution, factored, noise, presets, recombine
-from egd_optax._egd import egd
-from egd_optax._evolve import evolve
+from egd_optax._evolve import egd, evolve
 from egd_optax._step import EvolveState, is_due
-from egd_optax.core.cycle import CycleInfo
+from egd_optax.core.info import CycleInfo
 from egd_optax.execution import Execution
 from egd_optax.wrappers import bind_value_fn, with_frozen
 

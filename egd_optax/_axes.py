@@ -8,10 +8,9 @@ from jax import lax
 import jax.numpy as jnp
 
 from egd_optax.backend.devices import bound_axis_size
-from egd_optax.execution import Execution
 
 
-def check_axes(execution: Execution) -> None:
+def check_axes(execution: Any) -> None:
     """The axes that fitness is averaged over are mapped, and no other axis is forgotten."""
     for name in execution.axis_names:
         if bound_axis_size(name) is None:
@@ -31,7 +30,7 @@ def check_axes(execution: Execution) -> None:
             )
 
 
-def check_replicas(value: jax.Array, execution: Execution) -> None:
+def check_replicas(value: jax.Array, execution: Any) -> None:
     """Where JAX keeps track of what varies over an axis, replicas have the same fitness."""
     for name in _others(execution):
         if _is_tracked(name) and _varies(value, name):
@@ -43,7 +42,7 @@ def check_replicas(value: jax.Array, execution: Execution) -> None:
             )
 
 
-def _others(execution: Execution) -> list[str]:
+def _others(execution: Any) -> list[str]:
     """The axes of `jax.shard_map` and `jax.pmap` that an execution does not name."""
     named = {*execution.axis_names, execution.population_axis}
     return [name for name in jax.sharding.get_abstract_mesh().manual_axes if name not in named]

@@ -23,9 +23,8 @@ from egd_optax._jax import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun, without_co
 from egd_optax.backend import xla
 from egd_optax.base.arguments import NUMBERS, arrays_of, taken_by
 from egd_optax.core.auxiliary import Auxiliary, Evaluated
-from egd_optax.core.counted import counted, counts
-from egd_optax.core.cycle import Ran, Start, run_cycle_if
-from egd_optax.core.fitness import as_evaluated
+from egd_optax.core.fitness import as_evaluated, counted, counts
+from egd_optax.core.info import Ran, Start
 from egd_optax.core.spec import CycleSpec, Objectives
 from egd_optax.factored.interpret import is_jaxpr
 from egd_optax.noise import Noise
@@ -39,32 +38,38 @@ class Programs:
     """The programs of one optimizer for cycles outside of jit.
 
     Attributes:
+        run_cycle_if: what they compute.
         compiled: the programs, by what their objectives do.
         code: that of the `value_fn` that the latest one was compiled for.
         anew: how many were compiled for this code since one was used again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run_cycle_if: Callable[..., Ran]) -> None:
         """None yet."""
+        self.run_cycle_if = run_cycle_if
         self.compiled: dict[Hashable, Callable[..., Any]] = {}
         self.code: object = None
         self.anew = 0
 
     def run_cycle(
         self,
+        due: Any,
         spec: CycleSpec,
         mutating: tuple[int, ...],
         objectives: Objectives,
         start: Start,
     ) -> Ran:
-        """Runs a cycle, as `run_cycle_if` does where one is due, in a program that may be known.
+        """Runs a cycle if one is due: outside of jit in a program that may be known.
 
         Args:
+            due: bool `[]`.
             spec: what to do.
             mutating: positions of the leaves that mutate.
             objectives: what to select on.
             start: the step before its cycle.
         """
+        if _is_traced((due, start, objectives.extra_args)) or not due:
+            return self.run_cycle_if(due, spec, mutating, objectives, start)
         params = start.params
         known = {
             name: _known(fn, params, objectives, spec.aux)
@@ -83,7 +88,11 @@ class Programs:
         program = self.compiled.pop(key, None)
         if program is None:
             program = _program(
-                spec, mutating, {name: fn.jaxpr for name, fn in known.items()}, with_own
+                self.run_cycle_if,
+                spec,
+                mutating,
+                {name: fn.jaxpr for name, fn in known.items()},
+                with_own,
             )
             self._warn_of(objectives.value_fn)
         else:
@@ -153,6 +162,7 @@ def _known(
 
 
 def _program(
+    run_cycle_if: Callable[..., Ran],
     spec: CycleSpec,
     mutating: tuple[int, ...],
     jaxprs: Mapping[str, Any],
@@ -213,3 +223,8 @@ def _held_inside(jaxpr: Any) -> Iterator[Any]:
             elif callable(param) and not derives:
                 # JAX wraps what is called back, and a rule for `jax.vmap`, anew on every call.
                 yield getattr(param, "callback_func", getattr(param, "rule", param))
+
+
+def _is_traced(tree: Any) -> bool:
+    """Whether this is part of a program, of `jax.jit` for example."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

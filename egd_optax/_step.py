@@ -13,11 +13,11 @@ from egd_optax._programs import Programs
 from egd_optax._settings import check_update, make_key_data
 from egd_optax.backend import xla
 from egd_optax.base import arguments
-from egd_optax.base.frozen_leaves import Frozen
+from egd_optax.base.dependence import Frozen
+from egd_optax.base.leaves import mutating_leaves
 from egd_optax.base.reset import Reset, forget_the_point, reset_after_jump
-from egd_optax.core import cycle, strategy
-from egd_optax.core.cycle import CycleInfo
-from egd_optax.core.mutable import mutating_leaves
+from egd_optax.core import info, strategy
+from egd_optax.core.info import CycleInfo
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
 
 
@@ -113,7 +113,7 @@ class Step(NamedTuple):
             cycle=jnp.zeros([], jnp.int32),
             key_data=make_key_data(self.key),
             base_state=self.base.init(params),
-            info=cycle.no_cycle_yet(self.spec.aux),
+            info=info.no_cycle_yet(self.spec.aux),
             strategy_state=strategy.strategy_state_of(self.spec, params),
         )
 
@@ -176,19 +176,16 @@ class Step(NamedTuple):
             not isinstance(self.evolve_every, jax.Array) and self.evolve_every == 1
         )
         due = ~xla.opaque_false(state.count) if certain else is_due(state.count, self.evolve_every)
-        start = cycle.Start(
+        start = info.Start(
             params=params,
             base_updates=base_updates,
             # In the dtypes of a cycle, for a state that was cast or made under another x64.
-            info=cycle.in_dtypes(state.info, cycle.info_like(spec.aux)),
+            info=info.in_dtypes(state.info, info.info_like(spec.aux)),
             key_data=state.key_data,
             cycle=state.cycle.astype(jnp.int32),
             strategy_state=state.strategy_state,
         )
-        if _is_traced((due, start, objectives.extra_args)) or not due:
-            ran = cycle.run_cycle_if(due, spec, mutating, objectives, start)
-        else:
-            ran = self.programs.run_cycle(spec, mutating, objectives, start)
+        ran = self.programs.run_cycle(due, spec, mutating, objectives, start)
         base_state = forget_the_point(state.base_state, ran.jumped)
         if self.reset_base:
             base_state = reset_after_jump(
@@ -197,7 +194,7 @@ class Step(NamedTuple):
         return ran.updates, state._replace(
             cycle=state.cycle + due.astype(state.cycle.dtype),
             base_state=base_state,
-            info=cycle.in_dtypes(ran.info, state.info),
+            info=info.in_dtypes(ran.info, state.info),
             strategy_state=ran.strategy_state,
         )
 
@@ -233,7 +230,7 @@ def _check_state(state: Any, spec: CycleSpec) -> None:
             f"`state` must be an EvolveState, got {type(state).__name__}: restore it into the "
             "structure of `tx.init(params)`."
         )
-    expected: Any = jax.tree.structure(cycle.info_like(spec.aux).aux)
+    expected: Any = jax.tree.structure(info.info_like(spec.aux).aux)
     found: Any = jax.tree.structure(state.info.aux)
     if found != expected:
         raise ValueError(
@@ -245,8 +242,3 @@ def _check_state(state: Any, spec: CycleSpec) -> None:
 def _holds_evolve(state: optax.OptState) -> bool:
     nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, EvolveState))
     return any(isinstance(node, EvolveState) for node in nodes)
-
-
-def _is_traced(tree: Any) -> bool:
-    """Whether this is part of a program, of `jax.jit` for example."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

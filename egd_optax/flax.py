@@ -14,7 +14,7 @@ from flax.training import train_state
 import jax
 import optax
 
-from egd_optax.base.trees import flatten, is_masked
+from egd_optax.base.leaves import flatten, is_masked
 
 
 class TrainState(train_state.TrainState):

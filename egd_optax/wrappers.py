@@ -8,7 +8,7 @@ import jax
 import optax
 
 from egd_optax._checks import STATIC_ARGS, check_base, check_function
-from egd_optax.base.trees import is_masked
+from egd_optax.base.leaves import is_masked
 
 __all__ = ["STATIC_ARGS", "bind_value_fn", "with_frozen"]
 

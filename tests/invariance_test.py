@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from egd_optax import Execution, accept, egd, evolve, noise, recombine
-from egd_optax.core.mutable import mutating_leaves
+from egd_optax.base.leaves import mutating_leaves
 
 MEMORY = ("host", "device", "replay")
 

@@ -9,9 +9,10 @@ import optax
 import pytest
 
 from egd_optax import Execution, evolve, noise, recombine
+from egd_optax.backend import arithmetic, packing, random
 
 # The numbers are nobody's interface; what a run draws of them is pinned in key_schedule_test.py.
-from egd_optax.backend import arithmetic, packing, random
+from egd_optax.core.perturbation import draw_rows
 
 pytestmark = pytest.mark.exact
 
@@ -92,7 +93,7 @@ def test_numbers_of_factors_have_half_of_their_digits():
     """So that a product of two is exact, wherever XLA computes it."""
     leaf = jnp.zeros((300, 200))
     layout = packing.lay_out([leaf], [leaf], noise.low_rank().normals)
-    left, right = layout.blocks[0].read(layout.draw_rows(KEY[None], jnp.int32(0)))
+    left, right = layout.blocks[0].read(draw_rows(layout, KEY[None], jnp.int32(0)))
     product = np.multiply.outer(np.float64(left[0, :, 0]), np.float64(right[0, :, 0]))
     np.testing.assert_array_equal(product, product.astype(np.float32))
 

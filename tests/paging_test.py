@@ -18,7 +18,7 @@ from egd_optax import Execution, egd, noise, recombine
 
 # Pages and slots are nobody's interface: what they hold in the middle of a cycle is tested here.
 from egd_optax.backend.memory import Device, PinnedHost, has_pinned_host
-from egd_optax.core.elites import empty_slots, slots_of
+from egd_optax.core.select import empty_slots, slots_of
 
 pytestmark = pytest.mark.exact
 

@@ -10,9 +10,10 @@ import optax
 import pytest
 
 from egd_optax import Execution, accept, evolve, noise, presets, recombine
+from egd_optax.backend import packing
 
 # How leaves are laid out is nobody's interface: fewer pieces of program are the reason for it.
-from egd_optax.backend import packing
+from egd_optax.core.perturbation import draw_rows
 from xla_options import known
 
 KINDS = {
@@ -58,13 +59,13 @@ def test_a_row_goes_on_where_the_one_before_it_ended(length):
     leaves = [jnp.ones(length)] * 3
     layout = packing.lay_out(leaves, leaves, lambda leaf: (leaf.shape,))
     keys = jax.random.bits(jax.random.key(2), (3, 2), jnp.uint32)
-    rows = layout.draw_rows(keys, jnp.int32(5))
+    rows = draw_rows(layout, keys, jnp.int32(5))
     assert rows.size <= 3 * (length + packing.LENGTH)
     for block in layout.blocks:
         (numbers,) = block.read(rows)
         for leaf, position in zip(numbers, block.leaves, strict=True):
             alone = packing.lay_out(leaves[:1], leaves[:1], lambda leaf: (leaf.shape,))
-            drawn = alone.draw_rows(keys[position][None], jnp.int32(5))
+            drawn = draw_rows(alone, keys[position][None], jnp.int32(5))
             (expected,) = alone.blocks[0].read(drawn)
             np.testing.assert_array_equal(leaf, expected[0])
 

@@ -11,19 +11,18 @@ own, so that XLA compiles the generator once.
 from collections.abc import Callable, Sequence
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from egd_optax.backend import random, xla
 
 # An array of more entries than this (128 KiB in float32) is not stacked.
 LARGEST = 2**15
 # Numbers in a row, always the same: XLA rounds differently in what is left of a vector loop.
 LENGTH = 64
 
+T = TypeVar("T")
 Arrays = tuple[jax.Array, ...]
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -89,6 +88,11 @@ class Layout(NamedTuple):
         """How many rows a draw has."""
         return int(self.row_leaf.size)
 
+    def in_order(self, whole: Sequence[T], in_rows: Sequence[T]) -> list[T]:
+        """Returns one list of what belongs to the other blocks and to those in rows."""
+        own = dict(zip((*self.whole, *self.in_rows), (*whole, *in_rows), strict=True))
+        return [own[at] for at in range(len(self.blocks))]
+
     def stack(self, leaves: Sequence[jax.Array]) -> Arrays:
         """Returns the blocks, `[many, *shape]`, of arrays that are given by their positions."""
         return tuple(self.stack_one(at, leaves) for at in range(len(self.blocks)))
@@ -106,26 +110,6 @@ class Layout(NamedTuple):
         """Returns the arrays by their positions."""
         pairs = zip(self.blocks, blocks, strict=True)
         return {at: stack[index] for block, stack in pairs for index, at in enumerate(block.leaves)}
-
-    def draw_rows(self, keys: jax.Array, draw: jax.Array) -> jax.Array:
-        """Draws all numbers that are held in rows.
-
-        Args:
-            keys: the key of each array, uint32 `[arrays, 2]`.
-            draw: the number of the draw, an integer `[]`.
-
-        Returns:
-            float32 `[rows, LENGTH]`; factors with half of their digits, all others with a digit
-            less, see `xla`. The end of the last row of a part has no use.
-        """
-        (keys, starts), draw = xla.no_hoist((keys, jnp.asarray(self.row_start)), draw)
-        entries = starts[:, None] + jnp.arange(LENGTH, dtype=jnp.uint32)
-        numbers = random.normals(keys[self.row_leaf][:, None], draw, entries)
-        factors = self.row_of_factor[:, None]
-        if not factors.any():
-            return xla.round_for_fma(numbers)
-        rounded = xla.round_for_exact_product(numbers)
-        return rounded if factors.all() else jnp.where(factors, rounded, xla.round_for_fma(numbers))
 
 
 def lay_out(

@@ -11,7 +11,7 @@ import optax
 from egd_optax.backend import xla
 from egd_optax.backend.derivatives import constant, following
 from egd_optax.base.dependence import depends_on
-from egd_optax.base.trees import aligned, flatten, is_masked
+from egd_optax.base.leaves import aligned, flatten, is_masked
 
 # Maps the state of the base after the step and a fresh one, of the new parameters, to the next.
 Reset = Callable[[optax.OptState, optax.OptState], optax.OptState]

@@ -8,6 +8,8 @@ make the same call.
 
 from collections.abc import Callable
 import dataclasses
+import itertools
+import threading
 from typing import Any
 
 import jax
@@ -15,12 +17,126 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from egd_optax._jax import io_callback
-from egd_optax.callback.devices import axes_of, cast_to_varying, on_mesh
-from egd_optax.callback.errors import failed_with, raised
-from egd_optax.callback.form import Form, is_array, plain
+from egd_optax._jax import buffer_callback, io_callback
 from egd_optax.callback.pieces import PIECE, TICKET, opened, sent, taken
-from egd_optax.core.counted import counts
+from egd_optax.core.fitness import counts
+
+
+def axes_of(arrays: dict[int, jax.Array]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The manual axes along which the arrays differ, and those along which they are the same.
+
+    Both are known where `jax.shard_map` checks it (`check_vma=True`); otherwise none of either.
+    """
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    known = [name for name in manual if name in _varying(lax.axis_index(name))]
+    differ: set[str] = set().union(*(_varying(leaf) for leaf in arrays.values()))
+    return (
+        tuple(name for name in known if name in differ),
+        tuple(name for name in known if name not in differ),
+    )
+
+
+def on_mesh(values: jax.Array) -> jax.Array:
+    """The values, whole on every device of a mesh of explicit axes: JAX knows of no mesh there."""
+    if not jax.sharding.get_abstract_mesh().explicit_axes:
+        return values
+    whole: jax.Array = jax.sharding.reshard(values, jax.sharding.PartitionSpec())
+    return whole
+
+
+def cast_to_varying(value: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """The value, said to differ along the axes: JAX takes what Python returns to be the same."""
+    missing = tuple(name for name in axes if name not in _varying(value))
+    return lax.pcast(value, missing, to="varying") if missing else value
+
+
+def _varying(value: jax.Array) -> frozenset[str]:
+    """The manual axes along which a value is said to differ."""
+    varying: frozenset[str] = jax.typeof(value).manual_axis_type.varying
+    return varying
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What the arguments of a call are but for their arrays.
+
+    Attributes:
+        structure: of all arguments.
+        others: what is no array, by position.
+        own: positions of the arrays of which each evaluation has its own.
+    """
+
+    structure: Any
+    others: tuple[tuple[int, Any], ...]
+    own: frozenset[int] = frozenset()
+
+    def filled(self, arrays: dict[int, Any]) -> Any:
+        """The arguments with these arrays."""
+        leaves = arrays | dict(self.others)
+        return jax.tree.unflatten(self.structure, [leaves[at] for at in range(len(leaves))])
+
+    def _known(self) -> tuple[Any, ...]:
+        """Equal of forms that are the same; numbers and strings by value, else the objects."""
+        others = tuple(
+            (at, type(leaf), leaf if isinstance(leaf, bool | int | float | str) else id(leaf))
+            for at, leaf in self.others
+        )
+        return self.structure, others, self.own
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both forms hold the same."""
+        return isinstance(other, Form) and self._known() == other._known()
+
+    def __hash__(self) -> int:
+        """Equal for equal forms."""
+        return hash(self._known())
+
+    def __repr__(self) -> str:
+        """All that the form holds: programs outside of jit are known by it."""
+        return f"Form{self._known()}"
+
+
+jax.tree_util.register_static(Form)
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf of the arguments is passed to Python as an array."""
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic)
+
+
+def plain(leaf: Any) -> jax.Array:
+    """An array that NumPy has too: of a typed key its data."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(leaf)
+    return jnp.asarray(leaf)
+
+
+_NUMBERS = itertools.count()
+_ERRORS: dict[int, BaseException] = {}
+_LOCK = threading.Lock()
+
+
+def failed_with(error: BaseException) -> np.int32:
+    """The number of an error, from 1; the latest one is kept."""
+    with _LOCK:
+        number = next(_NUMBERS) % 2**31 + 1
+        _ERRORS.clear()
+        _ERRORS[number] = error
+    return np.int32(number)
+
+
+def _raise(context: Any, out: Any, failed: Any) -> None:
+    del context, out
+    raise _ERRORS.get(int(np.asarray(failed)), RuntimeError("`fn` failed in another process."))
+
+
+def raised(found: list[jax.Array], failed: jax.Array) -> list[jax.Array]:
+    """Raises on every device that comes here."""
+    values, *others = found
+    nothing = jax.ShapeDtypeStruct((), values.dtype)
+    zero: jax.Array = buffer_callback(_raise, nothing)(failed)
+    return [values + zero, *others]
+
 
 # Maps which evaluations count, bool `[n]`, the arrays of all of them by position, and the form of
 # the arguments to the results, `[n, ...]` each.

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from egd_optax._checks import check_aux, check_choice, check_flag, check_function, check_size
-from egd_optax.callback.call import to_python
-from egd_optax.callback.form import Form
+from egd_optax.callback.call import Form, to_python
 from egd_optax.core import auxiliary
 from egd_optax.core.fitness import fitness_dtype
 

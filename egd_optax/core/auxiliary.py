@@ -187,6 +187,14 @@ def after_one(
     return after(seen, one, jnp.asarray(number, jnp.int32)[None], jnp.ones([1], jnp.bool_), size)
 
 
+def added(seen: Seen | None, found: Evaluated) -> Seen | None:
+    """What is kept after one more evaluation, of which nothing but the sum is kept."""
+    if seen is None:
+        return None
+    total = jax.tree.map(jnp.add, seen.aux.total, found.aux)
+    return seen._replace(aux=seen.aux._replace(total=total))
+
+
 def after_generation(before: Aux | None, found: Aux | None, index: jax.Array) -> Aux | None:
     """What is kept of a cycle after a generation, the first of which has the index 0."""
     if before is None or found is None:

@@ -10,8 +10,8 @@ from egd_optax.backend import arithmetic, packing, xla
 from egd_optax.backend.devices import Devices
 from egd_optax.backend.memory import Memory
 from egd_optax.backend.packing import Arrays
-from egd_optax.core.elites import Slots, slots_of
 from egd_optax.core.population import Candidate, Population
+from egd_optax.core.select import Slots, slots_of
 
 # Draws whose rows are held and summed at a time: so many, in this part of the memory of the leaves.
 _AT_ONCE = 64
@@ -93,10 +93,7 @@ def weighted_sum(
     layout = population.layout
     whole = _sum_of_whole(population, terms, held.whole, memory, pages, devices)
     rows = _sum_of_rows(population, terms, devices)
-    sums = dict(zip(layout.whole, whole, strict=True)) | dict(
-        zip(layout.in_rows, rows, strict=True)
-    )
-    return devices.sum([sums[at] for at in range(len(sums))])
+    return devices.sum(layout.in_order(whole, rows))
 
 
 def _sum_of_whole(

@@ -1,13 +1,11 @@
 """One evolution cycle: some generations around the parameters that the base step leads to."""
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from egd_optax._advice import advice_on_value_fn
@@ -16,99 +14,15 @@ from egd_optax.backend.derivatives import constant, following
 from egd_optax.backend.devices import Devices, on_devices
 from egd_optax.backend.packing import Arrays
 from egd_optax.base.arguments import taken_by
-from egd_optax.base.trees import aligned, flatten, is_masked, replaced
+from egd_optax.base.leaves import aligned, flatten, is_masked, replaced
 from egd_optax.core import auxiliary
-from egd_optax.core.auxiliary import Aux, Auxiliary
 from egd_optax.core.fitness import Snapshot, fitness_dtype
-from egd_optax.core.generation import Generation, run_generation
+from egd_optax.core.generation import run_generation
+from egd_optax.core.info import CycleInfo, Ran, Start, info_of
+from egd_optax.core.perturbation import check_noise
 from egd_optax.core.population import generation_key
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
-from egd_optax.core.trial import check_noise
 from egd_optax.factored.interpret import primitives_of
-
-
-class CycleInfo(NamedTuple):
-    """What the latest cycle did; every field but `aux` is a scalar array that can be logged.
-
-    Fitness is float32, or float64 where x64 is enabled, and +inf stands for a fitness
-    that was not finite; with `jax_debug_infs`, which refuses infinities, 3.39e38 does.
-    Before the first cycle `cycle_index` is -1 and every fitness +inf. No name is one of
-    `EvolveState` too, so that `optax.tree.get(state, name)` finds one value.
-
-    Attributes:
-        cycle_index: int32, from 0.
-        parent_fitness: fitness of the base step's parameters, member 0; in the first
-            generation, where there are several. All below are of the last one. +inf with
-            `accept.always()` and antithetic pairs, where it is not evaluated.
-        best_fitness: fitness of the best member, the parent included.
-        mean_fitness: mean over the members of finite fitness.
-        child_fitness: fitness of the recombined child; +inf with `accept.always()`, where it is
-            not evaluated.
-        accepted: bool, whether the parameters left the parent, in any generation.
-        sigma: float like the fitness, the sigma that was used.
-        evaluations: int32, evaluations of `value_fn` in the cycle: in each generation
-            the population and, unless `accept.always()` takes the child unseen, the parent of
-            antithetic pairs and the child; where members are not formed and `accept.best()`
-            decides, the best one once more, formed.
-        aux: what `value_fn` returned beside the fitness, `Aux`; None without the argument `aux`.
-
-    Example:
-        >>> import jax.numpy as jnp, optax
-        >>> from egd_optax import evolve
-        >>> tx = evolve(optax.sgd(0.1), evolve_every=1, population_size=8)
-        >>> params = jnp.ones(3)
-        >>> _, state = tx.update(params, tx.init(params), params, value_fn=jnp.sum)
-        >>> int(state.info.evaluations), bool(state.info.best_fitness <= state.info.parent_fitness)
-        (9, True)
-    """
-
-    cycle_index: jax.Array
-    parent_fitness: jax.Array
-    best_fitness: jax.Array
-    mean_fitness: jax.Array
-    child_fitness: jax.Array
-    accepted: jax.Array
-    sigma: jax.Array
-    evaluations: jax.Array
-    aux: Aux | None = None
-
-
-def info_like(aux: Auxiliary) -> Any:
-    """A `CycleInfo` of the shapes and dtypes in which a cycle tells what it did."""
-    whole, real = jnp.dtype(jnp.int32), fitness_dtype()
-    dtypes = whole, real, real, real, real, jnp.dtype(jnp.bool_), real, whole
-    scalars: Any = (jax.ShapeDtypeStruct((), dtype) for dtype in dtypes)
-    return CycleInfo._make([*scalars, None if aux is None else Aux(aux, aux, aux, aux)])
-
-
-def no_cycle_yet(aux: Auxiliary) -> CycleInfo:
-    """The info before the first cycle; each leaf a buffer of its own, to be donated."""
-    unknown = _largest() if jax.debug_infs.value else math.inf
-    values = -1, unknown, unknown, unknown, unknown, False, 0.0, 0
-    pairs = zip(values, info_like(aux), strict=False)  # of `aux` nothing is known
-    scalars = [jnp.asarray(np.array(value, like.dtype)) for value, like in pairs]
-    return CycleInfo._make([*scalars, auxiliary.nothing_kept(aux)])
-
-
-def in_dtypes(info: CycleInfo, like: Any) -> CycleInfo:
-    """An info in the dtypes of another: a step returns the state in those that it came in."""
-
-    def cast(scalar: jax.typing.ArrayLike, like: Any) -> jax.Array:
-        scalar = jnp.asarray(scalar)
-        if jax.debug_infs.value and jnp.issubdtype(scalar.dtype, jnp.floating):
-            # Else JAX would refuse the state of every step before the first cycle.
-            scalar = jnp.minimum(scalar, jnp.asarray(_largest(), scalar.dtype))
-        # Made under x64, a state may have dtypes that are not to be had without.
-        dtype = jax.dtypes.canonicalize_dtype(like.dtype)
-        return scalar if scalar.dtype == dtype else scalar.astype(dtype)
-
-    cast_info: CycleInfo = jax.tree.map(cast, info, like)
-    return cast_info
-
-
-def _largest() -> float:
-    """What stands for infinity where JAX refuses that: a number that any float dtype of it has."""
-    return float(jnp.finfo(jnp.bfloat16).max)
 
 
 class _Carry(NamedTuple):
@@ -125,42 +39,6 @@ class _Carry(NamedTuple):
     state: StrategyState
     info: CycleInfo
     jumped: jax.Array
-
-
-class Start(NamedTuple):
-    """Where a step stands before its cycle.
-
-    Attributes:
-        params: the parameters before the step.
-        base_updates: the updates of the base optimizer.
-        info: what the latest cycle did.
-        key_data: uint32 `[2]`, the key of the run.
-        cycle: int32 `[]`, index of this cycle.
-        strategy_state: what the strategy keeps.
-    """
-
-    params: optax.Params
-    base_updates: optax.Updates
-    info: CycleInfo
-    key_data: jax.Array
-    cycle: jax.Array
-    strategy_state: StrategyState
-
-
-class Ran(NamedTuple):
-    """What came of it.
-
-    Attributes:
-        updates: in the dtypes of the base updates.
-        jumped: bool `[]`, whether they leave the base step.
-        info: what the latest cycle did.
-        strategy_state: what the strategy keeps.
-    """
-
-    updates: optax.Updates
-    jumped: jax.Array
-    info: CycleInfo
-    strategy_state: StrategyState
 
 
 def run_cycle_if(
@@ -279,7 +157,7 @@ def _generations(
         aux = found.aux
         found = jax.tree.map(lambda scalar: scalar[None], found._replace(aux=None))
     jumped = jnp.any(found.accepted)
-    return _Carry(leaves, state, _info(cycle, found, jumped, aux), jumped)
+    return _Carry(leaves, state, info_of(cycle, found, jumped, aux), jumped)
 
 
 def _updates_to(leaves: Arrays, params: Arrays, updates: Arrays, accepted: jax.Array) -> Arrays:
@@ -288,19 +166,4 @@ def _updates_to(leaves: Arrays, params: Arrays, updates: Arrays, accepted: jax.A
     return tuple(
         jnp.where(accepted, arithmetic.difference(leaf, source, update.dtype), update)
         for leaf, source, update in triples
-    )
-
-
-def _info(cycle: jax.Array, found: Generation, jumped: jax.Array, aux: Aux | None) -> CycleInfo:
-    """What a cycle did, from what its generations did, with a leading axis."""
-    return CycleInfo(
-        cycle_index=cycle,
-        parent_fitness=found.parent[0],
-        best_fitness=found.best[-1],
-        mean_fitness=found.mean[-1],
-        child_fitness=found.child[-1],
-        accepted=jumped,
-        sigma=found.sigma[-1],
-        evaluations=jnp.sum(found.evaluations, dtype=jnp.int32),
-        aux=aux,
     )

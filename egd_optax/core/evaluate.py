@@ -18,9 +18,9 @@ from egd_optax.backend.memory import Memory
 from egd_optax.backend.packing import Arrays
 from egd_optax.core import auxiliary
 from egd_optax.core.auxiliary import Evaluated, Seen
-from egd_optax.core.elites import Slots, empty_slots
 from egd_optax.core.fitness import fitness_dtype
 from egd_optax.core.population import Candidate, Population
+from egd_optax.core.select import Slots, empty_slots
 
 # Makes the child when all members are scored, in the memory of a candidate, from the fitness of the
 # members, `[n]`, and from the pages; and the next state of the optimizer of the direction.

@@ -1,6 +1,8 @@
 """Evaluate: the fitness of a member, forward only; lower is better."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import contextvars
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +14,26 @@ import optax
 from egd_optax._advice import advice_on_gaps, advice_on_tracers
 from egd_optax._axes import check_replicas
 from egd_optax.core.auxiliary import Auxiliary, Evaluated, split_off
-from egd_optax.core.counted import counted
 from egd_optax.execution import Execution
+
+_COUNTS: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("counts", default=None)
+
+
+@contextlib.contextmanager
+def counted(counts: jax.Array) -> Iterator[None]:
+    """Traces `value_fn` for results that are used where `counts`, bool `[]`, holds."""
+    token = _COUNTS.set(counts)
+    try:
+        yield
+    finally:
+        _COUNTS.reset(token)
+
+
+def counts() -> jax.Array:
+    """Whether the result of the evaluation that is traced is used, bool `[]`."""
+    known = _COUNTS.get()
+    return jnp.ones([], jnp.bool_) if known is None else known
+
 
 # Maps the mutating leaves of a candidate, by their positions, and whether the result counts to
 # `Evaluated`. Jitted: all that evaluate share one trace of `value_fn`.

@@ -13,18 +13,20 @@ from egd_optax.backend.devices import Devices
 from egd_optax.backend.memory import memory_of
 from egd_optax.backend.packing import Arrays
 from egd_optax.core import auxiliary, combine
-from egd_optax.core.acceptance import choose
 from egd_optax.core.auxiliary import Aux
-from egd_optax.core.elites import Slots
 from egd_optax.core.evaluate import NEVER, Evaluation, Scored
 from egd_optax.core.fitness import Snapshot, fitness_dtype
-from egd_optax.core.judge import compared
+from egd_optax.core.judge import choose, judged
 from egd_optax.core.population import Candidate, Population, population_around
+from egd_optax.core.select import Slots
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
 from egd_optax.core.stage import Round, score_with
 from egd_optax.core.strategy import es_steps, statistic_tree
 from egd_optax.core.unformed import chunks_of
 from egd_optax.noise import Noise, Outcome
+
+# Of parent, best member and child.
+Three = tuple[jax.Array, jax.Array, jax.Array]
 
 
 class Generation(NamedTuple):
@@ -82,12 +84,12 @@ def run_generation(
     stage = Round(spec, objectives, snapshot, population, devices, generation)
     scored = _evaluated(stage, state.es_optimizer)
     fitness = scored.fitness[: spec.member_count]
-    judged, scored = compared(stage, scored)
+    compared, scored = _compared(stage, scored)
     moved = jnp.any(stage.weights(fitness)[1:] != 0)
     if type(spec.noise).std is Noise.std:  # another one may not use sigma
         moved &= sigma != 0
     best = jnp.argmin(fitness).astype(jnp.int32)
-    choice, of_rule = choose(spec.accept, key, judged, best, moved, state.accept)
+    choice, of_rule = choose(spec.accept, key, compared, best, moved, state.accept)
     point = _point(stage, scored.held, choice, best)
     outcome = _outcome(stage, scored, choice != PARENT)
     state = StrategyState(
@@ -97,7 +99,7 @@ def run_generation(
         es_optimizer=optax.tree.where(choice == CHILD, scored.es_state, state.es_optimizer),
         accept=of_rule,
     )
-    return point, state, _summary(stage, scored, judged[1], choice != PARENT, sigma)
+    return point, state, _summary(stage, scored, compared[1], choice != PARENT, sigma)
 
 
 def _population(
@@ -172,14 +174,33 @@ def _landed(
     return combine.child_of(population, held, steps), es_state
 
 
+def _compared(stage: Round, scored: Scored) -> tuple[Three, Scored]:
+    """The fitness of parent, best member and child by which the outcome is chosen."""
+    size = stage.spec.member_count
+    fitness, child, again = scored.fitness[:size], scored.fitness[size], scored.fitness[size + 1]
+    best, is_parent = jnp.argmin(fitness).astype(jnp.int32), jnp.argmin(fitness) == 0
+    value_fn = stage.objectives.accept_value_fn
+    if value_fn is None:
+        of_best = jnp.where((again == NEVER) | is_parent, jnp.min(fitness), again)
+        return (fitness[0], of_best, child), scored
+    values, seen = judged(
+        functools.partial(score_with, stage.fitness(value_fn)),
+        stage.population,
+        stage.devices,
+        scored.held,
+        best if stage.spec.accept.takes_best else None,
+        scored.seen,
+    )
+    of_child = jnp.where(jnp.isfinite(child), values[2], jnp.inf)
+    return (values[0], values[1], of_child), scored._replace(seen=seen)
+
+
 def _point(stage: Round, held: Candidate, choice: jax.Array, best: jax.Array) -> Arrays:
     """The leaves of the best member or the child, any if the parent stays."""
     population = stage.population
     if stage.spec.accept.takes_best:
         held = population.form_into(held, best, choice == BEST)
-    blocks = dict(zip(population.layout.whole, held.whole, strict=True))
-    blocks |= zip(population.layout.in_rows, held.center or (), strict=True)
-    leaves = population.separate([blocks[at] for at in range(len(blocks))])
+    leaves = population.separate(population.layout.in_order(held.whole, held.center or ()))
     return tuple(leaves[at] for at in range(len(leaves)))
 
 

@@ -1,52 +1,118 @@
-"""The fitness by which parent, best member and child are compared."""
+"""Accept: parent, best member and child are compared, and the rule chooses."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from egd_optax.backend import xla
+from egd_optax._checks import checked_state
+from egd_optax.accept import BEST, CHILD, PARENT, Accept
+from egd_optax.backend import random, xla
+from egd_optax.backend.devices import Devices
 from egd_optax.core import auxiliary
-from egd_optax.core.auxiliary import Seen
-from egd_optax.core.evaluate import NEVER, Scored
+from egd_optax.core.auxiliary import Evaluated, Seen
 from egd_optax.core.fitness import fitness_dtype
-from egd_optax.core.stage import Round, score_with
+from egd_optax.core.population import OF_ACCEPTANCE, Candidate, Population
+
+# Evaluates a candidate that is formed, with its sign and whether it counts, by another objective.
+Score = Callable[[Population, Candidate, jax.Array, jax.Array], Evaluated]
 
 
-def compared(stage: Round, scored: Scored) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Scored]:
-    """The fitness of parent, best member and child by which the outcome is chosen."""
-    size = stage.spec.member_count
-    fitness, child = scored.fitness[:size], scored.fitness[size]
-    best = jnp.min(fitness)
-    again = scored.fitness[size + 1]
-    best = jnp.where((again != NEVER) & (jnp.argmin(fitness) > 0), again, best)
-    if stage.objectives.accept_value_fn is None:
-        return (fitness[0], best, child), scored
-    values, seen = _judged(stage, scored)
-    judged = jnp.where(jnp.isfinite(child), values[2], jnp.inf)
-    return (values[0], values[1], judged), scored._replace(seen=seen)
+def judged(
+    score: Score,
+    population: Population,
+    devices: Devices,
+    child: Candidate,
+    best: jax.Array | None,
+    seen: Seen | None,
+) -> tuple[jax.Array, Seen | None]:
+    """Evaluates parent, best member and child on data that they were not selected on.
 
+    Args:
+        score: evaluates one.
+        population: draws them.
+        devices: all evaluate the same.
+        child: the child.
+        best: which member is the best, int32 `[]`; None if it is not asked for.
+        seen: what came beside the fitness so far.
 
-def _judged(stage: Round, scored: Scored) -> tuple[jax.Array, Seen | None]:
-    """Evaluates parent, best member and child on data that they were not selected on."""
-    spec, population, devices = stage.spec, stage.population, stage.devices
-    fitness = stage.fitness(stage.objectives.accept_value_fn or stage.objectives.value_fn)
-    best = jnp.argmin(scored.fitness[: spec.member_count]).astype(jnp.int32)
-    which = jnp.array([0, 1, 2] if spec.accept.takes_best else [0, 2], jnp.int32)
+    Returns:
+        The fitness of the three, `[3]`, +inf if not asked for; and what came beside it.
+    """
+    which = jnp.array([0, 2] if best is None else [0, 1, 2], jnp.int32)
 
     def trip(index: jax.Array, carry: Any) -> Any:
         held, values, seen = carry
-        turn = which[index]
-        held = population.redraw_into(held, best, (turn == 1) & (best > 0))
-        held = xla.run_if(turn == 2, lambda _, child: child, held, scored.held)
-        sign = jnp.where(turn == 1, population.sign_of(best), 0)
+        turn, sign = which[index], jnp.zeros([], jnp.float32)
+        if best is not None:
+            held = population.redraw_into(held, best, (turn == 1) & (best > 0))
+            sign = jnp.where(turn == 1, population.sign_of(best), sign)
+        held = xla.run_if(turn == 2, lambda _, child: child, held, child)
         inside, sign = xla.no_hoist(population, sign)
-        evaluated = devices.pick(score_with(fitness, inside, held, sign, devices.rank() == 0))
-        seen = auxiliary.after_one(seen, evaluated, spec.member_count + 2, spec.member_count)
-        return held, values.at[turn].set(evaluated.value), seen
+        evaluated = devices.pick(score(inside, held, sign, devices.rank() == 0))
+        return held, values.at[turn].set(evaluated.value), auxiliary.added(seen, evaluated)
 
-    unknown = jnp.full([3], jnp.inf, fitness_dtype())
-    start = population.parent(), unknown, scored.seen
+    start = population.parent(), jnp.full([3], jnp.inf, fitness_dtype()), seen
     _, values, seen = lax.fori_loop(jnp.int32(0), jnp.int32(which.size), trip, start)
     return values, seen
+
+
+def choose(
+    rule: Accept,
+    key: jax.Array,
+    fitness: tuple[jax.Array, jax.Array, jax.Array],
+    best: jax.Array,
+    moved: jax.Array,
+    state: Any,
+) -> tuple[jax.Array, Any]:
+    """Chooses what a generation ends with: PARENT, BEST or CHILD, int32 `[]`.
+
+    Args:
+        rule: chooses.
+        key: of the generation, uint32 `[2]`.
+        fitness: of parent, best member and child, `[]` each, +inf if not finite.
+        best: which member is the best, int32 `[]`; 0 is the parent.
+        moved: bool `[]`, whether the child is any other than the parent.
+        state: of the rule.
+
+    Returns:
+        The choice, PARENT if the rule may not take the other two, and the next state of the rule.
+
+    Raises:
+        TypeError: the rule returns no integer, or no tuple of a choice and a state.
+        ValueError: the choice is no scalar, or the state is not like the one before.
+    """
+    own_key = random.derive(key, OF_ACCEPTANCE, 0)
+    own_key = jax.random.wrap_key_data(own_key, impl="threefry2x32")
+    choice, after = _checked(rule, rule.choose(own_key, *fitness, state), state)
+    _, fitness_of_best, fitness_of_child = fitness
+    takes_child = choice == CHILD
+    if not rule._ties_go_to_parent:
+        takes_child &= moved
+    if rule.compares:
+        takes_child &= jnp.isfinite(fitness_of_child)
+    chosen = jnp.where(takes_child, CHILD, PARENT)
+    if rule.takes_best:
+        takes_best = (choice == BEST) & (best > 0) & jnp.isfinite(fitness_of_best)
+        chosen = jnp.where(takes_best, BEST, chosen)
+    return chosen.astype(jnp.int32), after
+
+
+def _checked(rule: Accept, result: Any, state: Any) -> tuple[jax.Array, Any]:
+    """What a rule returned, with arrays of the dtypes that its state had."""
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(
+            f"`accept.choose` must return a choice and a state, got {result!r} from {rule!r}: "
+            "write `return accept.CHILD, state`, for example."
+        )
+    choice, after = jnp.asarray(result[0]), result[1]
+    must = "`accept.choose` must return `accept.PARENT`, `accept.BEST` or `accept.CHILD`, an"
+    fix = "write `jnp.where(taken, accept.CHILD, accept.PARENT)`"
+    got = f"got {choice.dtype} {list(choice.shape)} from {rule!r}: {fix}"
+    if not jnp.issubdtype(choice.dtype, jnp.integer):
+        raise TypeError(f"{must} integer, {got}.")
+    if choice.shape != ():
+        raise ValueError(f"{must} integer of shape [], {got}.")
+    return choice, checked_state("accept.choose", rule, after, state)

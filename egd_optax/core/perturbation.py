@@ -47,7 +47,7 @@ class Perturbation:
 
     def draw_rows(self, draw: jax.Array) -> jax.Array:
         """The numbers of all blocks in rows."""
-        return self.layout.draw_rows(self.keys, draw)
+        return draw_rows(self.layout, self.keys, draw)
 
     def read(self, at: int, rows: jax.Array, sign: jax.Array) -> jax.Array:
         """Sign times the noise in one block in rows, from the numbers of a draw."""
@@ -138,6 +138,22 @@ class Perturbation:
         real, imaginary = (mapped(p, leaves.real) for p in (parts[:half], parts[half:]))
         sides = (_checked(self.noise, side, leaves.real) for side in (real, imaginary))
         return lax.complex(*sides) / math.sqrt(2)
+
+
+def draw_rows(layout: Layout, keys: jax.Array, draw: jax.Array) -> jax.Array:
+    """The numbers of all blocks in rows, float32 `[rows, LENGTH]`.
+
+    Factors have half of their digits, all others a digit less, see `xla`. The end of the last
+    row of a part has no use.
+    """
+    (keys, starts), draw = xla.no_hoist((keys, jnp.asarray(layout.row_start)), draw)
+    entries = starts[:, None] + jnp.arange(packing.LENGTH, dtype=jnp.uint32)
+    numbers = random.normals(keys[layout.row_leaf][:, None], draw, entries)
+    factors = layout.row_of_factor[:, None]
+    if not factors.any():
+        return xla.round_for_fma(numbers)
+    rounded = xla.round_for_exact_product(numbers)
+    return rounded if factors.all() else jnp.where(factors, rounded, xla.round_for_fma(numbers))
 
 
 def perturbation_of(
@@ -240,3 +256,27 @@ def _checked(noise: Noise, formed: Any, like: jax.Array) -> jax.Array:
             f"from {noise!r}."
         )
     return jnp.asarray(formed, jnp.promote_types(dtype, arithmetic.wide_dtype(like.dtype)))
+
+
+def check_noise(noise: Noise, leaves: Sequence[jax.Array]) -> None:
+    """Draws the noise of the smallest leaf once, unless all methods are the library's own.
+
+    Inside of manual axes nothing is drawn: no computation can run while those are traced.
+
+    Raises:
+        ValueError: the noise is NaN or infinite.
+    """
+    sizes = [leaf.size or jnp.inf for leaf in leaves]
+    if is_of_library(noise) or not leaves or jax.sharding.get_abstract_mesh().manual_axes:
+        return
+    smallest = leaves[sizes.index(min(sizes))]
+    with jax.ensure_compile_time_eval():
+        leaf = jnp.zeros(smallest.shape, smallest.dtype)
+        layout, keys = lay_out(noise, [leaf], [leaf]), jnp.zeros((1, 2), jnp.uint32)
+        (unit,) = Perturbation((leaf[None],), (), keys, layout, noise).raw_units(jnp.int32(0))
+        finite = jnp.all(jnp.isfinite(unit))
+    if not isinstance(finite, jax.core.Tracer) and not finite:
+        raise ValueError(
+            f"`noise` must be finite, got NaN or infinite numbers from {noise!r} for a leaf of "
+            f"shape {smallest.shape} and a standard deviation of one."
+        )

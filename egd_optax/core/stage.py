@@ -11,8 +11,8 @@ from egd_optax.base.arguments import taken_by
 from egd_optax.core.auxiliary import Evaluated
 from egd_optax.core.fitness import Fitness, Snapshot, fitness_of
 from egd_optax.core.population import Candidate, Population
+from egd_optax.core.select import member_weights
 from egd_optax.core.spec import CycleSpec, Objectives
-from egd_optax.core.weights import member_weights
 
 
 class Round(NamedTuple):

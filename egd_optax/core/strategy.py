@@ -9,9 +9,8 @@ import optax
 
 from egd_optax.accept import Accept
 from egd_optax.backend.arithmetic import sum_dtype, widen
-from egd_optax.base.trees import flatten
+from egd_optax.base.leaves import flatten, mutating_leaves
 from egd_optax.core.fitness import Snapshot
-from egd_optax.core.mutable import mutating_leaves
 from egd_optax.core.population import Population
 from egd_optax.core.spec import CycleSpec, StrategyState
 from egd_optax.noise import Noise

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# `core` imports this package, so its names are looked up only when `explain` runs.
-from egd_optax import _checks, core
+from egd_optax import _checks
 from egd_optax.base.arguments import taken_by
+from egd_optax.base.leaves import mutating_leaves
 from egd_optax.factored.leaf import Factored
-from egd_optax.factored.uses import Use, uses_of
+from egd_optax.factored.uses import Use, at_once, has_factors, reason_to_form, rows_of, uses_of
 from egd_optax.noise import Noise, low_rank
 
 
@@ -132,13 +132,13 @@ def explain(
     noise = low_rank() if noise is None else noise
     _checks.check_operator("noise", noise, Noise, "write `noise.low_rank()`")
     _checks.check_evaluate("factored", noise)
-    mutating = core.mutable.mutating_leaves(params, mutable)
+    mutating = mutating_leaves(params, mutable)
     flat, treedef = jax.tree.flatten_with_path(params)
     structs = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for _, leaf in flat]
 
     def carried(at: int) -> Any:
         leaf: Any = structs[at]
-        if at not in mutating or not core.unformed.has_factors(noise, leaf):
+        if at not in mutating or not has_factors(noise, leaf):
             return leaf
         parts = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in noise.normals(leaf))
         left, right = jax.eval_shape(lambda *parts: noise.factors(parts, leaf), *parts)
@@ -167,7 +167,7 @@ def explain(
 
     return Explanation(
         leaves=tuple(map(explained, range(len(structs)))),
-        rows=core.unformed.rows_of(uses),
-        members_at_once=core.unformed.at_once(uses),
-        reason_to_form=core.unformed.reason_to_form(uses, fitness, leaves),
+        rows=rows_of(uses),
+        members_at_once=at_once(uses),
+        reason_to_form=reason_to_form(uses, fitness, leaves),
     )

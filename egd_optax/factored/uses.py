@@ -1,14 +1,51 @@
-"""What a function does with leaves that come factored, read off its trace: nothing is computed."""
+"""What a function does with factored leaves, read off its trace; and whether that is faster."""
 
 from collections.abc import Callable
 import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from egd_optax.backend.memory import platform
 from egd_optax.factored.calls import CALLS
-from egd_optax.factored.interpret import Step, evaluate
-from egd_optax.factored.leaf import is_factored
+from egd_optax.factored.interpret import Step, evaluate, primitives_of
+from egd_optax.factored.leaf import base_of, is_factored
+from egd_optax.noise import Noise
+
+# Members at a time have so many rows that a product with the base is fast: more only take more
+# memory, and on a CPU leave its caches. And so many members are enough for small networks.
+_ROWS = {"cpu": 2048, "other": 16384}
+_MEMBERS = 256
+# Leaves that are formed all the same, for as many members at a time, are this part of the
+# parameters at most.
+_FORMED = 0.02
+# What is better done for one member after the other, where nobody asked for several at a time: a
+# callback may take no batch; both branches would run, and all members as long as the longest; and
+# batched LAPACK calls are slow, and can deadlock on CPU.
+_ONE_BY_ONE = frozenset(
+    {
+        "buffer_callback",
+        "cholesky",
+        "cond",
+        "debug_callback",
+        "debug_print",
+        "eig",
+        "eigh",
+        "geqrf",
+        "hessenberg",
+        "householder_product",
+        "io_callback",
+        "lu",
+        "pure_callback",
+        "qr",
+        "schur",
+        "svd",
+        "triangular_solve",
+        "tridiagonal",
+        "while",
+    }
+)
 
 
 class Use(NamedTuple):
@@ -75,3 +112,50 @@ def _rows(step: Step) -> int:
     summed: int = math.prod(leaf.shape[axis] for axis in axes)
     size: int = leaf.size
     return results * summed // size
+
+
+def has_factors(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
+    """Whether a leaf can be evaluated as the parent's and factors beside it."""
+    # Of a float of a few digits a sum of products is another number than what it rounds to.
+    if not jnp.issubdtype(leaf.dtype, jnp.floating) or jnp.finfo(leaf.dtype).bits < 16:
+        return False
+    if not noise.has_factors:
+        return False
+    parts = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in noise.normals(leaf))
+    return jax.eval_shape(lambda *parts: noise.factors(parts, leaf), *parts) is not None
+
+
+def reason_to_form(
+    uses: tuple[Use, ...], fitness: Callable[..., Any], leaves: Any, *args: Any
+) -> str | None:
+    """Why members are evaluated faster formed than factored, None where they are not.
+
+    Args:
+        uses: of the leaves.
+        fitness: of the mutating leaves of a member.
+        leaves: a pytree of those, `Factored` where they have factors; shapes and dtypes do.
+        *args: what else `fitness` takes.
+    """
+    closed = jax.make_jaxpr(fitness)(jax.tree.map(base_of, leaves, is_leaf=is_factored), *args)
+    slow = _ONE_BY_ONE & primitives_of(closed)
+    if slow:
+        return f"`value_fn` holds {', '.join(sorted(slow))}, better done for one member at a time"
+    formed: int = sum(use.size for use in uses if use.formed)
+    every = jax.tree.leaves(leaves, is_leaf=is_factored)
+    whole: int = sum(leaf.size for leaf in every)
+    if formed > _FORMED * whole:
+        return f"{formed} of {whole} entries would be formed all the same"
+    return None
+
+
+def rows_of(uses: tuple[Use, ...]) -> int:
+    """How many rows a member multiplies its leaves with, on average over their entries."""
+    products = [use for use in uses if use.rows]
+    entries = sum(use.size for use in products)
+    return sum(use.rows * use.size for use in products) // entries if entries else 1
+
+
+def at_once(uses: tuple[Use, ...]) -> int:
+    """How many members at a time have so many rows that a product is fast."""
+    rows = _ROWS.get(platform(), _ROWS["other"])
+    return min(max(1, rows // rows_of(uses)), _MEMBERS)

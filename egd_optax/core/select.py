@@ -1,0 +1,97 @@
+"""Select: what each member weighs, from the fitness of all, and the k best so far, in slots."""
+
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from egd_optax.recombine import Recombine, checked_weights
+
+
+def member_weights(rule: Recombine, fitness: jax.Array, elite_count: int | None) -> jax.Array:
+    """The weight of each member.
+
+    Args:
+        rule: how members recombine.
+        fitness: `[n]`, +inf where it is not finite.
+        elite_count: how many can weigh something, the best; None for all.
+
+    Returns:
+        `[n]` of the dtype of a fitness; zero for a member that is not finite or not among the
+        best, for a weight that is not finite, and for all members where they tie: there is nothing
+        to select, and what came first would move the parameters at random.
+
+    Raises:
+        TypeError: the rule returns weights that are not real.
+        ValueError: the rule returns weights of another shape, or NaN.
+    """
+    count = fitness.size if elite_count is None else elite_count
+    _check_on_an_example(rule, fitness, count)
+    weights = checked_weights(rule, rule.weights(fitness, count), fitness.size)
+    tied = jnp.all(fitness == fitness[0])
+    usable = jnp.isfinite(fitness) & jnp.isfinite(weights) & ~tied
+    if elite_count is not None and not rule._none_but_the_best:
+        # Others are not held in every memory mode, so that none may weigh in any.
+        _, best = lax.top_k(-fitness, count)  # stable: ties go to the smaller index
+        usable &= jnp.zeros(fitness.shape, jnp.bool_).at[best].set(True)
+    return jnp.where(usable, weights, 0).astype(jnp.result_type(float))
+
+
+def _check_on_an_example(rule: Recombine, fitness: jax.Array, count: int) -> None:
+    """Weighs an example, where that can be done while a step is traced."""
+    if rule.finite or jax.sharding.get_abstract_mesh().manual_axes:
+        return
+    with jax.ensure_compile_time_eval():
+        example = jnp.arange(fitness.size, 0, -1).astype(fitness.dtype)
+        weights = checked_weights(rule, rule.weights(example, count), fitness.size)
+        known = jnp.all(jnp.isfinite(weights))
+    if not isinstance(known, jax.core.Tracer) and not known:
+        raise ValueError(
+            f"`recombine` must return finite weights, got {weights} from {rule!r} for members of "
+            f"fitness {example}."
+        )
+
+
+class Slots(NamedTuple):
+    """Which members are kept; no order among the slots.
+
+    Attributes:
+        fitness: of the member in each slot, `[k]`; +inf marks an empty slot.
+        member: its number, int32 `[k]`; negative in an empty slot.
+    """
+
+    fitness: jax.Array
+    member: jax.Array
+
+    def insert(self, member: jax.Array, fitness: jax.Array) -> tuple["Slots", jax.Array]:
+        """Gives a better member the place of the worst one; of equal ones the last loses it.
+
+        Returns:
+            The slots, and the one that the member took, int32 `[]`; k if it took none.
+        """
+        worst = jnp.max(self.fitness)
+        last = jnp.where(self.fitness == worst, self.member, jnp.iinfo(jnp.int32).min)
+        taken = jnp.where(fitness < worst, jnp.argmax(last), self.fitness.size).astype(jnp.int32)
+        here = jnp.arange(self.fitness.size) == taken
+        slots = Slots(
+            fitness=jnp.where(here, fitness, self.fitness),
+            member=jnp.where(here, member, self.member),
+        )
+        return slots, taken
+
+
+def empty_slots(count: int) -> Slots:
+    """So many empty slots."""
+    unknown = jnp.full([count], jnp.inf, jnp.result_type(float))
+    return Slots(unknown, jnp.arange(-count, 0, dtype=jnp.int32))
+
+
+def slots_of(fitness: jax.Array, count: int) -> Slots:
+    """The slots that members would have taken one after another, from the fitness of all, `[n]`."""
+
+    def insert(member: jax.Array, slots: Slots) -> Slots:
+        return slots.insert(member, fitness[member])[0]
+
+    result: Slots = lax.fori_loop(jnp.int32(0), jnp.int32(fitness.size), insert, empty_slots(count))
+    return result
