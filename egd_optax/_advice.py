@@ -4,7 +4,6 @@ from collections.abc import Iterator
 import contextlib
 import inspect
 import sys
-import traceback
 from typing import Any
 import warnings
 
@@ -83,7 +82,7 @@ def advice_on_gaps(params: optax.Params) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _has_gaps(params) and not _were_filled(error):
+        if _has_gaps(params):
             error.add_note(
                 "`value_fn` was given `optax.MaskedNode` in the place of the leaves that a wrapper "
                 "around the optimizer hides, such as `optax.masked` or `optax.partition`. If it "
@@ -136,15 +135,6 @@ def _has_gaps(params: optax.Params) -> bool:
         return isinstance(node, optax.MaskedNode)
 
     return any(map(is_gap, jax.tree.leaves(params, is_leaf=is_gap)))
-
-
-def _were_filled(error: Exception) -> bool:
-    """Whether the error passed through `with_frozen`, behind which a model is whole.
-
-    Looked up by the name of its module, which imports this one.
-    """
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_globals.get("__name__") == "egd_optax.wrappers" for frame, _ in frames)
 
 
 def warn_of_constant(closed: ClosedJaxpr, count: int) -> None:

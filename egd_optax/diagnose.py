@@ -51,7 +51,6 @@ def diagnose(
     pairs: int = 20,
     sigma: float = 0.02,
     noise: Noise = noise.gaussian(),
-    mutable: Any = None,
     key: Any = 0,
     **extra_args: Any,
 ) -> Diagnosis:
@@ -66,13 +65,13 @@ def diagnose(
     Args:
         value_fn: the fitness on some samples, as passed to `update`.
         params: pytree of arrays.
-        grads: pytree like `params`: the gradient that training follows, on the same samples.
+        grads: pytree like `params`: the gradient that training follows, on the same samples. A
+            leaf with None in its place does not mutate.
         other_value_fn: the fitness on as many other samples.
         pairs: mirrored pairs to draw. A correlation c is uncertain by about (1 - c**2) /
             sqrt(pairs).
         sigma: as an argument of `evolve`, a number.
-        noise: as an argument of `evolve`; likewise:
-        mutable: which leaves mutate, None for all.
+        noise: as an argument of `evolve`.
         key: int seed, or a threefry key.
         **extra_args: as passed to `update`, for those that `value_fn` and `other_value_fn` take.
 
@@ -82,7 +81,7 @@ def diagnose(
 
     Raises:
         TypeError: an argument is of the wrong type, or `value_fn` returns no real scalar.
-        ValueError: an argument is out of range, or `mutable` fits no leaf.
+        ValueError: an argument is out of range, or no leaf mutates.
 
     References:
         Correlation of a surrogate gradient with evolution's: Maheswaranathan et al., `Guided
@@ -115,11 +114,16 @@ def diagnose(
             recombine=recombine.centered_rank(),
             es_optimizer=STRAIGHT,
             accept=accept.always(),
-            mutable=mutable,
+            mutable=None,
             execution=Execution(),
         )
     )
-    mutating = mutating_leaves(params, mutable, grads)
+    mutating = mutating_leaves(params, None, grads)
+    if not mutating:
+        raise ValueError(
+            f"`grads` must have a gradient of a leaf of floats, got {jax.tree.structure(grads)}: "
+            "a leaf with None in its place does not mutate."
+        )
     functions = [fn for fn in (value_fn, other_value_fn) if fn is not None]
     predicted, found = differences_around(
         spec, params, grads, mutating, functions, extra_args, make_key_data(key)

@@ -42,9 +42,6 @@ class Recombine:
     compared by value, and no `__call__`, which `optax.inject_hyperparams` would take for a
     schedule.
 
-    Attributes:
-        finite: promise that no weight of a member of finite fitness is NaN or infinite.
-
     Example:
         The best and the second best, weighed 2 to 1.
 
@@ -58,10 +55,6 @@ class Recombine:
         ...     return jnp.where(rank == 0, 2 / 3, jnp.where(rank == 1, 1 / 3, 0))
         >>> tx = egd(0.1, recombine=BestTwo())
     """
-
-    finite: bool = False
-    # Promise that only the best `support` weigh: the library's own rules are not looked at again.
-    _none_but_the_best: bool = False
 
     def support(self, population_size: int) -> int | None:
         """How many members can weigh something, known when the step is traced.
@@ -229,7 +222,6 @@ def member_weights(fn: Callable[[jax.Array], jax.Array]) -> Recombine:
 class _Elites(Written, Recombine):
     """The best members; a subclass says what each weighs."""
 
-    _none_but_the_best = True
     elite_fraction: float
 
     def support(self, population_size: int) -> int:
@@ -250,7 +242,6 @@ class _Mean(_Elites):
     """See `mean`."""
 
     made_by = "recombine.mean"
-    finite = True
     elite_fraction: float
 
     def __post_init__(self) -> None:
@@ -266,7 +257,6 @@ class _Softmax(_Elites):
     """See `softmax`."""
 
     made_by = "recombine.softmax"
-    finite = True
     temperature: float
     elite_fraction: float
 
@@ -305,7 +295,6 @@ class _CenteredRank(Written, Recombine):
     """See `centered_rank`."""
 
     made_by = "recombine.centered_rank"
-    finite = True
 
     def support(self, population_size: int) -> None:
         del population_size

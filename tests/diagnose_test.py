@@ -101,14 +101,14 @@ def test_what_repeats_is_told_from_luck():
     assert abs(other.reliability) < 0.4  # of 24 entries
 
 
-def test_a_mask_and_extra_arguments_are_those_of_an_optimizer():
+def test_a_leaf_without_a_gradient_does_not_mutate_and_extra_arguments_are_those_of_an_optimizer():
     def value_fn(params, scale):
         return scale * jnp.sum(params["w"]) + jnp.sum(params["b"])
 
     grads = {"w": jnp.zeros((4, 6)), "b": jnp.ones(6)}
     args = {"scale": jnp.float32(100.0), "unused": 3}
     assert diagnose(value_fn, PARAMS, grads, **args).gradient_correlation < 0.5
-    found = diagnose(value_fn, PARAMS, grads, mutable={"w": False, "b": True}, **args)
+    found = diagnose(value_fn, PARAMS, {"w": None, "b": grads["b"]}, **args)
     np.testing.assert_allclose(found.gradient_correlation, 1, atol=1e-4)
 
 
@@ -155,7 +155,7 @@ def test_it_runs_inside_of_a_jitted_step():
         ({"other_value_fn": 1}, TypeError, "`other_value_fn` must be a function of the parameters"),
         ({"noise": "gaussian"}, TypeError, "`noise` must be an operator, got 'gaussian'"),
         ({"sigma": -1.0}, ValueError, "`sigma` must be finite and at least 0, got -1.0"),
-        ({"mutable": {"w": False, "b": False}}, ValueError, "`mutable` leaves no floating-point"),
+        ({"grads": {"w": None, "b": None}}, ValueError, "`grads` must have a gradient of a leaf"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, error, message):

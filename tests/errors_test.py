@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from egd_optax import Execution, accept, egd, evolve, is_due, noise, recombine, with_frozen
+from egd_optax import Execution, accept, egd, evolve, is_due, noise, recombine
 from egd_optax.wrappers import STATIC_ARGS
 
 PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
@@ -462,18 +462,13 @@ def test_a_value_fn_that_fails_on_gaps_is_told_of_with_frozen(name, hide, jit):
     assert len(notes_of(caught.value)) == 1
 
 
-def test_an_error_without_gaps_or_with_gaps_that_were_filled_is_not_told_of_with_frozen():
+def test_an_error_without_gaps_is_not_told_of_with_frozen():
     def fails(params):
         return needs_both(params) + params["missing"]
 
     with pytest.raises(KeyError, match="missing") as caught:
         update(egd(0.1, evolve_every=1), value_fn=fails)
     assert not notes_of(caught.value)
-    filled = with_frozen(fails, PARAMS)
-    for value_fn in (filled, lambda params: filled(params)):
-        with pytest.raises(KeyError, match="missing") as caught:
-            update(HIDES["masked"](egd(0.1, evolve_every=1)), value_fn=value_fn)
-        assert not notes_of(caught.value)
 
 
 def test_integer_fitness_is_fine():

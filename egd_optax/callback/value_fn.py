@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import functools
 import logging
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -116,52 +116,52 @@ def host_value_fn(
                 f"`workers` must be left out with `batched=True`, got {workers}: there is one "
                 "call for all members. Let `fn` divide them."
             )
-    free = threading.Semaphore(workers or 1)  # for devices that call at the same time, too
+    answers = _Answers(fn, batched, workers, on_error, aux, threading.Semaphore(workers or 1))
+    call = to_python(answers.answer, answers.shapes)
     structure = jax.tree.structure(aux)
 
-    def shapes() -> list[jax.ShapeDtypeStruct]:
+    @functools.wraps(fn)
+    def value_fn(params: Any, **kwargs: Any) -> Any:
+        value, *beside = call((params, kwargs))
+        return value if aux is None else (value, jax.tree.unflatten(structure, beside))
+
+    return value_fn
+
+
+class _Answers(NamedTuple):
+    """What the function answers for some members; its settings are those of `host_value_fn`.
+
+    Attributes:
+        free: how many more calls may run, of all devices together.
+    """
+
+    fn: Callable[..., Any]
+    batched: bool
+    workers: int | None
+    on_error: str
+    aux: Any
+    free: threading.Semaphore
+
+    def shapes(self) -> list[jax.ShapeDtypeStruct]:
         """Of the fitness, and of what comes beside it."""
-        beside = jax.tree.leaves(auxiliary.shapes_of(aux))
+        beside = jax.tree.leaves(auxiliary.shapes_of(self.aux))
         return [jax.ShapeDtypeStruct((), fitness_dtype()), *beside]
 
-    def nothing(count: int) -> list[np.ndarray]:
-        value, *beside = (np.zeros((count, *leaf.shape), leaf.dtype) for leaf in shapes())
-        return [np.full_like(value, np.inf), *beside]
-
-    def checked(result: Any, members: tuple[int, ...]) -> list[np.ndarray]:
-        if aux is None:
-            return [_checked(result, members)]
-        value, beside = auxiliary.split_off(
-            result, auxiliary.shapes_of(aux), np.asarray, name="fn", casting="same_kind",
-            advice="pass an example of what it returns", members=members,
-        )  # fmt: skip
-        return [_checked(value, members), *beside]
-
-    def tried(count: int, *args: Any, **kwargs: Any) -> list[np.ndarray]:
-        """What `fn` makes of `count` members."""
-        try:
-            with free:
-                result = fn(*args, **kwargs)
-        except Exception:
-            if on_error == "raise":
-                raise
-            logger.warning("`fn` of `host_value_fn` failed: counts as worst.", exc_info=True)
-            return nothing(count)
-        found = checked(result, (count,) if batched else ())
-        return found if batched else [leaf[None] for leaf in found]
-
-    def answer(counted: np.ndarray, arrays: dict[int, np.ndarray], form: Form) -> list[np.ndarray]:
-        results = nothing(counted.size)
+    def answer(
+        self, counted: np.ndarray, arrays: dict[int, np.ndarray], form: Form
+    ) -> list[np.ndarray]:
+        """The results for all members, of which some count; the others are the worst."""
+        results = self._nothing(counted.size)
         members = np.flatnonzero(counted)
         if members.size:
-            found = together(members, arrays, form) if batched else each(members, arrays, form)
+            answer = self._together if self.batched else self._each
             with np.errstate(over="ignore"):  # what is too large for float32 is infinite
-                for result, leaf in zip(results, found, strict=True):
+                for result, leaf in zip(results, answer(members, arrays, form), strict=True):
                     result[members] = leaf
         return results
 
-    def together(
-        members: np.ndarray, arrays: dict[int, np.ndarray], form: Form
+    def _together(
+        self, members: np.ndarray, arrays: dict[int, np.ndarray], form: Form
     ) -> list[np.ndarray]:
         of_params = form.structure.children()[0].num_leaves
 
@@ -173,29 +173,46 @@ def host_value_fn(
             return np.broadcast_to(leaf, (members.size, *leaf.shape)) if at < of_params else leaf
 
         params, kwargs = form.filled({at: of_members(at, leaf) for at, leaf in arrays.items()})
-        return tried(members.size, params, **kwargs)
+        return self._tried(members.size, params, **kwargs)
 
-    def each(members: np.ndarray, arrays: dict[int, np.ndarray], form: Form) -> list[np.ndarray]:
+    def _each(
+        self, members: np.ndarray, arrays: dict[int, np.ndarray], form: Form
+    ) -> list[np.ndarray]:
         def one(member: int) -> list[np.ndarray]:
             own = {at: x[member, ...] if at in form.own else x for at, x in arrays.items()}
             params, kwargs = form.filled(own)
-            return tried(1, params, **kwargs)
+            return self._tried(1, params, **kwargs)
 
-        if workers is None or members.size == 1:
+        if self.workers is None or members.size == 1:
             found = [one(member) for member in members]
         else:
-            with ThreadPoolExecutor(workers) as pool:
+            with ThreadPoolExecutor(self.workers) as pool:
                 found = list(pool.map(one, members))
         return [np.concatenate(leaves) for leaves in zip(*found, strict=True)]
 
-    call = to_python(answer, shapes)
+    def _tried(self, count: int, *args: Any, **kwargs: Any) -> list[np.ndarray]:
+        """What `fn` makes of `count` members."""
+        try:
+            with self.free:
+                result = self.fn(*args, **kwargs)
+        except Exception:
+            if self.on_error == "raise":
+                raise
+            logger.warning("`fn` of `host_value_fn` failed: counts as worst.", exc_info=True)
+            return self._nothing(count)
+        members = (count,) if self.batched else ()
+        beside: list[np.ndarray] = []
+        if self.aux is not None:
+            result, beside = auxiliary.split_off(
+                result, auxiliary.shapes_of(self.aux), np.asarray, name="fn",
+                casting="same_kind", advice="pass an example of what it returns", members=members,
+            )  # fmt: skip
+        found = [_checked(result, members), *beside]
+        return found if self.batched else [leaf[None] for leaf in found]
 
-    @functools.wraps(fn)
-    def value_fn(params: Any, **kwargs: Any) -> Any:
-        value, *beside = call((params, kwargs))
-        return value if aux is None else (value, jax.tree.unflatten(structure, beside))
-
-    return value_fn
+    def _nothing(self, count: int) -> list[np.ndarray]:
+        value, *beside = (np.zeros((count, *leaf.shape), leaf.dtype) for leaf in self.shapes())
+        return [np.full_like(value, np.inf), *beside]
 
 
 def _checked(result: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -31,7 +31,7 @@ def member_weights(rule: Recombine, fitness: jax.Array, elite_count: int | None)
     weights = checked_weights(rule, rule.weights(fitness, count), fitness.size)
     tied = jnp.all(fitness == fitness[0])
     usable = jnp.isfinite(fitness) & jnp.isfinite(weights) & ~tied
-    if elite_count is not None and not rule._none_but_the_best:
+    if elite_count is not None:
         # Others are not held in every memory mode, so that none may weigh in any.
         _, best = lax.top_k(-fitness, count)  # stable: ties go to the smaller index
         usable &= jnp.zeros(fitness.shape, jnp.bool_).at[best].set(True)
@@ -40,7 +40,9 @@ def member_weights(rule: Recombine, fitness: jax.Array, elite_count: int | None)
 
 def _check_on_an_example(rule: Recombine, fitness: jax.Array, count: int) -> None:
     """Weighs an example, where that can be done while a step is traced."""
-    if rule.finite or jax.sharding.get_abstract_mesh().manual_axes:
+    if not hasattr(rule, "fn") and type(rule).__module__ == Recombine.__module__:
+        return  # the library's own
+    if jax.sharding.get_abstract_mesh().manual_axes:
         return
     with jax.ensure_compile_time_eval():
         example = jnp.arange(fitness.size, 0, -1).astype(fitness.dtype)
