@@ -30,7 +30,8 @@ def pytest_report_header():
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    if path := config.getoption("record"):
+    # The workers of xdist have a summary each, of what is in that of all.
+    if (path := config.getoption("record")) and not hasattr(config, "workerinput"):
         counts = versions.counted(terminalreporter.stats)
         versions.append(path, counts, time.monotonic() - START)
 

@@ -1,6 +1,8 @@
 """What is said of runs on several versions."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import versions
@@ -46,3 +48,14 @@ def test_runs_on_the_same_versions_are_shown_as_one(tmp_path, capsys):
     versions.show(tmp_path / "runs")
     shown = capsys.readouterr().out
     assert shown == f"{versions.in_words(versions.here())}: 10 passed, 1 failed in 20 s\n"
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_run_is_recorded_once(tmp_path, workers):
+    """On several workers, each of which has a summary of its own, too."""
+    record = tmp_path / "runs.jsonl"
+    test = "tests/versions_test.py::test_what_failed_or_aborted_is_in_its_row"
+    options = f"--record={record}", "-n", workers, "-p", "no:cacheprovider"
+    subprocess.run([sys.executable, "-m", "pytest", *options, test], check=True, timeout=300)
+    (run,) = versions.lines_of(record)
+    assert run["counts"] == {"passed": 1}
