@@ -184,23 +184,29 @@ class Noise:
     def form(self, parts: Parts, leaf: jax.Array) -> jax.Array:
         """Returns noise of unit variance, of the shape of the leaf.
 
+        By default the product of the `factors`, or the first of the parts.
+
         Args:
             parts: arrays of the shapes of `normals`, float32 or wider; or what `draw` returned.
             leaf: the leaf of the parent; for its shape and dtype.
         """
-        del leaf
-        return parts[0]
+        factors = self.factors(parts, leaf)
+        return parts[0] if factors is None else product(*factors, leaf)
 
     def form_sum(self, parts: Parts, weights: jax.Array, leaf: jax.Array) -> jax.Array:
-        """Returns the sum of weight * `form` over some members; by default one after another.
+        """Returns the sum of weight * `form` over some members.
 
-        By default those that take no more memory than their numbers are summed together.
+        By default one product of the `factors` of all. Without factors noise that takes no more
+        memory than its numbers is summed together, any other one member after the other.
 
         Args:
             parts: of each of them, with a leading axis `[n]`.
             weights: `[n]`, of the dtype of the sum.
             leaf: the leaf of the parent; for its shape and dtype.
         """
+        factors = jax.vmap(lambda parts: self.factors(parts, leaf))(parts)
+        if factors is not None:
+            return sum_of_products(*factors, weights, leaf)
 
         def form(parts: Parts) -> jax.Array:
             formed = self.form(parts, leaf).astype(weights.dtype)
@@ -223,7 +229,8 @@ class Noise:
     def factors(self, parts: Parts, leaf: Any) -> tuple[jax.Array, jax.Array] | None:
         """Returns two arrays of which the noise is the sum of products over their last axis.
 
-        Members of noise that has factors can be evaluated without being formed.
+        Members of noise that has factors can be evaluated without being formed, and are formed of
+        the factors with half of their digits, so that each product is exact.
 
         Args:
             parts: as those of `form`.
@@ -377,30 +384,6 @@ class _LowRank(Written, Noise):
             return (leaf.shape,)
         return tuple((*_shape(leaf, side), self.rank) for side in sides)
 
-    def form(self, parts: Parts, leaf: jax.Array) -> jax.Array:
-        sides = self._sides(leaf)
-        if sides is None:
-            return parts[0]
-        left, right = parts
-        if self.rank > 1:
-            product = _product("{left}r,{right}r->{whole}", sides, left, right, leaf)
-            return product / math.sqrt(self.rank)
-        # A product of entries, no matrix product: XLA:CPU forms it within what uses the member.
-        sharding = jax.typeof(leaf).sharding
-        return lax.broadcast_in_dim(
-            left[..., 0], leaf.shape, sides.left, out_sharding=sharding
-        ) * lax.broadcast_in_dim(right[..., 0], leaf.shape, sides.right, out_sharding=sharding)
-
-    def form_sum(self, parts: Parts, weights: jax.Array, leaf: jax.Array) -> jax.Array:
-        sides = self._sides(leaf)
-        if sides is None:
-            return super().form_sum(parts, weights, leaf)
-        left, right = (part.astype(weights.dtype) for part in parts)
-        left = jnp.expand_dims(weights, range(1, left.ndim)) * left
-        # One product over all members.
-        product = _product("n{left}r,n{right}r->{whole}", sides, left, right, leaf)
-        return product / math.sqrt(self.rank)
-
     def factors(self, parts: Parts, leaf: Any) -> tuple[jax.Array, jax.Array] | None:
         sides = self._sides(leaf)
         if sides is None:
@@ -449,21 +432,57 @@ def _check_scale(noise: Noise) -> None:
     settle(noise, min_scale=check_static_number("min_scale", noise.min_scale, zero=True))
 
 
-def _product(
-    axes: str, sides: _Sides, left: jax.Array, right: jax.Array, leaf: jax.Array
-) -> jax.Array:
-    """The matrix products of two factors, for every matrix of a stack."""
+def has_factors(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
+    """Whether a leaf can be evaluated as the parent's and factors beside it."""
+    # Of a float of a few digits a sum of products is another number than what it rounds to.
+    if not jnp.issubdtype(leaf.dtype, jnp.floating) or jnp.finfo(leaf.dtype).bits < 16:
+        return False
+    if not noise.has_factors:
+        return False
+    parts = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in noise.normals(leaf))
+    return jax.eval_shape(lambda *parts: noise.factors(parts, leaf), *parts) is not None
 
-    def named(axes: Sequence[int]) -> str:
-        return "".join(string.ascii_uppercase[axis] for axis in axes)
 
-    # Sharded like the leaf from the start: no device holds all of it.
+def product(left: jax.Array, right: jax.Array, leaf: jax.Array) -> jax.Array:
+    """The sum of products over the last axis of two factors, of the shape of a leaf."""
+    sharding = jax.typeof(leaf).sharding  # from the start: no device holds all of it
+    axes = range(leaf.ndim)
+    if left.shape[-1] == 1:
+        # A product of entries, no matrix product: XLA:CPU forms it within what uses the member.
+        sides = (
+            lax.broadcast_in_dim(factor[..., 0], leaf.shape, axes, out_sharding=sharding)
+            for factor in (left, right)
+        )
+        return next(sides) * next(sides)
+    names, operands = [], []
+    for factor in (left, right):
+        own = [axis for axis in axes if factor.shape[axis] == leaf.shape[axis]]
+        operands.append(lax.squeeze(factor, [axis for axis in axes if axis not in own]))
+        names.append("".join(string.ascii_uppercase[axis] for axis in own))
+    whole = "".join(string.ascii_uppercase[axis] for axis in axes)
     return jnp.einsum(
-        axes.format(
-            left=named(sides.left), right=named(sides.right), whole=named(range(leaf.ndim))
-        ),
-        left,
-        right,
+        f"{names[0]}r,{names[1]}r->{whole}",
+        *operands,
         precision=lax.Precision.HIGHEST,
-        out_sharding=jax.typeof(leaf).sharding,
+        out_sharding=sharding,
     )
+
+
+def sum_of_products(
+    left: jax.Array, right: jax.Array, weights: jax.Array, leaf: jax.Array
+) -> jax.Array:
+    """The sum of weight * `product` over members: one product over all.
+
+    Args:
+        left: of each of them, `[n, ..., rank]`.
+        right: the same of the other factor.
+        weights: `[n]`, of the dtype of the sum.
+        leaf: for the shape.
+    """
+    left = jnp.expand_dims(weights, range(1, left.ndim)) * left.astype(weights.dtype)
+
+    def of_all(factor: jax.Array) -> jax.Array:
+        factor = jnp.moveaxis(factor.astype(weights.dtype), 0, -2)
+        return factor.reshape(*factor.shape[:-2], -1)
+
+    return product(of_all(left), of_all(right), leaf)

@@ -74,7 +74,7 @@ def test_what_an_update_reaches_is_reached_exactly(dtype, step, near):
         by = 1 + 0.3 * np.random.default_rng(2).normal(size=wide.shape).astype(np.float32)
         target = jnp.asarray(wide * by if near else wide[::-1]).astype(dtype)
     source = jnp.asarray(source)
-    reached = arithmetic.reach(target, source, jnp.dtype(step))
+    reached = arithmetic.reach(source, arithmetic.difference(target, source, jnp.dtype(step)))
     update = arithmetic.difference(reached, source, jnp.dtype(step))
     assert update.dtype == step
     landed = optax.apply_updates(source, update)

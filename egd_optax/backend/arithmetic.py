@@ -48,16 +48,17 @@ def difference(target: jax.Array, leaf: jax.Array, dtype: jnp.dtype) -> jax.Arra
     return cast(by, dtype)
 
 
-def reach(target: jax.Array, leaf: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The point next to a target that an update of a dtype leads to from a leaf.
+def reach(leaf: jax.Array, update: jax.Array) -> jax.Array:
+    """The point that an update leads to from a leaf.
 
-    `add(leaf, difference(point, leaf, dtype))` is that point again, to the bit.
+    `add(leaf, difference(point, leaf, update.dtype))` is that point again, to the bit.
     """
-    # The point that one update leads to may be nearer to another update, which leads elsewhere.
-    # This happens if the update has fewer digits than the leaf. The second point is fixed.
-    for _ in range(1 if dtype == wide_dtype(dtype) else 2):
-        target = add(leaf, difference(target, leaf, dtype))
-    return target
+    point = add(leaf, update)
+    if update.dtype != wide_dtype(update.dtype):
+        # An update of few digits that leads from the leaf to this point may be another one, and
+        # lead elsewhere. The second point is fixed.
+        point = add(leaf, difference(point, leaf, update.dtype))
+    return point
 
 
 def _at_least_float32(dtype: jnp.dtype) -> jnp.dtype:

@@ -193,9 +193,9 @@ def _sum_of_rows(population: Population, terms: Terms, devices: Devices) -> Arra
 def child_of(population: Population, held: Candidate, steps: list[jax.Array]) -> Candidate:
     """The child: parent + step in each block, in the memory of a candidate."""
     layout = population.layout
-    blocks = [population.reached(at, step) for at, step in enumerate(steps)]
-    whole = tuple(blocks[at] for at in layout.whole)
-    return Candidate(held.rows, whole, tuple(blocks[at] for at in layout.in_rows))
+    updates = [population.stepped(at, step) for at, step in enumerate(steps)]
+    whole = tuple(population.reach(at, updates[at]) for at in layout.whole)
+    return Candidate(held.rows, whole, tuple(updates[at] for at in layout.in_rows))
 
 
 def statistic_of(population: Population, weights: jax.Array, devices: Devices) -> list[jax.Array]:

@@ -200,7 +200,7 @@ def _point(stage: Round, held: Candidate, choice: jax.Array, best: jax.Array) ->
     population = stage.population
     if stage.spec.accept.takes_best:
         held = population.form_into(held, best, choice == BEST)
-    leaves = population.separate(population.layout.in_order(held.whole, held.center or ()))
+    leaves = population.point(held)
     return tuple(leaves[at] for at in range(len(leaves)))
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from egd_optax.backend import arithmetic, packing, random, xla
 from egd_optax.backend.packing import Arrays, Layout
-from egd_optax.noise import Noise
+from egd_optax.noise import Noise, has_factors, product, sum_of_products
 
 # Purpose of the keys of a noise that draws its numbers itself; of a complex leaf also the next one.
 _OTHER_DRAWS = 2
@@ -51,7 +51,35 @@ class Perturbation:
 
     def read(self, at: int, rows: jax.Array, sign: jax.Array) -> jax.Array:
         """Sign times the noise in one block in rows, from the numbers of a draw."""
-        return self._scaled(at, self._form(at, self.layout.blocks[at].read(rows)), sign)
+        if not self.has_factors(at):
+            return self._scaled(at, self._form(at, self.layout.blocks[at].read(rows)), sign)
+        left, right = self.factors(at, rows, sign)
+        whole: jax.Array = _mapped(product, self.leaves[at], (0, 0, 0))(
+            left, right, self.leaves[at]
+        )
+        return whole if left.shape[-1] == 1 else xla.round_for_fma(whole)
+
+    def has_factors(self, at: int) -> bool:
+        """Whether the noise in a block is that of its factors."""
+        block = self.layout.blocks[at]
+        return (
+            block.rows is not None
+            and self.stds[at].size == block.many
+            and has_factors(self.noise, block.like)
+        )
+
+    def factors(
+        self, at: int, rows: jax.Array, sign: jax.typing.ArrayLike
+    ) -> tuple[jax.Array, jax.Array]:
+        """The factors of sign times the noise in one block, `[many, ..., rank]` each.
+
+        With half of their digits their products are exact. They are scaled before: each entry of
+        the noise would have to be rounded otherwise.
+        """
+        fn: Any = _mapped(self.noise.factors, self.leaves[at], (0, 0))
+        left, right = fn(self.layout.blocks[at].read(rows), self.leaves[at])
+        scale = jnp.asarray(sign, left.dtype) * self.stds[at].reshape(-1, *(1,) * (left.ndim - 1))
+        return xla.round_for_exact_product(scale * left), xla.round_for_exact_product(right)
 
     def drawn(self, at: int, draw: jax.Array) -> jax.Array:
         """The noise in one other block."""
@@ -77,6 +105,12 @@ class Perturbation:
             rows: the numbers of each draw, `[draws, rows, LENGTH]`.
             weights: `[draws]`.
         """
+        if self.has_factors(at):
+            left, right = jax.vmap(lambda rows: self.factors(at, rows, 1))(rows)
+            own = weights.astype(arithmetic.sum_dtype(self.leaves[at].dtype))
+            summed = _mapped(sum_of_products, self.leaves[at], (1, 1, None, 0))
+            total: jax.Array = summed(left, right, own, self.leaves[at])
+            return total
 
         def form_sum(parts: Arrays, leaf: jax.Array) -> jax.Array:
             own = weights.astype(arithmetic.sum_dtype(leaf.dtype))
@@ -131,7 +165,7 @@ class Perturbation:
     ) -> jax.Array:
         """Maps `fn` over the leaves of a block; of complex ones over real and imaginary parts."""
         leaves = self.leaves[at]
-        mapped = jax.vmap(fn, in_axes=(axis, 0)) if leaves.shape[0] > 1 else _unmapped(fn, axis)
+        mapped = _mapped(fn, leaves, (axis, 0))
         if not jnp.issubdtype(leaves.dtype, jnp.complexfloating):
             return _checked(self.noise, mapped(parts, leaves), leaves)
         half = len(parts) // 2
@@ -237,9 +271,20 @@ def _real_like(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, jnp.finfo(leaf.dtype).dtype)
 
 
-def _unmapped(fn: Callable[[Arrays, jax.Array], jax.Array], axis: int) -> Callable[..., jax.Array]:
-    """`fn` for one leaf with a leading axis; under `jax.vmap` it would lose its sharding."""
-    return lambda parts, leaf: fn(tuple(lax.squeeze(p, [axis]) for p in parts), leaf[0])[None]
+def _mapped(fn: Callable[..., Any], stack: jax.Array, axes: tuple[int | None, ...]) -> Any:
+    """`jax.vmap(fn, axes)`; under that the one leaf of a stack would lose its sharding."""
+    if stack.shape[0] > 1:
+        return jax.vmap(fn, axes)
+
+    def of_one(*args: Any) -> Any:
+        pairs = zip(args, axes, strict=True)
+        only = [
+            arg if axis is None else jax.tree.map(lambda x, at=axis: lax.squeeze(x, [at]), arg)
+            for arg, axis in pairs
+        ]
+        return jax.tree.map(lambda x: x[None], fn(*only))
+
+    return of_one
 
 
 def _checked(noise: Noise, formed: Any, like: jax.Array) -> jax.Array:

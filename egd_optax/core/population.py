@@ -6,8 +6,8 @@ mirrored, (1, 2), (3, 4), ... are pairs of one draw with opposite signs: Brockho
 Sampling and Sequential Selection for Evolution Strategies
 <https://doi.org/10.1007/978-3-642-15844-5_2>`_, 2010.
 
-A candidate is a point that an update of the base's dtype leads to from the parameters, to the bit,
-so that `optax.apply_updates` leads to what was evaluated.
+A candidate is an update: its noise is added to the base update, in that dtype, and what is
+evaluated is the point that `optax.apply_updates` leads to, to the bit.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Candidate(NamedTuple):
     Attributes:
         rows: the random numbers of all blocks in rows, `[rows, LENGTH]`.
         whole: the leaves of all other blocks.
-        center: of the blocks in rows the leaves that noise is added to; None for the parent's.
+        center: of the blocks in rows the updates that noise is added to; None for the base's.
     """
 
     rows: jax.Array
@@ -97,12 +97,15 @@ class Population:
         """The parent, whose numbers count for nothing: its sign is zero."""
         rows = jnp.zeros([self.layout.row_count, packing.LENGTH], jnp.float32)
         whole = tuple(map(self.parent_block, self.layout.whole))
-        center = tuple(map(self.parent_block, self.layout.in_rows)) if with_center else None
+        center = tuple(map(self._base_update, self.layout.in_rows)) if with_center else None
         return Candidate(rows, whole, center)
 
     def parent_block(self, at: int) -> jax.Array:
         """The parent's leaves in one block."""
-        return arithmetic.add(self.params[at], self.layout.stack_one(at, self.updates))
+        return arithmetic.add(self.params[at], self._base_update(at))
+
+    def _base_update(self, at: int) -> jax.Array:
+        return self.layout.stack_one(at, self.updates)
 
     def draw_into(self, held: Candidate, member: jax.Array, pred: jax.Array) -> Candidate:
         """Returns a member in the memory of another candidate if `pred` holds, else that one.
@@ -150,12 +153,14 @@ class Population:
         return self.draw_rows(draw), self.draw_whole(draw)
 
     def _displaced(self, at: int, draw: jax.Array) -> jax.Array:
-        return self._reach(at, self.parent_block(at), self.perturbation.drawn(at, draw))
+        return self.reach(at, self.stepped(at, self.perturbation.drawn(at, draw)))
 
     def _mirrored(self, at: int, leaf: jax.Array) -> jax.Array:
         wide = arithmetic.wide_dtype(leaf.dtype)
         parent = self.parent_block(at).astype(wide)
-        return self._reach(at, parent.astype(leaf.dtype), parent - leaf.astype(wide))
+        other = arithmetic.cast(parent + (parent - leaf.astype(wide)), leaf.dtype)
+        dtype = self._base_update(at).dtype
+        return self.reach(at, arithmetic.difference(other, self.params[at], dtype))
 
     # Leaves.
 
@@ -205,15 +210,14 @@ class Population:
         return leaves
 
     def form_into(self, held: Candidate, member: jax.Array, pred: jax.Array) -> Candidate:
-        """The leaves of a member in the memory of the child if `pred` holds, else the child."""
+        """A member in the memory of the child if `pred` holds, else the child."""
         held = self.redraw_into(held, member, pred)
 
         def form(member: jax.Array) -> Arrays:
             (inside, rows), member = xla.no_hoist((self, held.rows), member)
             parent = Candidate(rows, (), None)
-            return tuple(
-                inside._formed(at, parent, inside.sign_of(member)) for at in self.layout.in_rows
-            )
+            sign = inside.sign_of(member)
+            return tuple(inside._update_of(at, parent, sign) for at in self.layout.in_rows)
 
         return held._replace(center=xla.write_if(pred, member, form, held.center))
 
@@ -221,25 +225,36 @@ class Population:
         """True, which XLA cannot know."""
         return ~xla.opaque_false(self.key.astype(jnp.int32) & 1)
 
+    def point(self, held: Candidate) -> dict[int, jax.Array]:
+        """The leaves of a child, or of what `form_into` returned, by their positions."""
+        in_rows = (self.center_of(held, at) for at in self.layout.in_rows)
+        return self.separate(self.layout.in_order(held.whole, tuple(in_rows)))
+
     def center_of(self, held: Candidate, at: int) -> jax.Array:
         """The leaves that noise is added to, in one block in rows."""
+        return self.reach(at, self._center_of(held, at))
+
+    def _center_of(self, held: Candidate, at: int) -> jax.Array:
         if held.center is None:
-            return self.parent_block(at)
+            return self._base_update(at)
         return held.center[self.layout.in_rows.index(at)]
+
+    def _update_of(self, at: int, held: Candidate, sign: jax.Array) -> jax.Array:
+        """The update that leads to a candidate, in one block in rows."""
+        center = self._center_of(held, at)
+        return arithmetic.add(center, self.perturbation.read(at, held.rows, sign))
 
     def _formed(self, at: int, held: Candidate, sign: jax.Array) -> jax.Array:
         """The leaves of a candidate in one block in rows."""
-        center = self.center_of(held, at)
-        return self._reach(at, center, self.perturbation.read(at, held.rows, sign))
+        return self.reach(at, self._update_of(at, held, sign))
 
-    def reached(self, at: int, step: jax.Array) -> jax.Array:
-        """The leaves next to parent + step in one block, of the points that updates lead to."""
-        return self._reach(at, self.parent_block(at), step)
+    def stepped(self, at: int, step: jax.Array) -> jax.Array:
+        """The update that leads to parent + step, in one block."""
+        return arithmetic.add(self._base_update(at), step)
 
-    def _reach(self, at: int, center: jax.Array, step: jax.Array) -> jax.Array:
-        params = self.params[at]
-        update = self.updates[self.layout.blocks[at].leaves[0]]
-        return arithmetic.reach(arithmetic.add(center, step), params, update.dtype)
+    def reach(self, at: int, update: jax.Array) -> jax.Array:
+        """The leaves that an update leads to, in one block."""
+        return arithmetic.reach(self.params[at], update)
 
 
 def population_around(

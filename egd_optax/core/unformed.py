@@ -12,7 +12,7 @@ from egd_optax.core.population import Candidate, Population
 from egd_optax.core.spec import CycleSpec
 from egd_optax.factored.interpret import evaluate
 from egd_optax.factored.leaf import Factored
-from egd_optax.factored.uses import at_once, has_factors, reason_to_form, uses_of
+from egd_optax.factored.uses import at_once, reason_to_form, uses_of
 
 
 def chunks_of(
@@ -30,7 +30,9 @@ def chunks_of(
     """
     execution = spec.execution
     formed = None, execution.candidate_batch_size or 1
-    if execution.evaluate == "formed" or not factored_blocks(population):
+    if execution.evaluate == "formed" or not any(
+        map(population.perturbation.has_factors, population.layout.in_rows)
+    ):
         return formed
     if any(jax.typeof(leaf).sharding.mesh.explicit_axes for leaf in population.params):
         if execution.evaluate == "auto":
@@ -60,33 +62,18 @@ def chunks_of(
     return score, execution.candidate_batch_size or at_once(uses)
 
 
-def factored_blocks(population: Population) -> tuple[int, ...]:
-    """The blocks whose leaves are evaluated as the parent's and factors beside these."""
-    layout = population.layout
-    return tuple(
-        at
-        for at in layout.in_rows
-        if has_factors(population.perturbation.noise, layout.blocks[at].like)
-        and population.perturbation.stds[at].size == layout.blocks[at].many
-    )
-
-
 def factored_leaves(
     population: Population, candidate: Candidate, sign: jax.Array
 ) -> dict[int, Any]:
     """The leaves of a candidate by their positions; those with factors are not formed."""
-    blocks, factored = population.layout.blocks, factored_blocks(population)
+    noise, blocks = population.perturbation, population.layout.blocks
+    factored = [at for at in population.layout.in_rows if noise.has_factors(at)]
     leaves: dict[int, Any] = population.leaves(candidate, sign, without=factored)
     for at in factored:
-        center = population.center_of(candidate, at)
-        parts = blocks[at].read(candidate.rows)
+        bases = population.center_of(candidate, at)
+        left, right = (
+            factor.astype(bases.dtype) for factor in noise.factors(at, candidate.rows, sign)
+        )
         for index, position in enumerate(blocks[at].leaves):
-            base = center[index]
-            factors = population.perturbation.noise.factors(
-                tuple(part[index] for part in parts), base
-            )
-            assert factors is not None  # narrows the type: the block has some
-            scale = sign * population.perturbation.stds[at][index].reshape(())
-            left, right = (scale * factors[0]).astype(base.dtype), factors[1].astype(base.dtype)
-            leaves[position] = Factored(base, left, right, (position,))
+            leaves[position] = Factored(bases[index], left[index], right[index], (position,))
     return dict(sorted(leaves.items()))

@@ -5,13 +5,11 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from egd_optax.backend.memory import platform
 from egd_optax.factored.calls import CALLS
 from egd_optax.factored.interpret import Step, evaluate, primitives_of
 from egd_optax.factored.leaf import base_of, is_factored
-from egd_optax.noise import Noise
 
 # Members at a time have so many rows that a product with the base is fast: more only take more
 # memory, and on a CPU leave its caches. And so many members are enough for small networks.
@@ -112,17 +110,6 @@ def _rows(step: Step) -> int:
     summed: int = math.prod(leaf.shape[axis] for axis in axes)
     size: int = leaf.size
     return results * summed // size
-
-
-def has_factors(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
-    """Whether a leaf can be evaluated as the parent's and factors beside it."""
-    # Of a float of a few digits a sum of products is another number than what it rounds to.
-    if not jnp.issubdtype(leaf.dtype, jnp.floating) or jnp.finfo(leaf.dtype).bits < 16:
-        return False
-    if not noise.has_factors:
-        return False
-    parts = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in noise.normals(leaf))
-    return jax.eval_shape(lambda *parts: noise.factors(parts, leaf), *parts) is not None
 
 
 def reason_to_form(
