@@ -184,7 +184,7 @@ def differences_around(
     counts = jnp.bool_(True)
 
     def pair(draw: jax.Array) -> tuple[jax.Array, jax.Array]:
-        rows, whole = population.draw_rows(draw), population.draw_whole(draw)
+        rows, whole = population.perturbation.draw_rows(draw), population.draw_whole(draw)
         other = population.mirrored_whole(whole)
         ahead = population.leaves(Candidate(rows, whole, center), jnp.float32(1))
         behind = population.leaves(Candidate(rows, other, center), jnp.float32(-1))

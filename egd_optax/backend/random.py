@@ -47,7 +47,8 @@ def threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array
 def derive(key: jax.Array, high: jax.typing.ArrayLike, low: jax.typing.ArrayLike) -> jax.Array:
     """Returns the key, uint32 `[..., 2]`, that a key and two numbers lead to."""
     words = (jnp.asarray(word).astype(jnp.uint32) for word in (high, low))
-    return jnp.stack(threefry(key, *words), -1)
+    # The same piece of program for each key: XLA would fuse it with the next one.
+    return xla.barrier(jnp.stack(threefry(key, *words), -1))
 
 
 def normals(key: jax.Array, draw: jax.Array, entry: jax.Array) -> jax.Array:

@@ -184,10 +184,12 @@ def draw_rows(layout: Layout, keys: jax.Array, draw: jax.Array) -> jax.Array:
     entries = starts[:, None] + jnp.arange(packing.LENGTH, dtype=jnp.uint32)
     numbers = random.normals(keys[layout.row_leaf][:, None], draw, entries)
     factors = layout.row_of_factor[:, None]
-    if not factors.any():
-        return xla.round_for_fma(numbers)
-    rounded = xla.round_for_exact_product(numbers)
-    return rounded if factors.all() else jnp.where(factors, rounded, xla.round_for_fma(numbers))
+    rounded = numbers
+    if not factors.all():
+        rounded = xla.round_for_fma(numbers)
+    if factors.any():
+        rounded = jnp.where(factors, xla.round_for_exact_product(numbers), rounded)
+    return rounded
 
 
 def perturbation_of(

@@ -135,9 +135,9 @@ class Population:
             numbers = numbers[0], xla.run_if(mirrored, _mirror, numbers[1], self)
         return held._replace(rows=numbers[0], whole=numbers[1])
 
-    def draw_rows(self, draw: jax.Array) -> jax.Array:
-        """The numbers of all blocks in rows."""
-        return self.perturbation.draw_rows(draw)
+    def rows_of(self, member: jax.Array) -> jax.Array:
+        """The numbers of all blocks in rows, of a member."""
+        return self.perturbation.draw_rows(self.draw_of(member))
 
     def draw_whole(self, draw: jax.Array) -> Arrays:
         """The leaves of all other blocks of a member with positive sign."""
@@ -149,8 +149,7 @@ class Population:
         return tuple(map(self._mirrored, self.layout.whole, whole))
 
     def _draw(self, member: jax.Array) -> tuple[jax.Array, Arrays]:
-        draw = self.draw_of(member)
-        return self.draw_rows(draw), self.draw_whole(draw)
+        return self.rows_of(member), self.draw_whole(self.draw_of(member))
 
     def _displaced(self, at: int, draw: jax.Array) -> jax.Array:
         return self.reach(at, self.stepped(at, self.perturbation.drawn(at, draw)))
