@@ -1,4 +1,4 @@
-"""What to write instead where `value_fn` fails, a state is foreign, or a wrapper wastes cycles."""
+"""Notes on errors: a `value_fn` that fails, a foreign state, a wrapper that wastes cycles."""
 
 from collections.abc import Iterator
 import contextlib
@@ -16,10 +16,10 @@ from egd_optax._jax import ClosedJaxpr, Literal
 
 @contextlib.contextmanager
 def advice_on_value_fn() -> Iterator[None]:
-    """Adds a note to errors that mean that `value_fn` holds what it must not hold.
+    """Adds a note to errors that mean that `value_fn` holds something that it must not hold.
 
-    An array that leaked from another trace is noticed by JAX when the program around it
-    runs: here outside of `jax.jit`, else when the caller's jitted step runs.
+    JAX notices an array that leaked from another trace when the program around it runs. Outside of
+    `jax.jit` this is here, else it is when the caller's jitted step runs.
     """
     try:
         yield
@@ -73,11 +73,11 @@ def advice_on_tracers() -> Iterator[None]:
 def advice_on_gaps(params: optax.Params) -> Iterator[None]:
     """Adds a note to the errors of a `value_fn` that was given parameters with gaps.
 
-    Without it an error that comes from `optax.MaskedNode` in a model's arithmetic names neither
-    the wrapper that put it there nor what fills the gap.
+    An error that comes from `optax.MaskedNode` in a model's arithmetic does not name the wrapper
+    that put it there. Nor does it say how to fill the gap.
 
     Args:
-        params: what `value_fn` is called with.
+        params: the parameters that `value_fn` is called with.
     """
     try:
         yield
@@ -121,7 +121,7 @@ def _shapes(state: optax.OptState) -> dict[str, tuple[int, ...]]:
 
 
 def _difference(found: dict[str, tuple[int, ...]], fresh: dict[str, tuple[int, ...]]) -> str:
-    """What one state has where another has something else, the first of it; empty if nothing."""
+    """Describes the first difference of one state from another; empty if there is none."""
     for path, shape in fresh.items():
         if path not in found:
             return f"`{path}` is missing"
@@ -142,8 +142,8 @@ def warn_of_constant(closed: ClosedJaxpr, count: int) -> None:
 
     They come last but one: behind the arrays that it closes over, before a flag.
 
-    An operation counts as depending on all that it is given, so that nothing is said of a
-    `value_fn` that looks at a member and makes nothing of it.
+    An operation counts as depending on all of its operands. So a `value_fn` that reads a member
+    without an effect on its result causes no warning.
     """
     jaxpr = closed.jaxpr
     reached = set(jaxpr.invars[-1 - count : -1])
@@ -154,7 +154,7 @@ def warn_of_constant(closed: ClosedJaxpr, count: int) -> None:
     for equation in jaxpr.eqns:
         if any(map(is_reached, equation.invars)):
             reached.update(equation.outvars)
-    if count and not is_reached(jaxpr.outvars[0]):  # the fitness; what comes beside it may be fixed
+    if count and not is_reached(jaxpr.outvars[0]):  # the fitness; the aux may be fixed
         warnings.warn(
             "`value_fn` returns the same for all members, for no parameter that mutates is used. "
             "It may print them: while JAX traces it they are no numbers. Pass "
@@ -166,8 +166,8 @@ def warn_of_constant(closed: ClosedJaxpr, count: int) -> None:
 def warn_inside_multi_steps() -> None:
     """Warns if `optax.MultiSteps` is calling: it would run a due cycle k times.
 
-    It calls the optimizer that it wraps on every micro-step and drops all results but
-    the last, and passes nothing that tells which. Hence the look at who is calling.
+    It calls the optimizer that it wraps on every micro-step, and drops all results but
+    the last. Its arguments do not tell which is the last, so this looks at the caller.
     """
     frame = inspect.currentframe()
     while frame is not None:

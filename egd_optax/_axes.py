@@ -20,7 +20,7 @@ def check_axes(execution: Any) -> None:
                 "is averaged as a whole."
             )
     for name in _others(execution):
-        # Along an axis that `jax.pmap` made up nothing can be averaged, gradients neither.
+        # `jax.pmap` makes up names of axes. Nothing can be averaged over these, nor gradients.
         if execution.axis_name is None and not _is_tracked(name) and not name.startswith("_"):
             raise ValueError(
                 "`axis_name` must name the mapped axes, got None inside of `jax.shard_map` or "
@@ -31,7 +31,7 @@ def check_axes(execution: Any) -> None:
 
 
 def check_replicas(value: jax.Array, execution: Any) -> None:
-    """Where JAX keeps track of what varies over an axis, replicas have the same fitness."""
+    """Refuses fitness that is known to vary over an axis that no argument names."""
     for name in _others(execution):
         if _is_tracked(name) and _varies(value, name):
             raise ValueError(
@@ -49,7 +49,7 @@ def _others(execution: Any) -> list[str]:
 
 
 def _is_tracked(name: str) -> bool:
-    """Whether JAX keeps track of what varies over an axis: `check_vma` of `jax.shard_map`."""
+    """Whether JAX tracks which values vary over an axis: `check_vma` of `jax.shard_map`."""
     return bool(jax.typeof(lax.axis_index(name)) != jax.typeof(jnp.int32(0)))
 
 
@@ -66,7 +66,7 @@ def check_population_axis(spec: Any, params: Any, extra_args: Mapping[str, Any])
 
     Raises:
         ValueError: there is no mesh, no axis of that name in it, or there are fewer members than
-            devices; parameters or arguments are known to be sharded over the axis.
+            devices. Parameters or arguments are known to be sharded over the axis.
     """
     axis = spec.execution.population_axis
     if axis is None:

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-# What shapes the program, or is a function that is not a schedule of the step: an argument of
-# `optax.inject_hyperparams(egd, static_args=STATIC_ARGS)`, which would trace or call it.
+# Arguments that shape the program, or are functions that are no schedules of the step. Pass them to
+# `optax.inject_hyperparams(egd, static_args=STATIC_ARGS)`, which would else trace or call them.
 STATIC_ARGS = ("population_size", "generations", "mutable", "reset_base")
 
 
@@ -155,6 +155,38 @@ def check_hashable(name: str, value: Any) -> None:
             f"`{name}` must be hashable, got {value!r}: make its class a "
             "`@dataclasses.dataclass(frozen=True)`, and hold tuples where it holds lists or arrays."
         ) from error
+
+
+def check_like(name: str, found: Any, expected: Any) -> None:
+    """Refuses a field of a state that is not like that of this optimizer.
+
+    Args:
+        name: of the field.
+        found: the field.
+        expected: shapes and dtypes. A float may come as another float, as a state that was cast
+            has them; so may an integer.
+
+    Raises:
+        ValueError: the structure, a shape or a kind of dtype differs.
+    """
+    got: Any = jax.tree.structure(found)
+    structure: Any = jax.tree.structure(expected)
+    if got == structure:
+        leaves = jax.tree_util.tree_leaves_with_path(expected)
+        for (path, like), leaf in zip(leaves, jax.tree.leaves(found), strict=True):
+            shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
+            kinds = (jnp.bool_, jnp.integer, jnp.inexact)
+            alike = [jnp.issubdtype(dtype, k) == jnp.issubdtype(like.dtype, k) for k in kinds]
+            if shape != like.shape or not all(alike):
+                name += jax.tree_util.keystr(path)
+                got, structure = f"{dtype} {list(shape)}", f"{like.dtype} {list(like.shape)}"
+                break
+    if got != structure:
+        raise ValueError(
+            f"`state.{name}` must be that of this optimizer, got {got} where that is {structure}: "
+            "call `tx.init(params)` and restore into it, with the arguments of `evolve` that the "
+            "state was made with."
+        )
 
 
 def checked_state(method: str, operator: Any, after: Any, state: Any) -> Any:

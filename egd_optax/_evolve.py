@@ -45,28 +45,29 @@ def evolve(
     """Adds evolution cycles to any optax optimizer.
 
     Every step is a step of `base`. On steps N, 2N, ... (N = `evolve_every`) the same
-    `update` also runs a cycle around the parameters that the base step leads to, the
-    parent: members are the parent plus noise, `value_fn` scores each of them with a
-    forward pass, the best recombine into a child, and the update returned leads to the
-    child, to the best elite or to the parent.
+    `update` also runs a cycle. It starts from the parent, the parameters after the base
+    step. Members are the parent plus noise. `value_fn` scores each of them with a forward
+    pass, and the best recombine into a child. The update returned leads to the child, to
+    the best elite or to the parent.
 
     `update` takes `value_fn` as an extra argument: `update(grads, state, params,
     value_fn=fn, accept_value_fn=None, base_value_fn=None, evolve=None, **extra)`.
 
-    * `value_fn(params, **kw)` returns a real scalar, at least float32, lower is better; with
-      `aux`, a tuple of that and of what else is to be told.
-      It is never differentiated and traced once; outside of `jax.jit` once a cycle, to find the
-      program that an earlier cycle compiled. It gets all of `extra` if it has `**kw`, else
-      those that its signature names. Where that names `generation` it gets the index of the
-      generation, int32 `[]`, to score each generation, all its members alike, on a minibatch
-      of its own; where it names `base_state` the state of `base` after the step, for bases
-      whose parameters are not those to evaluate. A NaN or infinite value counts as worst.
-    * `accept_value_fn`, the same kind of function, on data that `value_fn` does not see: it
-      takes the place of `value_fn` where `accept` compares, so that what was selected for
-      the luck of its batch is not taken.
-    * `base_value_fn`, the objective of a `base` that evaluates one itself, such as a line
-      search; None for `value_fn`. It must be what the gradients are of: along the gradient of
-      a loss, a line search on the loss after rounding climbs.
+    * `value_fn(params, **kw)` returns a real scalar, at least float32, lower is better. With
+      `aux` it returns `(fitness, aux)`.
+      It is never differentiated and traced once. Outside of `jax.jit` it is traced once a
+      cycle, to find the program that an earlier cycle compiled. It gets all of `extra` if it
+      has `**kw`, else those that its signature names. If the signature names `generation`, it
+      gets the index of the generation, int32 `[]`, the same for all members of a generation.
+      It can then score each generation on another minibatch. If the signature names
+      `base_state`, it gets the state of `base` after the step, for bases whose parameters are
+      not the ones to evaluate. A NaN or infinite value counts as worst.
+    * `accept_value_fn` is the same kind of function, on data that `value_fn` does not see. If
+      given, `accept` compares by it instead of `value_fn`. A candidate that only had luck
+      with its batch is then not taken.
+    * `base_value_fn` is the objective of a `base` that evaluates one itself, as a line search
+      does; None for `value_fn`. It must be the loss that `grads` belong to. A line search on
+      another loss, on the loss after rounding for example, may step uphill.
     * `evolve` is None to let the step counter decide in the compiled program, or True or
       False to decide when the step is traced. With False `value_fn` may be left out.
     * `extra` is also passed to `base`, as far as that takes it.
@@ -75,19 +76,19 @@ def evolve(
         base: the optimizer that steps.
         evolve_every: steps between cycles.
         population_size: members evaluated in a cycle, the parent included; at least 2.
-        generations: rounds of mutation, selection and recombination in a cycle, each around
-            what the one before chose.
+        generations: rounds of mutation, selection and recombination in a cycle. Each round
+            starts from the choice of the round before.
         sigma: standard deviation of the noise, or an optax schedule of the cycle index
-            (0, 1, ...): a fraction of each leaf's root mean square or, where `noise` is not
-            relative, in units of the parameters.
-        noise: what members are set apart by: `noise.gaussian()`, `noise.low_rank()`, or a
-            `noise.Noise` of one's own.
+            (0, 1, ...). It is a fraction of each leaf's root mean square. If `noise` is not
+            relative, it is in units of the parameters.
+        noise: the distribution of the perturbations. Pass `noise.gaussian()`,
+            `noise.low_rank()`, or your own `noise.Noise`.
         antithetic: whether members come in mirrored pairs, parent + noise and parent -
-            noise, of one draw. `population_size` is then even, and the parent, which
-            belongs to no pair, is evaluated besides.
-        recombine: what each member weighs in the child: of the best ones `recombine.mean()`,
-            `recombine.softmax()` or `recombine.elite_weights(fn)`, of all members
-            `recombine.centered_rank()` or `recombine.member_weights(fn)`.
+            noise, of one draw. `population_size` is then even. The parent belongs to no pair
+            and is evaluated in addition.
+        recombine: the weight of each member in the child. `recombine.mean()`,
+            `recombine.softmax()` and `recombine.elite_weights(fn)` weigh the best members.
+            `recombine.centered_rank()` and `recombine.member_weights(fn)` weigh all members.
         es_optimizer: an optax optimizer that steps from the parent to the child. Its gradient is
             -sum of weight * (member - parent), at the parent. The default, `optax.sgd(1.0)`, goes
             to parent + sum and keeps no state. `optax.sgd(0.5)` goes half of the way. An
@@ -100,67 +101,68 @@ def evolve(
         accept: the rule that ends a generation: `accept.best()`, `accept.improved()`,
             `accept.always()`, or an `accept.Accept` of your own. If no member has a finite
             fitness, the parent is taken.
-        reset_base: whether the moments of `base` start anew after a cycle that left the
-            parent, with the counts that correct their bias: what is shaped like the parameters
-            and starts the same everywhere. All else goes on: schedules, other counters, keys,
-            learned scales, hyperparameters, cycles of an `evolve` inside. Or a function of the
-            state and of a fresh one, `base.init` of the new parameters, that returns the state to
-            go on with. The value and gradient that a line search keeps for its next step are
-            forgotten in any case.
-        mutable: which leaves mutate: a pytree of bools that is a prefix of the
-            parameters, or a callable of the parameters that returns one; None for all but those
-            that `base` freezes: whose update, as traced, cannot depend on any gradient. Integer
-            leaves never do.
-        aux: where `value_fn` returns (fitness, aux), a pytree of arrays or of
-            `jax.ShapeDtypeStruct` like that second part, as `jax.eval_shape(value_fn, params)[1]`
-            is; None where it returns the fitness alone. An example and no flag, for the state is
-            made before any evaluation. `state.info.aux` then holds that of the parent, the best
-            member and the child, and the sum over all evaluations: steps of an environment, for
-            example. Over `axis_name` floats are averaged, as the fitness is, and what is counted,
-            in integers, is added up.
-        execution: how a cycle runs, never what it finds: where elites live, how many members
-            are evaluated at a time, over which devices; see `Execution`.
+        reset_base: whether to reset the moments of `base` after a cycle that left the parent,
+            with the counts that correct their bias. Moments are arrays that are shaped like
+            the parameters and start the same everywhere. All else goes on: schedules, other
+            counters, keys, learned scales, hyperparameters, cycles of an `evolve` inside.
+            A function decides itself: it maps the state and a fresh one, `base.init` of the
+            new parameters, to the next state. A line search always forgets the value and the
+            gradient that it keeps for its next step.
+        mutable: which leaves mutate. Pass a pytree of bools that is a prefix of the
+            parameters, or a callable of the parameters that returns one. With None all leaves
+            mutate but those that `base` freezes. It freezes a leaf if the traced update of it
+            cannot depend on any gradient. Integer leaves never mutate.
+        aux: None if `value_fn` returns the fitness alone. If it returns (fitness, aux), pass a
+            pytree of arrays or of `jax.ShapeDtypeStruct` like that second part, as
+            `jax.eval_shape(value_fn, params)[1]` is. Pass an example: `init` must know its
+            structure before any evaluation. `state.info.aux` then holds the aux of the parent,
+            the best member and the child, and the sum over all evaluations. A simulator can
+            report its steps in this way. Over `axis_name` floats are averaged, as the fitness
+            is, and integers are added up.
+        execution: how a cycle runs, never what it finds. It says where elites live, how many
+            members are evaluated at a time, and over which devices; see `Execution`.
         key: int seed of 32 bits, or a threefry key, which may be traced. Noise depends on the
-            key, the cycle, the member and the position of the leaf alone. `init` puts it into
-            the state, and `update` reads it there: for an ensemble under `jax.vmap`, whose models
-            would all get the same noise, make the states with a key for each,
+            key, the cycle, the member and the position of the leaf alone. `init` puts the key
+            into the state, and `update` reads it there. In an ensemble under `jax.vmap` all
+            models would get the same noise. Make each state with another key:
             `jax.vmap(lambda key, params: evolve(base, key=key).init(params))(keys, models)`.
 
     Returns:
         An `optax.GradientTransformationExtraArgs` with state `EvolveState`. On a step
         without a cycle the updates are those of `base`, and on all steps they have the dtypes of
-        these. Where such a dtype is below float32, members and children are evaluated at the
-        parameters that an update of it leads to, so that `optax.apply_updates` lands exactly on
-        what was evaluated. Derivatives, of a learning rate for example, pass through a step as
-        through one of `base`; where a cycle left the parent, what it chose is a constant.
+        these. An update of a dtype below float32 reaches only some parameters. Members and
+        children are evaluated at these, so that `optax.apply_updates` lands exactly on an
+        evaluated point. Derivatives, of a learning rate for example, pass through a step as
+        through one of `base`. If a cycle left the parent, its choice is a constant.
 
     Raises:
-        TypeError: an argument is of the wrong type; at `update`, `value_fn` is missing or
+        TypeError: an argument is of the wrong type. At `update`, `value_fn` is missing or
             not callable, or returns something other than a real scalar of at least
-            float32, `evolve` is traced, or an extra argument is misspelt.
-        ValueError: an argument is out of range; at `update`, `params` is missing, or
-            `mutable` does not fit them; `state` is that of another base; an axis of `execution`
-            is not mapped, is no axis of the mesh, or has more devices than there are members; an
-            axis that is mapped is not named, where JAX does not notice that replicas drift apart;
-            `noise`, `recombine` or `reset_base` return what is none.
+            float32. At `update`, `evolve` is traced, or an extra argument is misspelt.
+        ValueError: an argument is out of range. At `update`, `params` is missing, or
+            `mutable` does not fit them. `state` is that of another base. An axis of
+            `execution` is not mapped, is no axis of the mesh, or has more devices than there
+            are members. A mapped axis is not named, and JAX does not notice that replicas
+            drift apart. `noise`, `recombine` or `reset_base` return an invalid value.
 
     Cost:
         A step without a cycle costs a step of `base`. A generation costs `population_size`
-        forward passes with `accept.always()`, else one more, for the child, and another one if
-        antithetic, for the parent; and `population_size - 1` draws of noise,
-        half of `population_size` if antithetic: a normal number for every parameter, or of low
-        rank `rank * (rows + columns)` of them for every matrix. `accept_value_fn` adds two
-        forward passes, three with `accept.best()`. What recombines is read back or drawn again,
-        see `Execution`; rules that weigh all members and noise of low rank store none in any
-        mode: what weighs something is drawn again, into the sum. If the best member is taken, it
-        is drawn again. No mode stores or moves the parent. Device memory: the updates of `base`,
-        and beside them the active members or one sum, whatever the population size; the parent
-        too while members of low rank are evaluated, and with `generations` above 1.
-        Leaves of at most 2**15 numbers, all of them together, are held up to nine times, and whole
-        on each device where XLA decides how they are divided.
+        forward passes with `accept.always()`. Other rules add one for the child, and another
+        one for the parent if antithetic. A generation draws noise `population_size - 1` times,
+        or half of `population_size` if antithetic. A draw is a normal number for every
+        parameter, or of low rank `rank * (rows + columns)` of them for every matrix.
+        `accept_value_fn` adds two forward passes, three with `accept.best()`. Members that
+        recombine are read back or drawn again, see `Execution`. Rules that weigh all members
+        and noise of low rank store no member in any mode. Each member with a weight is then
+        drawn again, into the sum. If the best member is taken, it is drawn again. No mode
+        stores or moves the parent. Device memory holds the updates of `base`, and the active
+        members or one sum, whatever the population size. It also holds the parent while
+        members of low rank are evaluated, and with `generations` above 1.
+        All leaves of at most 2**15 numbers are together held up to nine times. If XLA decides
+        how they are divided, each device holds them whole.
         Under `jax.vmap` of the optimizer a cycle runs on the steps on which any is due. A jitted
         step takes longer to compile than that of `base`: `benchmarks/README.md` has a table.
-        Outside of `jax.jit` `value_fn` is traced on every cycle, and what it was compiled to is
+        Outside of `jax.jit` `value_fn` is traced on every cycle, and its compiled program is
         kept.
 
     References:
@@ -258,16 +260,17 @@ def egd(
         generations: rounds of a cycle.
         sigma: standard deviation of the noise, a fraction of each leaf's root mean square, or
             a schedule of the cycle index.
-        noise: what members are set apart by.
+        noise: the distribution of the perturbations.
         antithetic: whether members come in mirrored pairs.
-        recombine: what each member weighs in the child.
+        recombine: the weight of each member in the child.
         es_optimizer: an optax optimizer that steps from the parent to the child; the default,
             `optax.sgd(1.0)`, goes to parent + weighted sum.
         accept: the rule that ends a generation.
-        reset_base: whether the momentum starts anew after a jump, or a function that decides
-            what does.
+        reset_base: whether to reset the momentum after a jump, or a function that returns the
+            next state.
         mutable: which leaves mutate.
-        aux: what `value_fn` returns beside the fitness is like this; None if nothing.
+        aux: an example of the aux that `value_fn` returns with the fitness; None if it
+            returns the fitness alone.
         execution: where elites live, how many members at a time, over which devices.
         key: int seed, or a threefry key.
 

@@ -1,4 +1,4 @@
-"""Names of JAX that are not among its stable ones, and what differs of them between its versions.
+"""Names of JAX that are not among its stable ones, and their differences between its versions.
 
 The rest of the package takes them from here, so that a release that moves one is mended in this
 file. All are there in JAX 0.10.2, 0.11.2 and 0.12.0.1.
@@ -51,7 +51,7 @@ def bound(primitive: Any, params: dict[str, Any], arrays: Sequence[Any]) -> list
 def operands_of_scan(
     params: Any, operands: Sequence[Any]
 ) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
-    """What a scan closes over, what it carries, and what it goes over."""
+    """The constants of a scan, its carry, and the arrays that it scans over."""
     if "ft_in" in params:  # JAX 0.11.2 and later
         groups = params["ft_in"].update(operands).unpack()
         consts, carry, xs = (list(group.vals) for group in groups)
@@ -62,7 +62,7 @@ def operands_of_scan(
 
 @contextlib.contextmanager
 def as_where_traced(equation: Any) -> Iterator[None]:
-    """Errors and profiles name the user's line, and mesh and memory are what they were."""
+    """Errors and profiles name the user's line; mesh and memory are those of the trace."""
     source = equation.source_info
     names = source_info_util.current_name_stack() + source.name_stack
     with (

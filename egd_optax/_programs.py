@@ -1,9 +1,9 @@
 """Cycles outside of `jax.jit`: compiled once, and not on every cycle.
 
-JAX knows a program by the functions that it is made of, and outside of jit those of a cycle are new
+JAX knows a program by its functions. Outside of jit the functions of a cycle are new
 on every call. So, in most loops, is `value_fn`: a fresh lambda around the batch. Here the cycle is
-a program of its own, which the optimizer keeps, and `value_fn` is known by what it does. It is
-traced on every cycle, which takes milliseconds; where it traces to the same operations, on whatever
+a separate program, which the optimizer keeps, and `value_fn` is known by its operations. It is
+traced on every cycle, which takes milliseconds. If it traces to the same operations, on whatever
 arrays, the program is the same. Nothing is assumed of functions that look alike.
 """
 
@@ -38,10 +38,10 @@ class Programs:
     """The programs of one optimizer for cycles outside of jit.
 
     Attributes:
-        run_cycle_if: what they compute.
-        compiled: the programs, by what their objectives do.
-        code: that of the `value_fn` that the latest one was compiled for.
-        anew: how many were compiled for this code since one was used again.
+        run_cycle_if: the function that they compute.
+        compiled: the programs, by the operations of their objectives.
+        code: the code of the `value_fn` that the latest one was compiled for.
+        anew: how many programs were compiled for this code since one was used again.
     """
 
     def __init__(self, run_cycle_if: Callable[..., Ran]) -> None:
@@ -50,6 +50,10 @@ class Programs:
         self.compiled: dict[Hashable, Callable[..., Any]] = {}
         self.code: object = None
         self.anew = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent to another process: no program."""
+        return vars(Programs(self.run_cycle_if))
 
     def run_cycle(
         self,
@@ -63,9 +67,9 @@ class Programs:
 
         Args:
             due: bool `[]`.
-            spec: what to do.
+            spec: the settings of the cycle.
             mutating: positions of the leaves that mutate.
-            objectives: what to select on.
+            objectives: the functions to select by.
             start: the step before its cycle.
         """
         if _is_traced((due, start, objectives.extra_args)) or not due:
@@ -102,7 +106,7 @@ class Programs:
             del self.compiled[next(iter(self.compiled))]
         arrays = {name: fn.arrays for name, fn in known.items()}
         all_extra, _ = arrays_of(objectives.extra_args)
-        # The functions have what they take of it among their arrays; a noise reads all of it.
+        # The functions have the parts that they take among their arrays; a noise reads it whole.
         reads = type(spec.noise).reads is not Noise.reads
         base_state = objectives.base_state if reads else None
         with advice_on_value_fn():
@@ -126,10 +130,10 @@ class Programs:
 
 
 class _Known(NamedTuple):
-    """What a function of the parameters does.
+    """The operations of a function of the parameters.
 
     Attributes:
-        identity: the same of two functions that do the same to their arrays.
+        identity: equal for two functions that do the same to their arrays.
         jaxpr: its operations, on arrays, the index of the generation, whether the result counts,
             and parameters.
         arrays: those that it closes over, and those among its arguments.
@@ -201,18 +205,18 @@ def _program(
 
 
 def _identity(jaxpr: Any) -> Hashable:
-    """What two functions have in common that do the same to their arrays."""
+    """Returns a value that is equal for two functions that do the same to their arrays."""
     text = re.sub(r" at 0x[0-9a-fA-FX]+", "", str(jaxpr))
     return text, tuple(map(id, _held_inside(jaxpr)))
 
 
 def _held_inside(jaxpr: Any) -> Iterator[Any]:
-    """What is printed without all that it is: arrays, and functions that are called back."""
+    """The objects that JAX does not print in full: arrays, and functions that are called back."""
     for equation in jaxpr.eqns:
         for var in equation.invars:
             if isinstance(var, Literal) and np.ndim(var.val):
                 yield var.val
-        # What derives is not called, and is another function on every call.
+        # A function for derivatives is not called, and is another object on every call.
         derives = equation.primitive.name.startswith(("custom_jvp", "custom_vjp"))
         for param in jax.tree.leaves(tuple(equation.params.values()), is_leaf=is_jaxpr):
             if isinstance(param, ClosedJaxpr):
@@ -221,7 +225,7 @@ def _held_inside(jaxpr: Any) -> Iterator[Any]:
             elif isinstance(param, Jaxpr):
                 yield from _held_inside(param)
             elif callable(param) and not derives:
-                # JAX wraps what is called back, and a rule for `jax.vmap`, anew on every call.
+                # JAX wraps a callback, and a rule for `jax.vmap`, anew on every call.
                 yield getattr(param, "callback_func", getattr(param, "rule", param))
 
 

@@ -1,4 +1,4 @@
-"""What `evolve` and `update` are given, checked."""
+"""Checks of the arguments of `evolve` and `update`."""
 
 from collections.abc import Mapping
 import numbers
@@ -20,11 +20,16 @@ from egd_optax.recombine import Recombine
 def check_interval(evolve_every: Any) -> None:
     """A positive Python int, or an array, which passes unchecked."""
     if not isinstance(evolve_every, jax.Array):
-        _checks.check_size("evolve_every", evolve_every)
+        size = _checks.check_size("evolve_every", evolve_every)
+        if size >= 2**31:
+            raise ValueError(
+                f"`evolve_every` must be below 2**31, got {size}: steps are counted in int32. To "
+                "run no cycle at all pass `evolve=False` to `update`."
+            )
 
 
 def checked_spec(spec: CycleSpec) -> CycleSpec:
-    """What a cycle does, of the arguments of `evolve` as they were given; with Python ints."""
+    """Checks the arguments of `evolve`, and returns them with Python ints."""
     for name, kind, fix in (
         ("noise", Noise, "write `noise.gaussian()`, or subclass `noise.Noise`"),
         ("recombine", Recombine, "write `recombine.mean()` or another of that module"),
@@ -47,9 +52,9 @@ def checked_spec(spec: CycleSpec) -> CycleSpec:
     _checks.check_static("mutable", spec.mutable, "function or pytree of bools")
     _checks.check_evaluate(spec.execution.evaluate, spec.noise)
     _check_batch_size(spec.execution.candidate_batch_size, population_size, spec.antithetic)
-    es_optimizer = spec.es_optimizer
-    if es_optimizer is not STRAIGHT:
-        es_optimizer = _checks.check_base(es_optimizer, "es_optimizer")
+    es_optimizer = None
+    if spec.es_optimizer is not STRAIGHT:
+        es_optimizer = _checks.check_base(spec.es_optimizer, "es_optimizer")
     return spec._replace(
         population_size=population_size,
         generations=generations,
@@ -59,14 +64,14 @@ def checked_spec(spec: CycleSpec) -> CycleSpec:
 
 
 def _fix_of_accept(accept: Any) -> str:
-    """What to write instead; the strings that name a rule are the first guess of many."""
+    """The call to write instead; users often pass the name of a rule as a string."""
     is_named = isinstance(accept, str) and accept in ("always", "best", "improved")
     name = accept if is_named else "best"
     return f"write `accept.{name}()`, or subclass `accept.Accept`"
 
 
 def _check_population(population_size: Any, antithetic: bool) -> int:
-    """At least a parent and a mutant, and an even number where members come in pairs."""
+    """At least a parent and a mutant, and an even number if members come in pairs."""
     why = ": the unmutated parent is one of them, so that nothing would mutate"
     size = _checks.check_size("population_size", population_size, 2, why)
     if antithetic and size % 2:
@@ -97,7 +102,7 @@ def _check_support(rule: Any, population_size: int) -> None:
 def _check_batch_size(
     candidate_batch_size: int | None, population_size: int, antithetic: bool
 ) -> None:
-    """No more than there are members, and no pair divided."""
+    """At most as many as there are members, and no pair divided."""
     if candidate_batch_size is None:
         return
     if candidate_batch_size > population_size:

@@ -9,6 +9,7 @@ import optax
 
 from egd_optax._advice import advice_on_state, warn_inside_multi_steps
 from egd_optax._axes import check_axes, check_population_axis
+from egd_optax._checks import check_like
 from egd_optax._programs import Programs
 from egd_optax._settings import check_update, make_key_data
 from egd_optax.backend import xla
@@ -22,16 +23,16 @@ from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
 
 
 class EvolveState(NamedTuple):
-    """State of `evolve`; scalars beside the state of the base optimizer.
+    """State of `evolve`: some scalars and the state of the base optimizer.
 
     Attributes:
         count: int32 `[]`, steps taken.
         cycle: int32 `[]`, cycles run.
-        key_data: uint32 `[2]`, the raw threefry key that all noise derives from; raw,
-            because typed keys do not pass through serialization or tree arithmetic.
+        key_data: uint32 `[2]`, the raw threefry key that all noise derives from. Typed keys
+            do not pass through serialization or tree arithmetic.
         base_state: state of the base optimizer.
-        info: what the latest cycle did, `CycleInfo`.
-        strategy_state: what `es_optimizer` and `accept` keep, `StrategyState`.
+        info: the report of the latest cycle, `CycleInfo`.
+        strategy_state: the state of `noise`, `es_optimizer` and `accept`, `StrategyState`.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -60,8 +61,8 @@ def is_due(step: Any, evolve_every: Any) -> Any:
     idle program then costs exactly what the base optimizer costs.
 
     Args:
-        step: number of the step, counted from 1, an int or an int array `[]`: the step
-            about to be taken is `state.count + 1`.
+        step: number of the step, counted from 1, an int or an int array `[]`. The next
+            step is `state.count + 1`.
         evolve_every: steps between cycles, at least 1.
 
     Returns:
@@ -85,11 +86,11 @@ def is_due(step: Any, evolve_every: Any) -> Any:
 
 
 class Step(NamedTuple):
-    """What an `evolve` does on each step.
+    """The two functions of an `evolve`, `init` and `update`, with its settings.
 
     Attributes:
         base: the optimizer that steps.
-        spec: what a cycle does.
+        spec: the settings of a cycle.
         evolve_every: steps between cycles.
         reset_base: see the argument of `evolve`.
         key: an int seed or a threefry key.
@@ -131,6 +132,11 @@ class Step(NamedTuple):
     ) -> tuple[optax.Updates, EvolveState]:
         """The updates of a step and the state after it; see `egd_optax.evolve`."""
         _check_state(state, self.spec)
+        state = state._replace(  # a checkpoint can give back Python numbers
+            count=jnp.asarray(state.count),
+            cycle=jnp.asarray(state.cycle),
+            key_data=jnp.asarray(state.key_data),
+        )
         functions = {
             "value_fn": value_fn,
             "accept_value_fn": accept_value_fn,
@@ -139,7 +145,9 @@ class Step(NamedTuple):
         evolve = check_update(params, functions, evolve, accept=self.spec.accept)
         if evolve is None:
             warn_inside_multi_steps()
-        arguments.check_spelling(extra_args, filter(None, functions.values()))
+        given = [fn for fn in functions.values() if fn is not None]
+        arguments.check_spelling(extra_args, given)
+        arguments.check_reserved(extra_args, given)
         base_args = self._base_args(state.base_state, functions, evolve, extra_args)
         with advice_on_state(self.base, state.base_state, params):
             base_updates, base_state = self.base.update(
@@ -170,8 +178,8 @@ class Step(NamedTuple):
         strategy.check_strategy_state(spec, state.strategy_state, params)
         check_axes(spec.execution)
         check_population_axis(spec, params, objectives.extra_args)
-        # Always true where a cycle is certain, which XLA cannot know: every cycle is a
-        # program of its own behind the same boundary and rounds in the same way.
+        # If a cycle is certain, this is always true, and XLA cannot know. Every cycle is then
+        # a separate program behind the same boundary, and rounds in the same way.
         certain = evolve or (
             not isinstance(self.evolve_every, jax.Array) and self.evolve_every == 1
         )
@@ -181,7 +189,7 @@ class Step(NamedTuple):
             base_updates=base_updates,
             # In the dtypes of a cycle, for a state that was cast or made under another x64.
             info=info.in_dtypes(state.info, info.info_like(spec.aux)),
-            key_data=state.key_data,
+            key_data=state.key_data.astype(jnp.uint32),
             cycle=state.cycle.astype(jnp.int32),
             strategy_state=state.strategy_state,
         )
@@ -192,7 +200,7 @@ class Step(NamedTuple):
                 self.reset_base, self.base, base_state, params, ran.updates, ran.jumped
             )
         return ran.updates, state._replace(
-            cycle=state.cycle + due.astype(state.cycle.dtype),
+            cycle=jnp.where(due, optax.safe_increment(state.cycle), state.cycle),
             base_state=base_state,
             info=info.in_dtypes(ran.info, state.info),
             strategy_state=ran.strategy_state,
@@ -205,9 +213,9 @@ class Step(NamedTuple):
         evolve: bool | None,
         extra_args: dict[str, Any],
     ) -> dict[str, Any]:
-        """What the base gets of the arguments of `update`.
+        """The arguments of `update` that the base gets.
 
-        What is meant for an `evolve` only where there is one inside: line searches refuse it.
+        It gets those of an `evolve` only if it holds one: line searches refuse them.
         """
         args: dict[str, Any] = {}
         objective = functions["base_value_fn"] or functions["value_fn"]
@@ -224,19 +232,20 @@ class Step(NamedTuple):
 
 
 def _check_state(state: Any, spec: CycleSpec) -> None:
-    """The state of an optimizer like this one: what a checkpoint gives back may be another."""
+    """Refuses the state of another optimizer, which a checkpoint may give back."""
     if not isinstance(state, EvolveState):
         raise TypeError(
             f"`state` must be an EvolveState, got {type(state).__name__}: restore it into the "
             "structure of `tx.init(params)`."
         )
-    expected: Any = jax.tree.structure(info.info_like(spec.aux).aux)
-    found: Any = jax.tree.structure(state.info.aux)
-    if found != expected:
-        raise ValueError(
-            f"`state` must hold what `aux` is like, got {found} where that is {expected}: make it "
-            "with `tx.init(params)` of this optimizer."
-        )
+    whole = jax.ShapeDtypeStruct((), jnp.int32)
+    key_data = jax.ShapeDtypeStruct((2,), jnp.uint32)
+    own = state.count, state.cycle, state.key_data, state.info
+    expected = whole, whole, key_data, info.info_like(spec.aux)
+    for name, found, like in zip(
+        ("count", "cycle", "key_data", "info"), own, expected, strict=True
+    ):
+        check_like(name, found, like)
 
 
 def _holds_evolve(state: optax.OptState) -> bool:

@@ -1,14 +1,14 @@
-"""What the operators of the library have in common: they print as one writes them."""
+"""Operators of the library print as the call that makes them."""
 
 import dataclasses
 from typing import Any, ClassVar
 
 
 class Written:
-    """Beside a frozen dataclass: its `repr` is the call that makes it.
+    """Mix-in for a frozen dataclass: its `repr` is the call that makes it.
 
     The operators are no NamedTuples, which are pytrees and equal to every tuple of the same
-    numbers, and have no `__call__`: `optax.inject_hyperparams` takes what is callable for a
+    numbers. They have no `__call__`: `optax.inject_hyperparams` takes every callable for a
     schedule.
     """
 
@@ -22,6 +22,6 @@ class Written:
 
 
 def settle(operator: object, **fields: object) -> None:
-    """Replaces fields of a frozen dataclass that is being made by what they were checked to be."""
+    """Replaces fields of a frozen dataclass, while it is being made, by their checked values."""
     for name, value in fields.items():
         object.__setattr__(operator, name, value)

@@ -148,7 +148,7 @@ def always() -> Accept:
         The rule, an argument of `evolve` and `egd`.
 
     Cost:
-        No evaluation beside those of the members.
+        No evaluation besides those of the members.
 
     References:
         As in evolution strategies: Salimans et al., `Evolution Strategies as a Scalable

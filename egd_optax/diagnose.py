@@ -1,4 +1,4 @@
-"""`diagnose`: does the gradient see what the fitness sees, and does the fitness repeat?"""
+"""`diagnose`: does the gradient agree with the fitness, and does the fitness repeat?"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,11 +21,11 @@ from egd_optax.noise import Noise
 
 
 class Diagnosis(NamedTuple):
-    """What mirrored pairs around some parameters say; scalars, from -1 to 1.
+    """Two correlations over mirrored pairs around some parameters; scalars, from -1 to 1.
 
     Attributes:
-        gradient_correlation: float `[]`, of the fitness differences of pairs with what the gradient
-            predicts. Near 1 the gradient sees all that the fitness does.
+        gradient_correlation: float `[]`, of the fitness differences of pairs with the prediction
+            of the gradient. Near 1 the gradient predicts the fitness.
         reliability: float `[]`, of the fitness differences of pairs with those on other samples.
             Near 0 they are luck. NaN without `other_value_fn`.
 
@@ -57,16 +57,16 @@ def diagnose(
     """Measures at a checkpoint whether cycles can find what a gradient does not.
 
     Members of a cycle are drawn in mirrored pairs. For each pair `value_fn` says which side is
-    better and by how much, and so does the gradient, to first order. Where the two agree, cycles
-    find what the next steps find for less. Where the differences do not repeat on other samples,
-    the batch is too small for this fitness. What both say in between, and how far it is to be
-    trusted, is in the guide: it is a veto, not a promise.
+    better and by how much, and so does the gradient, to first order. If the two agree, the next
+    steps find the same as cycles, for less. If the differences do not repeat on other samples, the
+    batch is too small for this fitness. The guide says how to read values in between, and how far
+    to trust them: the result is a veto, not a promise.
 
     Args:
         value_fn: the fitness on some samples, as passed to `update`.
         params: pytree of arrays.
-        grads: pytree like `params`: the gradient that training follows, on the same samples. A
-            leaf with None in its place does not mutate.
+        grads: pytree like `params`, the gradient that training follows on the same samples. A leaf
+            with None in its place does not mutate.
         other_value_fn: the fitness on as many other samples.
         pairs: mirrored pairs to draw. A correlation c is uncertain by about (1 - c**2) /
             sqrt(pairs).
@@ -76,8 +76,8 @@ def diagnose(
         **extra_args: as passed to `update`, for those that `value_fn` and `other_value_fn` take.
 
     Returns:
-        The two correlations, around zero; NaN where no pair differs. Costs `2 * pairs` forward
-        passes for `value_fn`, as many for `other_value_fn`, and the memory of two members.
+        The two correlations, around zero; NaN if no pair differs. Costs `2 * pairs` forward passes
+        for `value_fn`, as many for `other_value_fn`, and the memory of two members.
 
     Raises:
         TypeError: an argument is of the wrong type, or `value_fn` returns no real scalar.

@@ -19,47 +19,47 @@ class Execution:
 
     Attributes:
         memory: where elites live during a cycle. "host": in pinned host memory. "device": on
-            the device. "replay": nowhere, they are drawn again from their keys, as always with
-            `noise.low_rank` and rules that weigh all members. The result is the same to the bit.
-            On CPU "host" and "device" are the same. On an accelerator start with "host" from
-            parameters and a state that are both committed to their devices (any sharding, or
-            `jax.device_put((params, state), jax.devices()[0])`): JAX commits what a program
-            with two memories returns, or one with any committed argument, so that a jitted
-            step that started from anything uncommitted is compiled twice. A
-            `egd_optax.backend.memory.Memory` of your own keeps pages, the leaves of an elite, in
-            another place or form; a subclass has three methods. A `population_axis` and what is
-            drawn again in all modes leave it aside.
+            the device. "replay": nowhere, they are drawn again from their keys. All modes draw
+            `noise.low_rank` again, and members under rules that weigh all members. The result is
+            the same to the bit. On CPU "host" and "device" are the same. On an accelerator start
+            with "host" from parameters and a state that are both committed to their devices (any
+            sharding, or `jax.device_put((params, state), jax.devices()[0])`). JAX commits the
+            results of a program with two memories, or with any committed argument. A jitted step
+            that started from anything uncommitted would be compiled twice. Your own
+            `egd_optax.backend.memory.Memory` keeps pages, the leaves of an elite, in another
+            place or form; a subclass has three methods. It is not used with a `population_axis`,
+            nor for members that are drawn again in all modes.
         evaluate: how members of `noise.low_rank` are evaluated. "formed": as parameters, like
-            any others. "factored": as W + A B^T that is never added up, x W + (x A) B^T, so that
-            members share the product with W. The fitness is the same within 1e-5 of it, in
-            bfloat16 within what rounding the formed parameters would add; parent, child and,
-            with `accept.best()`, the best member are judged as the parameters that they would
-            become. What `value_fn` does with a leaf that has no factored form is done with the
-            formed leaf: see `egd_optax.factored.explain`. "auto": factored where that is faster.
-        candidate_batch_size: members evaluated at a time, under `jax.vmap`: more work for an
-            accelerator that one small forward pass leaves idle, and memory for as many members
-            and their activations. Members are the same to the bit, fitness within the rounding
-            of a batched program. None: one, or as many as suit where they are factored. jaxlib
-            0.10.0 to 0.11.0 can deadlock on CPU where `value_fn` has several QRs, Cholesky
+            any others. "factored": as x W + (x A) B^T. Members then share the product with W, and
+            W + A B^T is never added up. The fitness is the same within 1e-5 of it. In
+            bfloat16 it is the same within the rounding that formed parameters would add. Parent,
+            child and, with `accept.best()`, the best member are judged as the parameters that
+            they would become. If an operation of `value_fn` has no factored form, it gets the
+            formed leaf: see `egd_optax.factored.explain`. "auto": factored if that is faster.
+        candidate_batch_size: members evaluated at a time, under `jax.vmap`. A batch gives more
+            work to an accelerator that one small forward pass leaves idle. It takes memory for as
+            many members and their activations. Members are the same to the bit, fitness within
+            the rounding of a batched program. None: one, or as many as suit if they are factored.
+            On CPU jaxlib 0.10.0 to 0.11.0 can deadlock if `value_fn` has several QRs, Cholesky
             decompositions, solves or inverses: docs/guide/known_issues.md.
-        axis_name: mapped axes, of `jax.shard_map` or `jax.pmap`, to average fitness over: a name,
-            a tuple of names, or None. Inside of these None is an error where JAX does not notice
-            that replicas drift apart, as with `check_vma=False`; there `()` says that no axis is
-            to be averaged over, for each device has a model of its own.
+        axis_name: mapped axes, of `jax.shard_map` or `jax.pmap`, to average fitness over. Pass a
+            name, a tuple of names, or None. Inside of these None is an error if JAX does not
+            notice that replicas drift apart, as with `check_vma=False`. Pass `()` there if each
+            device has an independent model: no axis is then averaged over.
         population_axis: an axis to divide the members over, each device evaluating its share.
-            In a plain `jax.jit` an axis of the mesh, with parameters that are not sharded over
-            it; inside of `jax.shard_map` and `jax.pmap` the name of a mapped axis. Elites are
+            In a plain `jax.jit` it is an axis of the mesh over which parameters are not sharded.
+            Inside of `jax.shard_map` and `jax.pmap` it is the name of a mapped axis. Elites are
             drawn again from their keys, whatever `memory` is.
         mesh: the mesh of `population_axis`; None for that of `jax.set_mesh`.
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: an argument is out of range, or has no effect beside the others.
+        ValueError: an argument is out of range, or has no effect with the others.
 
     Cost:
-        "host" moves a member to the host each time that one enters the elite and back once to
-        recombine, "replay" draws k elites again. Device memory: `candidate_batch_size` active
-        members or one sum, whatever the population size.
+        "host" moves a member to the host each time that one enters the elite, and back once to
+        recombine. "replay" draws k elites again. Device memory holds `candidate_batch_size`
+        active members or one sum, whatever the population size.
 
     Example:
         >>> from egd_optax import Execution, egd
@@ -74,7 +74,7 @@ class Execution:
     mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None
 
     def __post_init__(self) -> None:
-        """Checks what it was made of."""
+        """Checks the arguments."""
         if not isinstance(self.memory, Memory):
             check_choice("memory", self.memory, MEMORY_MODES)
         check_choice("evaluate", self.evaluate, EVALUATIONS)

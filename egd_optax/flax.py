@@ -22,10 +22,10 @@ class TrainState(train_state.TrainState):
 
     Works with any optax optimizer: one that takes no extra arguments is not given any.
 
-    Where the gradients hold the collection `_overwrite_with_gradient`, as those of a model in FP8
-    do, the optimizer sees `params["params"]` alone, as in linen. `value_fn` and `accept_value_fn`
-    still get the whole tree, with the collection as this step leaves it; `base_value_fn` gets it as
-    the gradients were taken with it: pass that too where the base evaluates, as a line search does.
+    Gradients of a model in FP8 hold the collection `_overwrite_with_gradient`. The optimizer then
+    sees `params["params"]` alone, as in linen. `value_fn` and `accept_value_fn` still get the whole
+    tree, with the collection as this step leaves it. `base_value_fn` gets the collection that the
+    gradients were taken with: pass that function too if the base evaluates, as a line search does.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -73,9 +73,9 @@ def _of_whole_trees(
     passed_on: dict[str, Any], params: optax.Params, grads: optax.Updates
 ) -> dict[str, Callable[..., Any]]:
     """The objectives among some arguments, as functions of `params["params"]` alone."""
-    # What is scored must be what the state becomes. The step replaces the collection by its
-    # gradient whatever a cycle chooses, so that with the old one a candidate would be selected
-    # with scales that it is never used with, and the fitness be that of no state.
+    # A candidate must be scored with the collection that the state gets. The step replaces the
+    # collection by its gradient whatever a cycle chooses. With the old one, a candidate would be
+    # selected with scales that it is never used with.
     after = grads[OVERWRITE_WITH_GRADIENT]
     # A line search compares with the value and the slope that the gradients were taken at. With
     # the new collection its objective would jump at the start, and no step might seem to descend.
@@ -84,13 +84,13 @@ def _of_whole_trees(
     return {
         name: _of_whole_tree(fn, collections[name])
         for name, fn in passed_on.items()
-        # What is no function is left to the optimizer, which names it in its error.
+        # The optimizer gets values that are no functions, and names them in its error.
         if name in collections and callable(fn)
     }
 
 
 def _of_whole_tree(fn: Callable[..., Any], collection: Any) -> Callable[..., Any]:
-    """A function of the whole tree, as one of its parameters around which the rest is fixed."""
+    """A function of the whole tree, as one of its parameters; the collection is fixed."""
 
     @functools.wraps(fn)  # its signature says which other arguments it takes
     def value_fn(candidate: optax.Params, /, **kwargs: Any) -> Any:
@@ -108,13 +108,13 @@ def nnx_value_fn(
         model: the model; read, not changed.
         loss: maps a model to a real scalar, forward only, for example `lambda model:
             loss_fn(model, batch)`. It is given a copy of `model` in evaluation mode,
-            with the parameters of a member: Dropout is off, BatchNorm uses its running
-            statistics, and whatever the copy counts or stores is dropped.
+            with the parameters of a member. Dropout is off, and BatchNorm uses its running
+            statistics. All that the copy counts or stores is dropped.
         wrt: which variables the optimizer updates, as given to `nnx.Optimizer`.
 
     Returns:
         A function from the parameters, as `nnx.Optimizer` passes them, to the loss. It raises a
-        `ValueError` where it is given other variables than `wrt` selects.
+        `ValueError` if it is given other variables than `wrt` selects.
 
     Example:
         >>> import jax.numpy as jnp
@@ -139,11 +139,11 @@ def nnx_value_fn(
     expected = len(jax.tree.leaves(selected))
 
     def value_fn(params: optax.Params) -> jax.Array:
-        # What `optax.masked` hides counts, for it is a gap to be filled and no other filter; where
-        # the mask is of a whole layer, one gap stands for all leaves of that.
+        # Leaves that `optax.masked` hides count too: they are gaps to be filled, not another
+        # filter. If a mask hides a whole layer, one gap replaces all leaves of it.
         leaves, _ = flatten(params)
         given, least = len(leaves), 1 if any(map(is_masked, leaves)) else expected
-        # Else `nnx.merge` fails on two numbers of leaves, and names neither argument.
+        # `nnx.merge` would else fail on two numbers of leaves, and name neither argument.
         if not least <= given <= expected:
             raise ValueError(
                 "`wrt` must be the filter that `nnx.Optimizer(model, tx, wrt=...)` was given, got "

@@ -15,8 +15,8 @@ the root mean square of three others:
 ...     return numerator / jnp.sqrt(jnp.mean(others**2, 0)) / 3**0.5
 >>> tx = egd(0.1, noise=StudentT())
 
-It keeps every promise of the library: the same bits in all memory modes, in batches, in mirrored
-pairs, over a mesh and after a resume.
+The library keeps its promises for it. The bits are the same in all memory modes, in batches, in
+mirrored pairs, over a mesh and after a resume.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,10 +43,10 @@ Axes = int | Sequence[int] | Callable[[jax.ShapeDtypeStruct], int | Sequence[int
 
 
 class Outcome(NamedTuple):
-    """What a generation found, for a noise that adapts.
+    """The outcome of a generation, for a noise that adapts.
 
     Attributes:
-        fitness: of all members, `[n]`, the parent's first; +inf where it is not finite.
+        fitness: of all members, `[n]`, the parent's first; +inf if not finite.
         weights: the weight of each member in the child, `[n]`.
         child_fitness: `[]`, +inf if the child was not evaluated.
         accepted: bool `[]`, whether the parameters left the parent.
@@ -82,21 +82,22 @@ class Outcome(NamedTuple):
 class Noise:
     """The noise of one leaf is `std * form(numbers)`; subclass it for another noise.
 
-    The library draws the numbers, rounds the noise so that every device gets the same bits, and
-    replaces noise that is not finite by zero. No method needs all parts: by default `normals` asks
-    for one normal number for each parameter, `form` returns it, and `std` is `sigma` times the root
-    mean square of the leaf.
+    The library draws the numbers, and rounds the noise so that every device gets the same bits. It
+    replaces noise that is not finite by zero. Every method has a default. `normals` asks for one
+    normal number for each parameter, and `form` returns it. `std` is `sigma` times the root mean
+    square of the leaf.
 
-    Give a subclass that has settings `@dataclasses.dataclass(frozen=True)`, so that it is compared
-    and hashed by value, and no `__call__`, which `optax.inject_hyperparams` would take for a
-    schedule.
+    Decorate a subclass that has settings with `@dataclasses.dataclass(frozen=True)`, so that it is
+    compared and hashed by value. Give it no `__call__`: `optax.inject_hyperparams` would take it
+    for a schedule.
 
     Attributes:
-        relative: whether `sigma` is a fraction of the root mean square of a leaf, else in units of
-            the parameters.
-        min_scale: floor of that root mean square, in units of the parameters, so that leaves
+        relative: whether `sigma` is a fraction of the root mean square of a leaf. If False, it is
+            in units of the parameters.
+        min_scale: floor of that root mean square, in units of the parameters. With it leaves
             initialised to zero move.
-        has_factors: whether `factors` returns any, so that members need not be formed.
+        has_factors: whether `factors` returns any. Members can then be evaluated without being
+            formed.
 
     Example:
         Noise that is the same for all columns of a matrix, a number for each row.
@@ -196,8 +197,9 @@ class Noise:
     def form_sum(self, parts: Parts, weights: jax.Array, leaf: jax.Array) -> jax.Array:
         """Returns the sum of weight * `form` over some members.
 
-        By default one product of the `factors` of all. Without factors noise that takes no more
-        memory than its numbers is summed together, any other one member after the other.
+        By default one product of the `factors` of all. Without factors it depends on the memory
+        that the noise takes. If it takes at most as much as its numbers, members are summed
+        together, else one after the other.
 
         Args:
             parts: of each of them, with a leading axis `[n]`.
@@ -221,30 +223,27 @@ class Noise:
             noise = form(tuple(part[index] for part in parts))
             return xla.round_for_fma(weights[index] * noise)
 
-        total: jax.Array = lax.fori_loop(
-            1, weights.size, lambda index, total: total + term(index), term(0)
-        )
-        return total
+        return xla.loop(1, weights.size, lambda index, total: total + term(index), term(0))
 
     def factors(self, parts: Parts, leaf: Any) -> tuple[jax.Array, jax.Array] | None:
-        """Returns two arrays of which the noise is the sum of products over their last axis.
+        """Returns two arrays; the noise is the sum of their products over the last axis.
 
-        Members of noise that has factors can be evaluated without being formed, and are formed of
-        the factors with half of their digits, so that each product is exact.
+        Members of noise that has factors can be evaluated without being formed. If they are
+        formed, the factors are rounded to half of their digits, so that each product is exact.
 
         Args:
             parts: as those of `form`.
             leaf: shape and dtype of the leaf.
 
         Returns:
-            Two arrays with the axes of the leaf, each as long or one, and an axis `[rank]` behind
-            these; None if the noise of this leaf has no factors.
+            Two arrays with the axes of the leaf and a last axis `[rank]`. Each axis is as long as
+            that of the leaf, or one. None if the noise of this leaf has no factors.
         """
         del parts, leaf
         return None
 
     statistic: Callable[[jax.Array], jax.Array] | None = None
-    """Maps noise of unit variance to an array like it, which is summed beside the noise."""
+    """Maps noise of unit variance to an array like it, which is summed as the noise is."""
 
     def adapt(self, state: Any, outcome: Outcome) -> Any:
         """Returns the next state, after a generation."""
@@ -290,36 +289,36 @@ def low_rank(
 ) -> Noise:
     """Noise A B^T / sqrt(rank) for leaves of two axes or more, far cheaper to draw.
 
-    A has a row for every index of all axes but the last (of a kernel: height, width and input
-    channels; of an embedding: the vocabulary), B one for every index of the last; their entries
-    are independent normal numbers. The standard deviation of every entry is that of `gaussian`.
-    Vectors and scalars are drawn in full, and so are leaves for which A and B would have as many
-    entries as the leaf.
+    A has a row for every index of all axes but the last. These are height, width and input channels
+    of a kernel, and the vocabulary of an embedding. B has a row for every index of the last axis.
+    The entries of A and B are independent normal numbers. The standard deviation of every entry is
+    that of `gaussian`. Vectors and scalars are drawn in full. So are leaves with at most as many
+    entries as A and B would have.
 
     Args:
-        rank: columns of A and B; higher is closer to normal noise and dearer.
+        rank: columns of A and B. A higher rank is closer to normal noise and costs more.
         relative: whether `sigma` is a fraction of the root mean square of each leaf; False: in
             units of the parameters.
         min_scale: floor of that root mean square, in units of the parameters.
-        batch_axis: axes along which a leaf is a stack of matrices, as in `jax.nn.initializers`:
-            an axis or a sequence of axes for every leaf of two axes or more, or a function from a
-            leaf's `jax.ShapeDtypeStruct` to such. Each matrix gets factors of its own. Without it
-            the layers of a leaf `[layers, inputs, outputs]` of `jax.lax.scan` share B, so that
-            no layer moves independently of the others. What is left with fewer than two axes,
-            as biases `[layers, width]`, is drawn in full.
+        batch_axis: axes along which a leaf is a stack of matrices, as in `jax.nn.initializers`.
+            Pass an axis or a sequence of axes for every leaf of two axes or more. Or pass a
+            function that maps a leaf's `jax.ShapeDtypeStruct` to these. Each matrix gets its own
+            factors. Without it the layers of a leaf `[layers, inputs, outputs]` of `jax.lax.scan`
+            share B, so that no layer moves independently of the others. Leaves that have fewer than
+            two other axes, as biases `[layers, width]`, are drawn in full.
 
     Returns:
         The noise, an argument of `evolve` and `egd`.
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: `rank` is below 1, `min_scale` negative or not finite, or, when a step is
-            traced, a leaf has no such `batch_axis`.
+        ValueError: `rank` is below 1, `min_scale` is negative or not finite, or a leaf does not
+            have the axes of `batch_axis` when a step is traced.
 
     Cost:
         `rank * (rows + columns)` normal numbers for every matrix and member, with `batch_axis`
-        for every matrix of a stack. No member is stored, in any memory mode: what recombines is
-        drawn again, into the sum. Along a `population_axis` each device sums all of a leaf that
+        for every matrix of a stack. No member is stored, in any memory mode: members that recombine
+        are drawn again, into the sum. Along a `population_axis` each device sums all of a leaf that
         has a `batch_axis`.
 
     References:
@@ -332,7 +331,7 @@ def low_rank(
         noise.low_rank(rank=2, relative=True, min_scale=0.001, batch_axis=())
         >>> tx = egd(0.1, noise=noise.low_rank())
 
-        A network of twelve layers under one `jax.lax.scan`, and an embedding beside it:
+        A network of twelve layers under one `jax.lax.scan`, and an embedding:
 
         >>> layers = lambda leaf: 0 if leaf.shape[0] == 12 else ()
         >>> tx = egd(0.1, noise=noise.low_rank(batch_axis=layers))
@@ -398,7 +397,7 @@ class _LowRank(Written, Noise):
         return left / math.sqrt(self.rank), right
 
     def _sides(self, leaf: Any) -> _Sides | None:
-        """Which axes each of the factors has; None where they have as many entries as the leaf."""
+        """Which axes each of the factors has; None if they have as many entries as the leaf."""
         batch = self._batch(leaf) if len(leaf.shape) > 1 else ()
         own = [axis for axis in range(len(leaf.shape)) if axis not in batch]
         if len(own) < 2:
@@ -433,8 +432,8 @@ def _check_scale(noise: Noise) -> None:
 
 
 def has_factors(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
-    """Whether a leaf can be evaluated as the parent's and factors beside it."""
-    # Of a float of a few digits a sum of products is another number than what it rounds to.
+    """Whether a leaf can be evaluated as the parent's leaf and two factors."""
+    # A sum of products of floats of a few digits differs from the float that it rounds to.
     if not jnp.issubdtype(leaf.dtype, jnp.floating) or jnp.finfo(leaf.dtype).bits < 16:
         return False
     if not noise.has_factors:
@@ -445,7 +444,7 @@ def has_factors(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
 
 def product(left: jax.Array, right: jax.Array, leaf: jax.Array) -> jax.Array:
     """The sum of products over the last axis of two factors, of the shape of a leaf."""
-    sharding = jax.typeof(leaf).sharding  # from the start: no device holds all of it
+    sharding = jax.typeof(leaf).sharding  # from the start: no device holds the whole product
     axes = range(leaf.ndim)
     if left.shape[-1] == 1:
         # A product of entries, no matrix product: XLA:CPU forms it within what uses the member.

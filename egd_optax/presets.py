@@ -5,8 +5,8 @@
 >>> tx = evolve(optax.adam(1e-3), **presets.metric())
 >>> tx = evolve(optax.adam(1e-3), **presets.metric(cycles=400, sigma=0.03), key=1)
 
-They are where the search for settings starts, not where it ends: `sigma` depends on the
-problem. What each of them reaches, and where it loses, is measured in benchmarks/quality.
+They are a start for the search for settings, not its end: `sigma` depends on the
+problem. benchmarks/quality measures what each of them reaches, and where it loses.
 """
 
 from typing import Any
@@ -16,14 +16,14 @@ import optax
 from egd_optax import accept, noise, recombine
 from egd_optax._checks import check_number
 
-# What the sigma of `global_search` ends with, over what it starts with.
+# The last sigma of `global_search`, over the first one.
 FLOOR = 1e-2
 
 
 def safe(
     *, evolve_every: int = 400, population_size: int = 8, sigma: float = 0.02
 ) -> dict[str, Any]:
-    """A rare and small cycle, taken only where it is better: next to no cost, little gain.
+    """A rare and small cycle, taken only if it is better: next to no cost, little gain.
 
     Pass `accept_value_fn`, with a batch that `value_fn` does not see, to be safe from members
     that win by the luck of their batch.
@@ -34,8 +34,8 @@ def safe(
         sigma: standard deviation of the noise, a fraction of each leaf's root mean square.
 
     Returns:
-        Arguments of `evolve`: mirrored members, centered ranks over all of them, with the parent
-        standing unless the child beats it.
+        Arguments of `evolve`: mirrored members, centered ranks over all of them. The parent stays
+        unless the child beats it.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -68,14 +68,14 @@ def metric(
     """Many cheap generations that follow a metric without a gradient.
 
     The gradient steps follow a loss that has one; the cycles turn them towards `value_fn`.
-    The child is taken as it is, since it is the average of many members, and a comparison on
-    a small batch would say little. Score a member on a small batch, a fresh one each
+    The child is taken without a comparison, which would say little on a small batch. It is
+    the average of many members. Score a member on a small batch, a fresh one each
     cycle, and give an adaptive optimizer a decaying learning rate. For a small model add
-    `execution=Execution(candidate_batch_size=64)`, which evaluates a population at once where
+    `execution=Execution(candidate_batch_size=64)`, which evaluates a population at once if
     there is memory for it.
 
     Args:
-        cycles: cycles of the run, its steps over `evolve_every`: the noise then starts at twice
+        cycles: cycles of the run, its steps over `evolve_every`. The noise then starts at twice
             `sigma` and decays along a cosine. None for constant noise.
         evolve_every: steps between cycles.
         population_size: mirrored members of a cycle, an even number.
@@ -133,10 +133,10 @@ def global_search(
     Use it around an optimizer of a small learning rate, which polishes what is found.
 
     Args:
-        sigma: standard deviation of the noise in the first cycle, in units of the parameters:
-            from a third of the half-width of the region to be searched to all of it. It decays
-            to a hundredth of that; the base does the rest.
-        cycles: cycles of the run, which is the steps of the run.
+        sigma: standard deviation of the noise in the first cycle, in units of the parameters.
+            Try from a third of the half-width of the searched region up to the half-width. It
+            decays to a hundredth of that; the base does the rest.
+        cycles: cycles of the run, as many as its steps.
         population_size: mirrored members of a generation, an even number.
         generations: rounds of a cycle.
         es_optimizer: steps from the parent to the child of a generation. SGD with a small

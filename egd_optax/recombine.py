@@ -1,4 +1,4 @@
-"""Recombination: what each member weighs in the child, from the fitness of all.
+"""Recombination: the weight of each member in the child, from the fitness of all.
 
 >>> from egd_optax import egd, recombine
 >>> tx = egd(0.1, recombine=recombine.softmax(temperature=0.1))
@@ -36,10 +36,10 @@ __all__ = [
 
 
 class Recombine:
-    """What each member weighs; subclass it for a rule that `elite_weights` cannot express.
+    """A rule that weighs the members; subclass it if `elite_weights` cannot express yours.
 
-    Give a subclass that has settings `@dataclasses.dataclass(frozen=True)`, so that it is
-    compared by value, and no `__call__`, which `optax.inject_hyperparams` would take for a
+    Decorate a subclass that has settings with `@dataclasses.dataclass(frozen=True)`, so that it
+    is compared by value. Give it no `__call__`: `optax.inject_hyperparams` would take it for a
     schedule.
 
     Example:
@@ -61,7 +61,7 @@ class Recombine:
 
         Returns:
             A Python int k: the k best, which are kept while the members are scored. None: any
-            member; none is kept then, and all that weigh are drawn again.
+            member. No member is then kept, and all that get a weight are drawn again.
         """
         raise NotImplementedError(f"{type(self).__name__} must have a method `support`.")
 
@@ -69,11 +69,11 @@ class Recombine:
         """The weights of all members.
 
         Args:
-            fitness: of all members, float `[n]`, lower is better; +inf where it is not finite.
-                Entry 0 is the parent's, but for pairs with `accept.always()`, whose parent is not
-                evaluated and has no entry.
-            support: how many can weigh something. A weight beyond the best so many, of a
-                member without finite fitness, or that is not finite itself counts as zero.
+            fitness: of all members, float `[n]`, lower is better; +inf if not finite.
+                Entry 0 is the parent's. Pairs with `accept.always()` do not evaluate the parent:
+                it has no entry then.
+            support: how many members, the best, can get a weight. All other weights count as
+                zero. So does a weight that is not finite, or of a member without finite fitness.
 
         Returns:
             Real numbers, `[n]`.
@@ -82,11 +82,11 @@ class Recombine:
 
 
 def mean(elite_fraction: float = 0.25) -> Recombine:
-    """The best members, all alike: with a step of one the child is their mean.
+    """The best members, with equal weights: with a step of one the child is their mean.
 
     Args:
-        elite_fraction: the share of the population that recombines, in (0, 1]: the best
-            k = ceil(elite_fraction * population_size).
+        elite_fraction: the share of the population that recombines, in (0, 1]. These are the
+            best k = ceil(elite_fraction * population_size).
 
     Returns:
         The rule, an argument of `evolve` and `egd`.
@@ -122,7 +122,7 @@ def softmax(temperature: float = 1.0, elite_fraction: float = 0.25) -> Recombine
         ValueError: an argument is out of range.
 
     Cost:
-        That of `mean`.
+        The cost of `mean`.
 
     Example:
         >>> from egd_optax import egd, recombine
@@ -135,7 +135,7 @@ def centered_rank() -> Recombine:
     """All members, by rank: in equal steps from the best to the worst, which weighs negative.
 
     The weights sum to zero, their positive ones to one. Members of equal fitness weigh the
-    same; one without finite fitness weighs nothing, and no rank is counted for it.
+    same. A member without finite fitness has no rank and weighs nothing.
 
     Returns:
         The rule, an argument of `evolve` and `egd`.
@@ -157,11 +157,11 @@ def centered_rank() -> Recombine:
 
 
 def elite_weights(fn: Callable[[jax.Array], jax.Array], elite_fraction: float = 0.25) -> Recombine:
-    """The best members, weighed by a function of one's own.
+    """The best members, weighed by a function of yours.
 
     Args:
-        fn: maps the fitness of the best k, float `[k]`, best first and +inf for a place that no
-            member of finite fitness takes, to their weights, real numbers `[k]`.
+        fn: maps the fitness of the best k, float `[k]`, to their weights, real numbers `[k]`. The
+            best comes first. If fewer members have a finite fitness, the last entries are +inf.
         elite_fraction: the share of the population that recombines, see `mean`.
 
     Returns:
@@ -174,7 +174,7 @@ def elite_weights(fn: Callable[[jax.Array], jax.Array], elite_fraction: float = 
             weights of another shape, or NaN.
 
     Cost:
-        That of `mean`.
+        The cost of `mean`.
 
     Example:
         Logarithmic weights, as in CMA-ES (Hansen, `The CMA Evolution Strategy: A Tutorial
@@ -192,11 +192,12 @@ def elite_weights(fn: Callable[[jax.Array], jax.Array], elite_fraction: float = 
 
 
 def member_weights(fn: Callable[[jax.Array], jax.Array]) -> Recombine:
-    """All members, weighed by a function of one's own.
+    """All members, weighed by a function of yours.
 
     Args:
-        fn: maps the fitness of all members, float `[n]`, the parent's first and +inf where it is
-            not finite, to their weights, real numbers `[n]`; what is not finite weighs nothing.
+        fn: maps the fitness of all members, float `[n]`, to their weights, real numbers `[n]`.
+            The parent's comes first. It is +inf if not finite. A weight that is not finite counts
+            as zero.
 
     Returns:
         The rule, an argument of `evolve` and `egd`; equal to another of the same function.
@@ -220,7 +221,7 @@ def member_weights(fn: Callable[[jax.Array], jax.Array]) -> Recombine:
 
 
 class _Elites(Written, Recombine):
-    """The best members; a subclass says what each weighs."""
+    """The best members; a subclass defines their weights."""
 
     elite_fraction: float
 
@@ -330,7 +331,7 @@ class _MemberWeights(Written, Recombine):
 
 
 def checked_weights(rule: Recombine, weights: jax.Array, count: int) -> jax.Array:
-    """Weights that a rule has returned, refused by its name where they are none."""
+    """Weights that a rule has returned; raises an error with its name if they are invalid."""
     weights = jnp.asarray(weights)
     if weights.shape != (count,):
         raise ValueError(

@@ -58,18 +58,19 @@ def bind_value_fn(
 ) -> optax.GradientTransformationExtraArgs:
     """An optimizer whose `update` passes `value_fn` by itself.
 
-    For libraries that call `tx.update(grads, state, params)` and nothing more.
+    For libraries that call `tx.update(grads, state, params)` without other arguments.
 
     Args:
         tx: `evolve(...)`, `egd(...)`, or a chain with one of them in it.
         value_fn: the fitness, from parameters as the caller passes them to a scalar. It is
-            fixed with the optimizer: a batch that it holds is the same on every step, and in
-            a jitted step it is a constant of the program.
-        **extra: other arguments of `tx.update`, such as `accept_value_fn`, or arguments that
-            `value_fn` names.
+            fixed with the optimizer. If it holds a batch, that is the same on every step, and
+            a constant of the program in a jitted step.
+        **extra: other arguments of `tx.update`, `accept_value_fn` for example, or arguments
+            that `value_fn` names.
 
     Returns:
-        An optimizer with the state of `tx`. What its caller passes to `update` comes first.
+        An optimizer with the state of `tx`. Arguments that its caller passes to `update`
+        replace these.
 
     Raises:
         TypeError: `tx` is no optimizer, or `value_fn` no function.

@@ -355,7 +355,7 @@ def test_the_state_of_another_rule_is_refused(rules, jit):
     made_with, used_with = (evolve(optax.sgd(0.1), accept=rule, evolve_every=1) for rule in rules)
     params = params_of()
     state = made_with.init(params)
-    with pytest.raises(ValueError, match=r"`state.strategy_state.accept` must be that of `accept`"):
+    with pytest.raises(ValueError, match=r"`state.strategy_state.accept` must be that of this"):
         jit(lambda state: used_with.update(params, state, params, value_fn=loss))(state)
 
 

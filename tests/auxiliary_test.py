@@ -314,5 +314,5 @@ def test_a_state_without_it_is_named():
     params = params_of()
     state = evolve(optax.sgd(0.1), **GROUND).init(params)
     tx = evolve(optax.sgd(0.1), **GROUND, aux=AUX)
-    with pytest.raises(ValueError, match="`state` must hold what `aux` is like"):
+    with pytest.raises(ValueError, match="`state.info` must be that of this optimizer"):
         tx.update(params, state, params, value_fn=with_itself)

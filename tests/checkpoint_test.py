@@ -117,7 +117,9 @@ def test_errors_of_a_base_whose_state_fits_are_its_own():
         raise RuntimeError("its own")
 
     tx = optimizer(base=optax.GradientTransformation(optax.adam(0.1).init, fail))
-    state = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tx.init(PARAMS))  # cast, but fits
+    state = tx.init(PARAMS)
+    cast = jax.tree.map(lambda leaf: leaf.astype(jnp.float16), state.base_state)  # but fits
+    state = state._replace(base_state=cast)
     with pytest.raises(RuntimeError, match="its own"):
         tx.update(PARAMS, state, PARAMS, value_fn=loss)
 

@@ -283,7 +283,7 @@ def test_the_state_of_another_optimizer_is_refused(made_with, used_with, jit):
     params = params_of()
     state = evolve(optax.sgd(0.1), **made_with, **GROUND).init(params)
     tx = evolve(optax.sgd(0.1), **used_with, **GROUND)
-    refused = r"`state.strategy_state.es_optimizer` must be that of `es_optimizer`, got .*: call"
+    refused = r"`state.strategy_state.es_optimizer` must be that of this optimizer, got .*: call"
     with pytest.raises(ValueError, match=refused):
         jit(lambda state: tx.update(params, state, params, value_fn=loss))(state)
 

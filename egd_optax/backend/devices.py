@@ -51,7 +51,7 @@ class Devices(NamedTuple):
         return count if self.axis is None else lax.pmax(count, self.axis)
 
     def pick(self, tree: T, index: jax.typing.ArrayLike = 0) -> T:
-        """Returns what one device has, on all: the same program may round otherwise elsewhere."""
+        """Returns the arrays of one device on all: other devices may round differently."""
         if self.axis is None:
             return tree
         here = self.rank() == index
@@ -89,7 +89,7 @@ def on_devices(
         axis: name of the axis; None for one device.
         mesh: the mesh of the axis; None for that of `jax.set_mesh`.
         run: maps `Devices` and the arguments to a pytree of arrays, the same on all devices.
-        calls_python: whether `run` calls back to Python, which JAX allows only if all axes are
+        calls_python: whether `run` calls back to Python. JAX allows it only if all axes are
             manual ones. Along the others all devices then compute the same.
         *args: pytrees; their arrays are the same on all devices along the axis. On a mesh of
             explicit axes `run` may close over no others.

@@ -18,7 +18,7 @@ MOST_HOST_PAGES = 32
 
 
 class Memory:
-    """Where pages are kept; subclass it for another place.
+    """A place that keeps pages; subclass it for another place.
 
     Attributes:
         keeps: whether anything is kept. If not, whoever needs a page makes it again.
@@ -52,8 +52,7 @@ class Memory:
 
             return xla.run_if(on[slot], step, carry, slot, pages)
 
-        result: T = lax.fori_loop(jnp.int32(0), jnp.int32(on.size), one, carry)
-        return result
+        return xla.loop(0, on.size, one, carry)
 
     def fetch(self, leaf: jax.Array, previous: T) -> tuple[jax.Array, T]:
         """Returns a leaf of a page on the device, after `previous` is computed; and `previous`."""

@@ -1,11 +1,11 @@
 """Arrays side by side: equal small ones in a stack, and the random numbers of many in rows.
 
-XLA compiles each different piece of a program once, and what is done to a hundred small arrays of
-a dozen shapes would be a hundred pieces. Small arrays of one shape are stacked, so that they are
-one. A stack is a copy, so large arrays are not stacked.
+XLA compiles each different piece of a program once. An operation on a hundred small arrays would be
+a hundred pieces, even with a dozen shapes. Small arrays of one shape are stacked, so that they are
+one piece. A stack is a copy, so large arrays are not stacked.
 
-All random numbers that are held come as rows of one draw, each row with a key and a counter of its
-own, so that XLA compiles the generator once.
+All random numbers that are held come as rows of one draw, so that XLA compiles the generator once.
+Each row has its own key and counter.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ import numpy as np
 
 # An array of more entries than this (128 KiB in float32) is not stacked.
 LARGEST = 2**15
-# Numbers in a row, always the same: XLA rounds differently in what is left of a vector loop.
+# Numbers in a row, always the same: XLA rounds differently in the remainder of a vector loop.
 LENGTH = 64
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ class Block(NamedTuple):
         leaves: their positions among all arrays.
         like: shape and dtype of each.
         parts: shapes of the random numbers that each is made of.
-        rows: the first row of each part; None if its numbers are not held in rows.
+        rows: the first row of each part. None if its numbers are not held in rows.
     """
 
     leaves: tuple[int, ...]
@@ -89,7 +89,7 @@ class Layout(NamedTuple):
         return int(self.row_leaf.size)
 
     def in_order(self, whole: Sequence[T], in_rows: Sequence[T]) -> list[T]:
-        """Returns one list of what belongs to the other blocks and to those in rows."""
+        """Returns one list of items in the order of the blocks, from those of both kinds."""
         own = dict(zip((*self.whole, *self.in_rows), (*whole, *in_rows), strict=True))
         return [own[at] for at in range(len(self.blocks))]
 
@@ -102,7 +102,7 @@ class Layout(NamedTuple):
         first, *others = (leaves[position] for position in self.blocks[at].leaves)
         if not others:
             return first[None]
-        # Flat first: XLA:CPU takes far longer to compile the same of arrays with more axes.
+        # Flat first: XLA:CPU takes far longer to compile this for arrays with more axes.
         flat = jnp.concatenate([leaf.reshape(-1) for leaf in (first, *others)])
         return flat.reshape(1 + len(others), *first.shape)
 
@@ -158,8 +158,8 @@ def lay_out(
 def _stacks(positions: list[int]) -> list[list[int]]:
     """Equal arrays in stacks: about as many as arrays in each, so that the fewest pieces compile.
 
-    Taking an array out of a stack is a piece for each position in it, and drawing a stack is a
-    piece for each stack.
+    Each position in a stack compiles a piece to take the array out. Each stack compiles a piece to
+    draw it.
     """
     count = len(positions)
     length = min(range(1, count + 1), key=lambda length: length + sum(divmod(count, length)))

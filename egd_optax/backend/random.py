@@ -1,8 +1,8 @@
 """Standard normal numbers as a function of a key and a counter.
 
-Any part of any draw can be made again, anywhere and in any order. Threefry is written out: on a CPU
-JAX lowers it to a loop over its rounds, which writes and reads several arrays of the size of the
-draw in each round. `benchmarks/draws.py` measures both.
+Any part of any draw can be made again, anywhere and in any order. Threefry is written out here. On
+a CPU JAX lowers it to a loop over its rounds. Each round then writes and reads several arrays of
+the size of the draw. `benchmarks/draws.py` measures both.
 
 Source: Salmon et al., `Parallel Random Numbers: As Easy as 1, 2, 3
 <https://doi.org/10.1145/2063384.2063405>`_, 2011.
@@ -45,7 +45,7 @@ def threefry(key: jax.Array, high: jax.Array, low: jax.Array) -> tuple[jax.Array
 
 
 def derive(key: jax.Array, high: jax.typing.ArrayLike, low: jax.typing.ArrayLike) -> jax.Array:
-    """Returns the key, uint32 `[..., 2]`, that a key and two numbers lead to."""
+    """Returns a new key, uint32 `[..., 2]`, made of a key and two numbers."""
     words = (jnp.asarray(word).astype(jnp.uint32) for word in (high, low))
     # The same piece of program for each key: XLA would fuse it with the next one.
     return xla.barrier(jnp.stack(threefry(key, *words), -1))

@@ -18,8 +18,8 @@ C = TypeVar("C")
 def barrier(tree: T) -> T:
     """Returns the same arrays; XLA moves nothing across.
 
-    One barrier for arrays of which some vary over a manual axis would make all of them vary, so
-    that each kind gets a barrier of its own. Seen with `check_vma=True`, jax 0.10.2.
+    If some arrays vary over a manual axis, one barrier for all would make all of them vary. So each
+    kind gets a separate barrier. Seen with `check_vma=True`, jax 0.10.2.
     """
     leaves, treedef = jax.tree.flatten(tree)
     kinds: dict[Any, list[int]] = {}
@@ -62,25 +62,40 @@ def run_if(pred: jax.Array, fn: Callable[..., C], carry: C, *operands: Any) -> C
     return result
 
 
-def write_if(pred: jax.Array, index: jax.Array, fn: Callable[[jax.Array], C], buffer: C) -> C:
-    """Returns `fn(index)` in the memory of `buffer` if `pred` holds, else `buffer`.
+def loop(
+    first: jax.typing.ArrayLike,
+    stop: jax.typing.ArrayLike,
+    body: Callable[[jax.Array, C], C],
+    carry: C,
+) -> C:
+    """Returns `lax.fori_loop(first, stop, body, carry)`, with an index that is int32 `[]`.
 
-    `run_if` does not hold inside what never reads its carry: XLA drops the operand of a barrier
-    that nobody reads, and moves the rest out of the loop. A loop over the one index, or over none,
-    holds it, for `fn` depends on the index. Seen on CPU with jax 0.10.2.
+    Under `jax.disable_jit` JAX passes a Python int.
     """
-    result: C = lax.fori_loop(
-        index, index + pred.astype(index.dtype), lambda index, _: fn(index), buffer
-    )
+
+    def trip(index: Any, carry: C) -> C:
+        return body(jnp.asarray(index, jnp.int32), carry)
+
+    result: C = lax.fori_loop(jnp.int32(first), jnp.int32(stop), trip, carry)
     return result
 
 
-def no_hoist(fixed: T, varying: C) -> tuple[T, C]:
-    """Returns both arguments; a loop's body computes what it makes of the first on each trip.
+def write_if(pred: jax.Array, index: jax.Array, fn: Callable[[jax.Array], C], buffer: C) -> C:
+    """Returns `fn(index)` in the memory of `buffer` if `pred` holds, else `buffer`.
 
-    XLA moves what is the same in every trip out of the loop, and holds it beside all else. A value
-    that differs from trip to trip ties it to the body. Both results must be used: XLA drops the
-    operand of a barrier that nobody reads. Seen on CPU, GPU and TPU with jax 0.10.2.
+    `run_if` does not hold a computation inside that never reads its carry. XLA drops the operand of
+    a barrier that nobody reads, and moves the rest out of the loop. A loop over the one index, or
+    over none, holds it, for `fn` depends on the index. Seen on CPU with jax 0.10.2.
+    """
+    return loop(index, index + pred.astype(index.dtype), lambda index, _: fn(index), buffer)
+
+
+def no_hoist(fixed: T, varying: C) -> tuple[T, C]:
+    """Returns both arguments; results of the first are computed in the body, on each trip.
+
+    XLA moves computations that are the same in every trip out of the loop, and holds their results.
+    A value that differs from trip to trip ties them to the body. Both results must be used: XLA
+    drops the operand of a barrier that nobody reads. Seen on CPU, GPU and TPU with jax 0.10.2.
     """
     result: tuple[T, C] = barrier((fixed, varying))
     return result
@@ -90,7 +105,7 @@ def fetch_after(value: T, previous: C) -> tuple[T, C]:
     """Returns both arguments, the first not before the second.
 
     XLA:GPU starts all transfers from the host as early as it can, and holds all that they bring.
-    The barrier makes a transfer wait for what was done with the one before. Seen on an H100,
+    The barrier makes a transfer wait until the one before was used. Seen on an H100,
     compiled ahead of time with jax 0.10.2; `aot/paging_test.py` reads the memory.
     """
     result: tuple[T, C] = barrier((value, previous))
@@ -115,9 +130,9 @@ def opaque_false(witness: jax.Array) -> jax.Array:
 def hold_in_branch(witness: jax.Array, fn: Callable[[], C], instead: Callable[[], C]) -> C:
     """Returns `fn()`, out of a conditional that always takes it, which XLA cannot know.
 
-    XLA moves what is the same in every trip of a loop out of all loops around it, and nothing out
-    of a conditional. `fn` is the second branch: XLA lays out the first one first, and keeps alive
-    what that returns. Seen on CPU with jax 0.10.2, the order of the branches on a TPU.
+    XLA moves computations that are the same in every trip of a loop out of all loops around it. It
+    moves nothing out of a conditional. `fn` is the second branch: XLA lays out the first one first,
+    and keeps its result alive. Seen on CPU with jax 0.10.2, the order of the branches on a TPU.
 
     Args:
         witness: see `opaque_false`.
@@ -131,7 +146,7 @@ def hold_in_branch(witness: jax.Array, fn: Callable[[], C], instead: Callable[[]
 def zeros_in(buffer: jax.Array, witness: jax.Array, dtype: Any) -> jax.Array:
     """Returns zeros of a dtype, made once the witness is known, in the memory of a dead buffer.
 
-    Plain zeros XLA would make early, and hold beside all else. Seen on CPU and GPU with jax 0.10.2.
+    XLA would make plain zeros early, and hold them. Seen on CPU and GPU with jax 0.10.2.
     """
     if buffer.dtype == dtype:
         return jnp.where(opaque_false(witness), buffer, jnp.zeros_like(buffer))
@@ -173,8 +188,8 @@ def round_for_exact_product(factor: jax.Array) -> jax.Array:
 def by_parts(fn: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """Returns `fn(*arrays)`, of complex arrays for their real and imaginary parts apart.
 
-    XLA takes p + (t - p) for t if these are complex, and never if they are real: the rounding of
-    the sum would be lost. Seen on CPU with jax 0.10.2.
+    XLA simplifies p + (t - p) to t if these are complex, and never if they are real. The rounding
+    of the sum would be lost. Seen on CPU with jax 0.10.2.
 
     Args:
         fn: adds or subtracts.

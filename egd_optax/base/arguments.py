@@ -1,4 +1,4 @@
-"""Arguments of `update`: who takes which of the extra ones, and what of them is data."""
+"""Arguments of `update`: which function takes which of them, and which parts of them are data."""
 
 from collections.abc import Callable, Iterable, Mapping
 import difflib
@@ -11,7 +11,7 @@ import numpy as np
 
 from egd_optax._advice import advice_on_gaps
 
-# What becomes a part of the data of a program, and what else of the leaves of parameters does.
+# Leaves that become data of a program; of the parameters, numbers do so too.
 ARRAYS = jax.Array | np.ndarray
 NUMBERS = ARRAYS | np.number | float | int | complex
 
@@ -28,13 +28,13 @@ def taken_by(
     *,
     behind: int = 1,
 ) -> dict[str, Any]:
-    """Those of the arguments that a function takes.
+    """Selects the arguments that a function takes.
 
     Args:
         fn: any callable: also a method, a `functools.partial`, a module with `__call__`.
-        given: what the caller of `update` gave: all of it, where the function has `**kwargs`, else
-            what its signature names.
-        added: what the library has to offer besides, only where the signature names it.
+        given: the arguments that the caller of `update` gave. A function with `**kwargs` gets all
+            of them, another one those that its signature names.
+        added: arguments that the library adds. A function gets those that its signature names.
         behind: how many arguments come first, by position.
     """
     names, takes_all = _signature(fn, behind)
@@ -45,11 +45,11 @@ def taken_by(
 def for_line_search(
     fn: Callable[..., Any], given: Mapping[str, Any], added: Mapping[str, Any], *, has_aux: bool
 ) -> Callable[..., Any]:
-    """The objective of a base that evaluates it, such as a line search of optax.
+    """The objective for a base that evaluates it, for example a line search of optax.
 
-    These refuse arguments that the signature of the objective does not name. This one names all,
-    and passes on those that the objective takes. With `has_aux` that returns a tuple, and this
-    one the first part of it, the fitness.
+    Line searches refuse arguments that the signature of the objective does not name. The returned
+    function names all, and passes on those that the objective takes. With `has_aux` the objective
+    returns a tuple, and the function returns the first part of it, the fitness.
     """
 
     @functools.wraps(fn)
@@ -66,11 +66,25 @@ def for_line_search(
     return value_fn
 
 
+def check_reserved(given: Iterable[str], fns: Iterable[Callable[..., Any]]) -> None:
+    """Refuses an argument that would hide one of the library's.
+
+    Raises:
+        TypeError: a function names an argument that both would pass.
+    """
+    named = {name for fn in fns for name in _signature(fn, behind=1)[0]}
+    for name in sorted({"generation", "base_state"} & named & set(given)):
+        raise TypeError(
+            f"`{name}` must not be passed to `update`: a function that names it gets that of the "
+            f"cycle. Rename yours, `my_{name}` for example, there and in the function."
+        )
+
+
 def check_spelling(given: Iterable[str], fns: Iterable[Callable[..., Any]]) -> None:
     """Refuses an argument that nobody takes and that is spelled nearly as one that is missing.
 
-    Other ones pass: optax hands all extra arguments to all parts of a chain, and expects an
-    optimizer to put up with those that it does not know.
+    Other unknown arguments pass. Optax hands all extra arguments to all parts of a chain, and
+    expects an optimizer to ignore those that it does not know.
 
     Args:
         given: the names of the extra arguments.

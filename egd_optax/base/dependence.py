@@ -1,7 +1,7 @@
-"""What a function can depend on, read off the program that it is traced to.
+"""Finds which results of a function depend on which arguments, from its traced program.
 
-The base optimizer is a black box, of which two things must be known: which leaves it never moves,
-whatever the gradients are, and which parts of its state start the same wherever it starts.
+The base optimizer is a black box, but the library must know two things. Some leaves it never moves,
+whatever the gradients are. Some parts of its state start the same, whatever the parameters are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +13,14 @@ import optax
 
 from egd_optax._jax import ClosedJaxpr, Literal
 from egd_optax.base.arguments import NUMBERS, arrays_of
-from egd_optax.base.leaves import aligned
+from egd_optax.base.leaves import aligned, flatten
 
 
 class _Fact(NamedTuple):
-    """What is known of an array.
+    """The known facts of an array.
 
     Attributes:
-        depends: whether it can depend on what is asked about.
+        depends: whether it can depend on the argument in question.
         zero: whether it is zero everywhere.
     """
 
@@ -28,7 +28,7 @@ class _Fact(NamedTuple):
     zero: bool
 
 
-# What holds zeros where its operand does.
+# Operations whose result is zero if their operand is.
 _KEEPS_ZEROS = frozenset(
     {"broadcast_in_dim", "convert_element_type", "copy", "neg", "reshape", "sharding_constraint"}
 )
@@ -39,12 +39,12 @@ def depends_on(fn: Callable[..., Any], of: Any, *others: Any) -> Any:
 
     Args:
         fn: maps pytrees of arrays to a pytree of arrays; traced, not run.
-        of: the argument that is asked about.
+        of: the argument in question.
         *others: the other ones.
 
     Returns:
-        A pytree like what `fn` returns, of bools. A branch that is chosen by the argument depends
-        on it, but where all of them return zeros.
+        A pytree of bools, like the result of `fn`. If the argument chooses a branch, the results
+        depend on it, unless all branches return zeros.
     """
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(of, *others)
     asked = len(jax.tree.leaves(of))
@@ -99,7 +99,7 @@ def _of_either(chosen_by: _Fact, outcomes: Sequence[_Fact]) -> _Fact:
 
 
 class Frozen:
-    """What one base optimizer freezes, found once for arguments of one kind.
+    """The leaves that one base optimizer freezes, found once for arguments of one kind.
 
     Attributes:
         known: the positions of the leaves that it moves, by the types of all arguments.
@@ -108,6 +108,10 @@ class Frozen:
     def __init__(self) -> None:
         """Nothing yet."""
         self.known: dict[Any, frozenset[int]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent to another process: nothing that was found in this one."""
+        return vars(Frozen())
 
     def moving(
         self,
@@ -128,8 +132,8 @@ class Frozen:
 
         Returns:
             The positions of the leaves whose update can depend on anything but the parameters. All
-            positions where no update can: such a base freezes none of them, it leaves the
-            parameters to the cycles.
+            positions if no update can: the base then leaves the parameters to the cycles, and
+            freezes none.
         """
         own, with_own = arrays_of(params, NUMBERS)
         learned, with_learned = arrays_of((grads, state), NUMBERS)
@@ -144,7 +148,14 @@ class Frozen:
             tuple(map(jax.typeof, (*learned, *extra, *own))),
         )
         if kind not in self.known:
-            moves = aligned(depends_on(updates_of, [learned, extra], own), params)
+            try:
+                moves = aligned(depends_on(updates_of, [learned, extra], own), params)
+            except (
+                jax.errors.ConcretizationTypeError,
+                jax.errors.TracerArrayConversionError,
+                jax.errors.TracerIntegerConversionError,
+            ):  # it looks at numbers: outside of `jax.jit` a base may, and nothing is known of it
+                moves = [True] * len(flatten(params)[0])
             moving = frozenset(at for at, one in enumerate(moves) if one)
             self.known[kind] = moving or frozenset(range(len(moves)))
         return self.known[kind]

@@ -47,9 +47,9 @@ def mutating_leaves(
     Args:
         params: pytree of arrays or `jax.ShapeDtypeStruct`.
         mutable: None, a pytree of bools that is a prefix of `params`, or a callable
-            of `params` that returns one. A pytree may be callable too, as modules are: it is one
-            if all of its leaves are bools.
-        updates: the base updates, once there are some: a leaf without one stays as it is.
+            of `params` that returns one. A callable whose leaves are all bools, as a module may
+            be, counts as a pytree.
+        updates: the base updates, once there are some. A leaf without one stays as it is.
 
     Returns:
         Their positions in the flattened `params`.

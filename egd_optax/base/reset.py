@@ -1,4 +1,4 @@
-"""The base optimizer after a jump: what it knew of the old parameters goes, its plan goes on."""
+"""The base optimizer after a jump: clears its moments, keeps its schedules and counters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,15 +16,15 @@ from egd_optax.base.leaves import aligned, flatten, is_masked
 # Maps the state of the base after the step and a fresh one, of the new parameters, to the next.
 Reset = Callable[[optax.OptState, optax.OptState], optax.OptState]
 
-# What the states of optax call the steps that moments are averages of, where they correct these.
+# The names in states of optax for the count of steps that corrects the bias of moments.
 _COUNTS = ("count", "t", "is_initial_step")
 
 
 def forget_the_point(state: optax.OptState, jumped: jax.Array) -> optax.OptState:
     """The state after a jump, without the value and the gradient of the parameters before it.
 
-    The line searches of optax keep both of the point that they arrive at, and
-    `optax.value_and_grad_from_state` takes them instead of evaluating, but where the value is not
+    The line searches of optax keep the value and the gradient of their last point.
+    `optax.value_and_grad_from_state` takes these instead of evaluating, unless the value is not
     finite.
 
     Args:
@@ -50,24 +50,24 @@ def reset_after_jump(
     updates: optax.Updates,
     jumped: jax.Array,
 ) -> optax.OptState:
-    """The base optimizer's state after a jump, without what it gathered on the way there.
+    """The base optimizer's state after a jump, without the moments from before.
 
     Args:
-        reset: True: moments start anew, with the counts that correct their bias; or a function of
-            the state and a fresh one.
+        reset: True resets moments, with the counts that correct their bias. Or a function of the
+            state and a fresh one.
         base: the base optimizer.
         state: its state after the step.
         params: the parameters before the step.
-        updates: what leads to the new ones; added up only after a jump.
+        updates: the updates to the new parameters; added only after a jump.
         jumped: bool `[]`, whether the cycle left the parent.
 
     Returns:
-        A state of the same structure and dtypes; `state` itself where not `jumped`.
+        A state of the same structure and dtypes; `state` itself if not `jumped`.
 
     Raises:
         ValueError: the function returns a state of another structure.
     """
-    # As it was when the state was made: without functions, of which there is no update either.
+    # `init` saw the parameters without functions. These have no update either.
     arrays, treedef = flatten(params)
     steps = aligned(updates, params)
     moved = [None if by is None else leaf for leaf, by in zip(arrays, steps, strict=True)]
@@ -96,10 +96,11 @@ def reset_after_jump(
 def with_fresh_moments(
     base: optax.GradientTransformationExtraArgs, state: optax.OptState, params: optax.Params
 ) -> Reset:
-    """What resets moments: arrays shaped like the parameters that start the same everywhere.
+    """Returns a function that resets moments.
 
-    Not what starts from the parameters themselves, such as the second iterate of
-    `optax.contrib.schedule_free`, nor any counter, key, learned scale or schedule.
+    Moments are arrays that are shaped like the parameters and start the same everywhere. Arrays
+    that start from the parameters go on, as the second iterate of `optax.contrib.schedule_free`
+    does. So do counters, keys, learned scales and schedules.
     """
     moment = jax.tree.map(
         lambda shaped, starts_there: shaped and not starts_there,
@@ -125,7 +126,7 @@ def with_fresh_moments(
 
 
 def _bottom_up(fn: Callable[..., Any], node: Any, *others: Any) -> Any:
-    """Maps every tuple with names in a tree, and what stands in it before."""
+    """Maps every named tuple in a tree, after the named tuples inside of it."""
 
     def is_inner(child: Any) -> bool:
         return child is not node and hasattr(child, "_fields")
@@ -139,13 +140,13 @@ def _bottom_up(fn: Callable[..., Any], node: Any, *others: Any) -> Any:
 def _shaped_like_params(
     base: optax.GradientTransformationExtraArgs, state: optax.OptState, params: optax.Params
 ) -> Any:
-    """Which arrays of a state stand in a tree like the parameters; a pytree of bools."""
+    """Which arrays of a state are in a tree like the parameters; a pytree of bools."""
     try:
         return optax.tree.map_params(
             base, lambda _: True, state, transform_non_params=lambda _: False
         )
-    # The `init` of a base that optax did not make may look into the parameters, for which optax
-    # puts a placeholder: what then has their structure is taken for such a tree.
+    # Optax calls `init` with a placeholder for the parameters. A base that optax did not make may
+    # fail on it. Then any part of the state with their structure counts as a tree like them.
     except (AttributeError, KeyError, IndexError, TypeError, ValueError):
         structure = _structure(params)
         return jax.tree.map(

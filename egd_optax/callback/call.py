@@ -1,9 +1,9 @@
 """From a program to a Python function and back: called once for every evaluation that counts.
 
 The call has effects for JAX, so that XLA neither drops it, nor repeats it, nor takes two for one.
-In a program for a whole mesh the first device makes it, with all of the arrays, and the others are
-told; in the program of one device among those of a mapped axis, the first of those that would all
-make the same call.
+In a program for a whole mesh the first device makes the call, with all of the arrays, and the
+others get the result. Along a mapped axis some devices would make the same call: the first of these
+makes it.
 """
 
 from collections.abc import Callable
@@ -58,12 +58,12 @@ def _varying(value: jax.Array) -> frozenset[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What the arguments of a call are but for their arrays.
+    """The arguments of a call without their arrays.
 
     Attributes:
         structure: of all arguments.
-        others: what is no array, by position.
-        own: positions of the arrays of which each evaluation has its own.
+        others: the leaves that are no arrays, by position.
+        own: positions of the arrays that differ between evaluations, with a leading axis for these.
     """
 
     structure: Any
@@ -218,7 +218,7 @@ def _calls(answer: Answer, shapes: Shapes) -> Callable[..., list[jax.Array]]:
         try:
             return at_once(counted, arrays, form), np.int32(0)
         except Exception as error:
-            # Of no use, for what comes next raises.
+            # Zeros without use, for the next step raises the error.
             return [np.zeros((*counted.shape, *x.shape), x.dtype) for x in shapes()], failed_with(
                 error
             )

@@ -11,9 +11,10 @@ import numpy as np
 
 from egd_optax._jax import io_callback
 
-# What of an array XLA:CPU hands over at a time, in bytes. JAX gives a callback arrays of its own,
-# which XLA:CPU copies on a thread of the pool that programs run on, and where all threads wait for
-# the callback, on several devices for example, never. Below 100 KiB it copies in place.
+# The part of an array that XLA:CPU hands over at a time, in bytes. JAX gives a callback arrays of
+# its own, which XLA:CPU copies on a thread of the pool that programs run on. If all threads wait
+# for the callback, on several devices for example, it never copies. Below 100 KiB it copies in
+# place.
 PIECE = 96 * 1024
 
 # A ticket tells the calls of several devices apart.

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import functools
 import logging
 import threading
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,57 +28,59 @@ def host_value_fn(
 ) -> Callable[..., Any]:
     """Makes a `value_fn`, or an `accept_value_fn`, of a plain Python function.
 
-    It runs wherever a `value_fn` does: in `jax.jit` and `lax.scan` and outside of them, in
-    batches, over a mesh, in `jax.shard_map` over all of its axes, with sharded parameters, in
-    several processes; but not in a `jax.vmap` of the whole optimizer: `jax.lax.map` takes turns.
+    It runs wherever a `value_fn` does: in `jax.jit` and `lax.scan`, and outside of them. It runs
+    in batches, over a mesh, with sharded parameters, in several processes, and in `jax.shard_map`
+    over all axes of its mesh. It does not run in a `jax.vmap` of the whole optimizer: use
+    `jax.lax.map`, which takes turns.
     Make it once, outside of the training loop: outside of `jax.jit` a cycle is compiled for each.
 
-    `fn` is called once for each of the `state.info.evaluations` of a cycle, wherever it is
-    evaluated and on however many devices: what differs from call to call, as a noisy simulator,
-    is the same number on all of them. `accept_value_fn` is called two or three times more. In
-    `jax.jit` over a mesh the first device calls, in its process, with the whole of all arrays. In
-    `jax.shard_map` each device calls for the members and samples of its own, and the first one
-    for what is the same on all; with `check_vma=False` and in `jax.pmap`, where that is not known,
-    this is so along `population_axis`, and along other axes each device calls for itself.
+    `fn` is called once for each of the `state.info.evaluations` of a cycle, on however many
+    devices. All devices get the same result, even if `fn` is a noisy simulator.
+    `accept_value_fn` is called two or three times more. In `jax.jit` over a mesh the first device
+    calls, in its process, with the whole of all arrays. In `jax.shard_map` each device calls for
+    its own members and samples. The first device calls for evaluations that are the same on all.
+    With `check_vma=False` and in `jax.pmap` JAX does not know which are the same. One device then
+    calls along `population_axis`, and along other axes each device calls for itself.
 
     Args:
-        fn: maps parameters, and those arguments of `update` that its signature names, to a real
-            scalar, lower is better; +inf or NaN counts as worst. Arrays, `generation` among
-            them, are NumPy's, of the dtypes that they have (those of ml_dtypes below float32),
-            in the structure that the parameters have, not to be written to; what else `update`
-            was passed is passed on as it is, and of a typed key its data. It must not call JAX:
-            that can wait forever for a thread that waits for `fn`.
-        batched: whether `fn` evaluates all members that come together in one call: every leaf of
-            the parameters then has a leading axis `[members]`, and it returns a vector of as
-            many. Arguments have it only where `value_fn` was mapped over them, by a `jax.vmap`.
+        fn: maps parameters to a real scalar, lower is better; +inf or NaN counts as worst. It
+            also gets those arguments of `update` that its signature names. Arrays, `generation`
+            among them, are NumPy's, in the structure of the parameters. They have the dtypes
+            that they have in JAX (those of ml_dtypes below float32), and cannot be written to.
+            A typed key comes as its data, and all other arguments as they are. `fn` must not call
+            JAX. It could wait forever for a thread that waits for `fn`.
+        batched: whether `fn` evaluates all members that come together in one call. Every leaf of
+            the parameters then has a leading axis `[members]`, and `fn` returns a vector of as
+            many. Arguments have this axis only if a `jax.vmap` mapped `value_fn` over them.
         workers: how many members that come together are evaluated at the same time, in threads,
             as by a `concurrent.futures.ThreadPoolExecutor(workers)`; None for one after another.
-            Worth it where `fn` waits, for a process or a device, or leaves the interpreter, as
-            NumPy does.
-        on_error: what to do where `fn` raises an `Exception`. "worst": the member, or all of the
-            batch, is the worst, and the error with its traceback is a warning of the logger
-            "egd_optax.callback". "raise": the step raises it; JAX makes a
+            Threads pay if `fn` waits, for a process or a device. They also pay if it leaves the
+            interpreter, as NumPy does.
+        on_error: what to do if `fn` raises an `Exception`. "worst": the member, or all of the
+            batch, counts as worst. The logger "egd_optax.callback" warns with the error and its
+            traceback. "raise": the step raises it. JAX makes a
             `jax.errors.JaxRuntimeError` of it that holds the traceback. In `jax.shard_map` and
-            `jax.pmap` over several devices, and on accelerators, those that did not fail wait for
-            those that did: XLA:CPU logs the error and, after a minute, ends the process.
-        aux: an example of what `fn` returns beside the fitness, then a tuple of both: arrays or
-            numbers, or their shapes and dtypes; None if nothing. Pass the same to `evolve`, whose
-            `state.info.aux` keeps it. It is zero where `fn` raises, and if `batched` has a
-            leading axis `[members]` in what `fn` returns.
+            `jax.pmap` over several devices, and on accelerators, devices that did not fail wait
+            for those that did. XLA:CPU then logs the error and, after a minute, ends the process.
+        aux: an example of the aux, if `fn` returns a tuple (fitness, aux); None if it returns the
+            fitness alone. Pass arrays or numbers, or their shapes and dtypes. Pass the same to
+            `evolve`, whose `state.info.aux` keeps it. The aux is zero if `fn` raises. If
+            `batched`, the aux that `fn` returns has a leading axis `[members]`.
 
     Returns:
         A function of parameters and keyword arguments, with the signature of `fn`.
 
     Raises:
         TypeError: an argument is of the wrong type.
-        ValueError: an argument is out of range, or has no effect beside another. Whatever
-            `on_error` is, the step raises, as "raise" does, where `fn` returns no real number.
+        ValueError: an argument is out of range, or has no effect because of another. Whatever
+            `on_error` is, the step raises, as "raise" does, if `fn` returns no real number.
 
     Cost:
-        A member moves to the host for every call: over the link of an accelerator, and on CPU in
-        copies of 96 KiB, about 10 ms for 10 MB. Members come together with
-        `Execution(candidate_batch_size=...)`, and with `population_axis` in `jax.jit`, as many as
-        there are devices times that; otherwise one by one, and `workers` have nothing to share.
+        A member moves to the host for every call. It crosses the link of an accelerator. On CPU it
+        is copied in pieces of 96 KiB, about 10 ms for 10 MB. With
+        `Execution(candidate_batch_size=...)` that many members come together. With
+        `population_axis` in `jax.jit` these are as many as there are devices times that.
+        Otherwise members come one by one, and `workers` have nothing to share.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np, optax
@@ -95,7 +97,7 @@ def host_value_fn(
         >>> bool(state.info.best_fitness < state.info.parent_fitness)
         True
 
-        What a simulator counts comes back beside the fitness:
+        A simulator returns the number of its steps with the fitness:
 
         >>> def simulated(params):
         ...   return float(np.abs(params["w"]).max()), {"steps": 100}
@@ -116,7 +118,7 @@ def host_value_fn(
                 f"`workers` must be left out with `batched=True`, got {workers}: there is one "
                 "call for all members. Let `fn` divide them."
             )
-    answers = _Answers(fn, batched, workers, on_error, aux, threading.Semaphore(workers or 1))
+    answers = _Answers(fn, batched, workers, on_error, aux)
     call = to_python(answers.answer, answers.shapes)
     structure = jax.tree.structure(aux)
 
@@ -128,34 +130,37 @@ def host_value_fn(
     return value_fn
 
 
-class _Answers(NamedTuple):
+class _Answers:
     """What the function answers for some members; its settings are those of `host_value_fn`.
 
     Attributes:
         free: how many more calls may run, of all devices together.
     """
 
-    fn: Callable[..., Any]
-    batched: bool
-    workers: int | None
-    on_error: str
-    aux: Any
-    free: threading.Semaphore
+    def __init__(self, *settings: Any) -> None:
+        """Keeps the settings."""
+        self.settings = settings
+        self.fn, self.batched, self.workers, self.on_error, self.aux = settings
+        self.free = threading.Semaphore(self.workers or 1)
+
+    def __reduce__(self) -> Any:
+        """What is sent to another process: a semaphore cannot be."""
+        return _Answers, self.settings
 
     def shapes(self) -> list[jax.ShapeDtypeStruct]:
-        """Of the fitness, and of what comes beside it."""
+        """The shapes and dtypes of the fitness, and of the leaves of the aux."""
         beside = jax.tree.leaves(auxiliary.shapes_of(self.aux))
         return [jax.ShapeDtypeStruct((), fitness_dtype()), *beside]
 
     def answer(
         self, counted: np.ndarray, arrays: dict[int, np.ndarray], form: Form
     ) -> list[np.ndarray]:
-        """The results for all members, of which some count; the others are the worst."""
+        """The results for all members; those that do not count are the worst."""
         results = self._nothing(counted.size)
         members = np.flatnonzero(counted)
         if members.size:
             answer = self._together if self.batched else self._each
-            with np.errstate(over="ignore"):  # what is too large for float32 is infinite
+            with np.errstate(over="ignore"):  # a value too large for float32 is infinite
                 for result, leaf in zip(results, answer(members, arrays, form), strict=True):
                     result[members] = leaf
         return results
@@ -191,7 +196,7 @@ class _Answers(NamedTuple):
         return [np.concatenate(leaves) for leaves in zip(*found, strict=True)]
 
     def _tried(self, count: int, *args: Any, **kwargs: Any) -> list[np.ndarray]:
-        """What `fn` makes of `count` members."""
+        """The results of `fn` for `count` members; the worst if it fails and may fail."""
         try:
             with self.free:
                 result = self.fn(*args, **kwargs)
@@ -216,7 +221,9 @@ class _Answers(NamedTuple):
 
 
 def _checked(result: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """What `fn` returned, real numbers of this shape; raises where it is something else."""
+    """The real numbers that `fn` returned; raises if they are none, or have another shape."""
+    if np.ma.is_masked(result):  # an undefined metric; the number behind the mask means nothing
+        result = np.ma.filled(np.ma.asarray(result, np.float64), np.nan)
     values = np.asarray(result)
     what = "a vector of one real number a member" if shape else "one real number"
     if values.dtype.kind not in "biuf" or (values.dtype.kind == "f" and values.itemsize < 4):

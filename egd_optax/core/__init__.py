@@ -4,17 +4,17 @@ Imports run down this list. No file knows how XLA or devices lay out the work: s
 
 cycle         generations around the parameters after the base step
 generation    one round
-stage         what all stages of a generation know
+stage         the data that all stages of a generation share
 judge         parent, best member and child are compared
-strategy      the step along the weighted sum, and what a strategy keeps
+strategy      the step along the weighted sum, and the state of a strategy
 combine       the weighted sum of the noise, and the child
 evaluate      all candidates -> fitness
 unformed      members that are evaluated as their factors
-info          what a step hands to its cycle, and gets back
+info          the arguments of a cycle, its results, and its report
 select        fitness -> weights; which members are kept
 fitness       value_fn -> a number that can be compared
 population    candidates, drawn from keys
 perturbation  the noise of one draw in each block
 spec          plain data
-auxiliary     what `value_fn` returns beside the fitness
+auxiliary     the aux that `value_fn` returns with the fitness
 """

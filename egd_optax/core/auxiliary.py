@@ -1,7 +1,7 @@
-"""Auxiliary output: what `value_fn` returns beside the fitness, kept of a few, added up over all.
+"""Auxiliary output: the aux that `value_fn` returns with the fitness.
 
-Of a population no more is held than of one member: whatever is kept is chosen, and whatever is
-added up is added, as soon as it is there.
+The aux of parent, best member and child is kept, and that of all candidates is added up. Both are
+done at once, so that a population holds as much aux as one member does.
 """
 
 from collections.abc import Callable
@@ -12,20 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-# What `value_fn` returns beside the fitness: a pytree of arrays, or of their shapes and dtypes.
+# The aux that `value_fn` returns with the fitness: a pytree of arrays, or of shapes and dtypes.
 Auxiliary = Any
 
 
 class Aux(NamedTuple):
-    """What `value_fn` returned beside the fitness; each a pytree like the argument `aux`.
+    """The aux that `value_fn` returned with the fitness; each a pytree like the argument `aux`.
 
-    In int32 or float32 where it came in less, booleans as 0 and 1, so that it adds up.
+    Dtypes below int32 and float32 are widened to these, booleans to 0 and 1, so that it adds up.
 
     Attributes:
-        parent: with the parent, of the first generation; zero where it was not evaluated, as
-            `parent_fitness` tells; likewise:
-        best: with the best member, the parent included, of the last generation.
-        child: with the child, of the last generation.
+        parent: the aux of the parent, in the first generation. Zero if it was not evaluated: its
+            `parent_fitness` is then +inf.
+        best: the aux of the best member, the parent included, in the last generation.
+        child: the aux of the child, in the last generation. Zero if it was not evaluated.
         total: the sum over all evaluations of the cycle, those of `accept_value_fn` included.
 
     Example:
@@ -46,11 +46,11 @@ class Aux(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         value: the fitness.
-        aux: what came beside it, None where nothing does.
+        aux: the aux, None if there is none.
     """
 
     value: jax.Array
@@ -58,11 +58,11 @@ class Evaluated(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What is kept of the evaluations of a generation.
+    """The aux that is kept of a generation, as far as it was evaluated.
 
     Attributes:
         lowest: the fitness of the member that `aux.best` came with, `[]`; +inf before the first.
-        aux: what is kept.
+        aux: the aux that is kept.
     """
 
     lowest: jax.Array
@@ -90,16 +90,18 @@ def split_off(
     casting: Literal["safe", "same_kind"],
     members: tuple[int, ...] = (),
 ) -> tuple[Any, list[Any]]:
-    """The fitness, and the leaves that came beside it; raises where they are not like an example.
+    """Splits a result into the fitness and the leaves of the aux.
+
+    Raises an error if the leaves are not like an example.
 
     Args:
-        result: what a function returned.
-        like: shapes and dtypes of what is to come beside the fitness.
+        result: the value that a function returned.
+        like: shapes and dtypes of the aux that must come.
         as_array: makes an array of a leaf.
         name: of the function.
-        advice: what to pass as an example.
-        casting: how a leaf may become one of the dtype, see `numpy.can_cast`.
-        members: what leads the shape of a leaf.
+        advice: which example to pass, for the message.
+        casting: how a leaf may be cast to its dtype, see `numpy.can_cast`.
+        members: the leading axes of each leaf.
     """
     if not isinstance(result, tuple) or len(result) != 2:
         raise TypeError(
@@ -124,7 +126,7 @@ def split_off(
 
 
 def nothing_kept(shapes: Auxiliary) -> Aux | None:
-    """What is kept before the first evaluation; None where nothing is. All buffers differ."""
+    """The aux before the first evaluation, zeros; None if none is kept. All buffers differ."""
     if shapes is None:
         return None
     zeros = (jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes) for _ in range(4))
@@ -132,13 +134,13 @@ def nothing_kept(shapes: Auxiliary) -> Aux | None:
 
 
 def nothing_seen(shapes: Auxiliary, dtype: jnp.dtype) -> Seen | None:
-    """Before the first evaluation, whose fitness has a dtype."""
+    """The aux before the first evaluation, if the fitness is to have this dtype."""
     kept = nothing_kept(shapes)
     return None if kept is None else Seen(jnp.full([], jnp.inf, dtype), kept)
 
 
 def nothing_like(seen: Seen | None) -> Seen | None:
-    """Before the first evaluation, of something like what was seen."""
+    """The aux before the first evaluation, of shapes and dtypes as in `seen`."""
     if seen is None:
         return None
     return Seen(jnp.full_like(seen.lowest, jnp.inf), jax.tree.map(jnp.zeros_like, seen.aux))
@@ -147,15 +149,15 @@ def nothing_like(seen: Seen | None) -> Seen | None:
 def after(
     seen: Seen | None, found: Evaluated, numbers: jax.Array, counts: jax.Array, size: int
 ) -> Seen | None:
-    """What is kept after some evaluations.
+    """The aux after some evaluations.
 
     Args:
-        seen: before them; None where nothing is kept.
-        found: what they found, with a leading axis `[n]`.
-        numbers: of which members, int32 `[n]`: 0 is the parent, `size` the child, `size + 1` the
-            best member once more, and above that nothing that is kept.
+        seen: before them; None if none is kept.
+        found: their results, with a leading axis `[n]`.
+        numbers: their candidates, int32 `[n]`. 0 is the parent, `size` the child, and `size + 1`
+            the best member once more. Candidates above these are not kept.
         counts: which of them count, bool `[n]`.
-        size: the members, the parent included.
+        size: the number of members, the parent included.
     """
     if seen is None:
         return None
@@ -182,13 +184,13 @@ def after(
 def after_one(
     seen: Seen | None, found: Evaluated, number: jax.typing.ArrayLike, size: int
 ) -> Seen | None:
-    """What is kept after one evaluation, which counts."""
+    """The aux after one evaluation, which counts."""
     one = jax.tree.map(lambda leaf: leaf[None], found)
     return after(seen, one, jnp.asarray(number, jnp.int32)[None], jnp.ones([1], jnp.bool_), size)
 
 
 def added(seen: Seen | None, found: Evaluated) -> Seen | None:
-    """What is kept after one more evaluation, of which nothing but the sum is kept."""
+    """The aux after one more evaluation, which only adds to the sum."""
     if seen is None:
         return None
     total = jax.tree.map(jnp.add, seen.aux.total, found.aux)
@@ -196,7 +198,7 @@ def added(seen: Seen | None, found: Evaluated) -> Seen | None:
 
 
 def after_generation(before: Aux | None, found: Aux | None, index: jax.Array) -> Aux | None:
-    """What is kept of a cycle after a generation, the first of which has the index 0."""
+    """The aux of a cycle after a generation; the first generation has the index 0."""
     if before is None or found is None:
         return None
     return found._replace(
@@ -206,16 +208,16 @@ def after_generation(before: Aux | None, found: Aux | None, index: jax.Array) ->
 
 
 def after_lanes(seen: Seen | None, lanes: Seen | None) -> Seen | None:
-    """What is kept after the members of all lanes.
+    """The aux after the members of all devices.
 
     Args:
-        seen: before them; None where nothing is kept.
-        lanes: what each kept of its own, with a leading axis.
+        seen: before them; None if none is kept.
+        lanes: what each device kept of its members, with a leading axis.
     """
     if seen is None:
         return None
     all_seen = jax.tree.map(lambda one, many: jnp.concatenate([one[None], many]), seen, lanes)
-    # What was seen by one of them only is zero in the others.
+    # The aux that only one device has seen is zero on the others.
     aux: Aux = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), all_seen.aux)
     best = jnp.argmin(all_seen.lowest)
     return Seen(

@@ -19,13 +19,13 @@ _SHARE = 4
 
 
 class Terms(NamedTuple):
-    """What a device adds up, those that weigh something first; `[n]` each.
+    """The terms that a device adds up, those with a weight first; `[n]` each.
 
     Attributes:
-        slots: where a member is kept, if it is.
+        slots: the slot of a member, if it is kept.
         members: its number.
         weights: its weight.
-        trips: how many weigh something on the device where these are most, int32 `[]`.
+        trips: how many have a weight, on the device with the most of these, int32 `[]`.
     """
 
     slots: jax.Array
@@ -43,9 +43,9 @@ def terms_of(
     pair: int,
     devices: Devices,
 ) -> Terms:
-    """What each device adds up, from the weights of all members, `[n]`.
+    """The terms that each device adds up, from the weights of all members, `[n]`.
 
-    Members that are kept are added one by one. If any member can weigh something, the two of a pair
+    Members that are kept are added one by one. If any member can get a weight, the two of a pair
     are one term, for they share a draw.
     """
     if support is None:
@@ -81,10 +81,10 @@ def weighted_sum(
 
     Args:
         population: the members.
-        terms: what this device adds.
+        terms: the terms that this device adds.
         held: a candidate in whose memory to sum.
         memory: where members are kept.
-        pages: what is kept of them, None if nothing is.
+        pages: their leaves that are kept, None if none are.
         devices: share the terms.
 
     Returns:
@@ -143,12 +143,11 @@ def _sum_of_whole(
             lambda totals, slot, leaves: add(totals, weights[slot], leaves),
             zeros,
         )
-    result: Arrays = lax.fori_loop(jnp.int32(0), terms.trips, add_drawn, zeros)
-    return result
+    return xla.loop(0, terms.trips, add_drawn, zeros)
 
 
 def _sum_of_rows(population: Population, terms: Terms, devices: Devices) -> Arrays:
-    """The sums in the blocks in rows, as many draws at a time as are little beside the leaves."""
+    """The sums in the blocks in rows; few draws at a time, to take less memory than the leaves."""
     layout = population.layout
     if not layout.in_rows:
         return ()
@@ -175,7 +174,7 @@ def _sum_of_rows(population: Population, terms: Terms, devices: Devices) -> Arra
         one = jnp.zeros((layout.row_count, packing.LENGTH), jnp.float32)
         blank = devices.varying((jnp.zeros((size, *one.shape), one.dtype), one))
         many = jnp.clip(terms.trips - chunk * size, 0, size)
-        rows, _ = lax.fori_loop(jnp.int32(0), many, put, blank)
+        rows, _ = xla.loop(0, many, put, blank)
         return tuple(population.perturbation.weighted_sum(at, rows, own) for at in layout.in_rows)
 
     if chunks == 1:  # without zeros to add to, which would be a copy
@@ -190,8 +189,7 @@ def _sum_of_rows(population: Population, terms: Terms, devices: Devices) -> Arra
     def add(chunk: jax.Array, totals: Arrays) -> Arrays:
         return tuple(map(jnp.add, totals, sums(chunk)))
 
-    result: Arrays = lax.fori_loop(jnp.int32(0), -(-terms.trips // size), add, zeros)
-    return result
+    return xla.loop(0, -(-terms.trips // size), add, zeros)
 
 
 def child_of(population: Population, held: Candidate, steps: list[jax.Array]) -> Candidate:
@@ -205,7 +203,7 @@ def child_of(population: Population, held: Candidate, steps: list[jax.Array]) ->
 def statistic_of(population: Population, weights: jax.Array, devices: Devices) -> list[jax.Array]:
     """The sum of weight * `noise.statistic(noise)` over the members, in each block.
 
-    Costs a draw for each member that weighs something.
+    Costs a draw for each member with a weight.
     """
     statistic = population.perturbation.noise.statistic
     assert statistic is not None  # narrows the type: it is not asked for otherwise
@@ -227,4 +225,4 @@ def statistic_of(population: Population, weights: jax.Array, devices: Devices) -
             )
         ]
 
-    return devices.sum(lax.fori_loop(jnp.int32(0), terms.trips, add, devices.varying(zeros)))
+    return devices.sum(xla.loop(0, terms.trips, add, devices.varying(zeros)))

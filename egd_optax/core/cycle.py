@@ -26,12 +26,12 @@ from egd_optax.factored.interpret import primitives_of
 
 
 class _Carry(NamedTuple):
-    """What a step with a cycle changes; one without passes it on in place.
+    """The data that a step with a cycle changes; a step without one passes it on in place.
 
     Attributes:
         leaves: the updates of the mutating leaves; within a cycle the leaves that it chose.
-        state: what the strategy keeps.
-        info: what the latest cycle did.
+        state: the state of the strategy.
+        info: the report of the latest cycle.
         jumped: bool `[]`, whether a cycle left the base step.
     """
 
@@ -52,9 +52,9 @@ def run_cycle_if(
 
     Args:
         due: bool `[]`.
-        spec: what to do.
+        spec: the settings of the cycle.
         mutating: positions of the leaves that mutate, see `mutating_leaves`.
-        objectives: what to select on.
+        objectives: the functions to select by.
         start: the step before its cycle.
     """
     steps = aligned(start.base_updates, start.params)
@@ -73,8 +73,8 @@ def run_cycle_if(
                 calls_python=axis is not None and _calls_python(objectives, fixed),
             )  # fmt: skip
 
-        # The cycle is in a branch, or XLA would move its draws to where idle steps pay for them.
-        # The choice is outside, or the branch would hold what it returns beside the base updates.
+        # The cycle is in a branch. XLA would else move its draws out, and idle steps pay for them.
+        # The choice is outside. The branch would else hold both its result and the base updates.
         after = xla.hold_in_branch(cycle, run, lambda: before._replace(leaves=own))
         return after._replace(leaves=_updates_to(after.leaves, own, before.leaves, after.jumped))
 
@@ -133,6 +133,8 @@ def _generations(
     snapshot = _snapshot(*around)
     sigma = spec.sigma(cycle) if callable(spec.sigma) else spec.sigma
     sigma = lax.stop_gradient(jnp.asarray(sigma, fitness_dtype()))
+    # A schedule can fall below zero, or be NaN: nothing moves then.
+    sigma = jnp.where(sigma > 0, sigma, jnp.zeros_like(sigma))
 
     def generation(index: jax.Array, updates: Arrays, state: StrategyState) -> Any:
         parent = snapshot._replace(updates=updates)

@@ -1,7 +1,7 @@
 """Evaluate: every candidate is drawn, scored and forgotten, and then the child of them all.
 
-Candidates have numbers: 0 is the parent, then the members, `n` is the child, and `n + 1` the best
-member once more, formed, if members are evaluated without being formed.
+Candidates have numbers. 0 is the parent, then the members follow, and `n` is the child. `n + 1` is
+the best member once more, formed, if members are evaluated without being formed.
 """
 
 from collections.abc import Callable
@@ -39,15 +39,15 @@ NEVER = -jnp.inf  # in place of a fitness, which is finite or +inf
 
 
 class Scored(NamedTuple):
-    """What the evaluation of a generation carries, and returns.
+    """The carry and the result of the evaluation of a generation.
 
     Attributes:
-        held: the candidate at hand; in the end the child.
-        fitness: of all candidates, `[n + 2]`; +inf before, and if one is not evaluated. Of the
-            best member once more it is `NEVER` then: its +inf means that it may not be taken.
+        held: the current candidate; in the end the child.
+        fitness: of all candidates, `[n + 2]`; +inf before, and if one is not evaluated. The last
+            entry is then `NEVER`, for its +inf means that the best member may not be taken.
         slots: which members are kept, None if none are.
-        pages: what is kept of them.
-        seen: what came beside the fitness, None if nothing does.
+        pages: their leaves that are kept.
+        seen: the aux, None if there is none.
         es_state: the state of the optimizer of the direction.
     """
 
@@ -120,7 +120,7 @@ class Evaluation(NamedTuple):
     # One by one.
 
     def _one_by_one(self, start: Scored) -> Scored:
-        """One candidate after another in the memory of one: one program for all."""
+        """Scores one candidate after another in the memory of one: one program for all."""
 
         def trip(number: jax.Array, now: Scored) -> Scored:
             member = (number > 0) & (number < self.size)
@@ -130,15 +130,14 @@ class Evaluation(NamedTuple):
             return self._scored(number, self._sign(number), now)
 
         first, last = int(not self.with_parent), self.size + self.with_child
-        result: Scored = lax.fori_loop(jnp.int32(first), jnp.int32(last), trip, start)
-        return result
+        return xla.loop(first, last, trip, start)
 
     def _sign(self, number: jax.Array) -> jax.Array:
         """The sign of a candidate: that of its noise, and zero for parent and child."""
         return jnp.where(number < self.size, self.population.sign_of(number), 0)
 
     def _scored(self, number: jax.Array, sign: jax.Array, now: Scored) -> Scored:
-        """Evaluates the candidate at hand, the same one on all devices."""
+        """Evaluates the current candidate, the same one on all devices."""
         population, sign = xla.no_hoist(self.population, sign)
         evaluated = self.score(population, now.held, sign, self.devices.rank() == 0)
         evaluated = self.devices.pick(evaluated)
@@ -161,7 +160,7 @@ class Evaluation(NamedTuple):
         return slots, pages
 
     def _landed(self, pred: jax.Array, now: Scored) -> Scored:
-        """Makes the child in the memory of the candidate at hand if `pred` holds."""
+        """Makes the child in the memory of the current candidate if `pred` holds."""
         # The population is handed in: XLA would compute the parent outside of the loop and hold it.
         known = self.population, now.fitness[: self.size], now.slots, now.pages
         both = xla.run_if(pred, self.land, (now.held, now.es_state), *known)
@@ -170,7 +169,7 @@ class Evaluation(NamedTuple):
     # In chunks, on each device.
 
     def _in_chunks(self, start: Scored) -> Scored:
-        """Members in chunks, on each device its share; what is alike on all devices beside them."""
+        """Scores members in chunks, on each device its share; others on all devices alike."""
         alone = []  # by number
         if self.with_parent and self._first:
             alone.append(0)
@@ -193,12 +192,12 @@ class Evaluation(NamedTuple):
                 now = self._landed(number == self.size, now)
             return self._scored(number, sign, now)
 
-        result: Scored = lax.fori_loop(jnp.int32(0), jnp.int32(len(alone)), trip, start)
+        result = xla.loop(0, len(alone), trip, start)
         return result if members_behind < len(alone) else self._members(result)
 
     @property
     def _first(self) -> int:
-        """The first number in the chunks; a parent beside pairs is evaluated alone."""
+        """The first number in the chunks; the parent of pairs is evaluated alone."""
         return int(self.population.mirrors or self.best_again or not self.with_parent)
 
     def _members(self, now: Scored) -> Scored:
@@ -226,7 +225,7 @@ class Evaluation(NamedTuple):
 
         start = *self.devices.varying((local, seen)), (now.slots, now.pages)
         whole = lambda index, carry: chunk(size, index * size, carry)  # noqa: E731
-        carry = lax.fori_loop(jnp.int32(0), jnp.int32(chunks), whole, start)
+        carry = xla.loop(0, chunks, whole, start)
         local, seen, kept = chunk(rest, jnp.int32(chunks * size), carry) if rest else carry
         found = self.devices.gather(local)[:, : share * pair].reshape(-1)[: draws * pair]
         lanes = jax.tree.map(self.devices.gather, seen)
@@ -272,8 +271,7 @@ class Evaluation(NamedTuple):
             return jax.tree.map(lambda all_, leaf: all_.at[index].set(leaf), many, own), drawn
 
         start = self.devices.varying((many, held))
-        drawn: tuple[jax.Array, Any]
-        drawn, _ = lax.fori_loop(jnp.int32(0), jnp.int32(numbers.size), draw, start)
+        drawn: tuple[jax.Array, Any] = xla.loop(0, numbers.size, draw, start)[0]
         return drawn
 
     def _score_chunk(
@@ -305,5 +303,4 @@ class Evaluation(NamedTuple):
             own = tuple(leaf[index] for leaf in whole)
             return self._kept(kept, numbers[index], fitness[index], own)
 
-        result: Kept = lax.fori_loop(jnp.int32(0), jnp.int32(numbers.size), keep, kept)
-        return result
+        return xla.loop(0, numbers.size, keep, kept)

@@ -96,7 +96,7 @@ def fitness_of(
         snapshot: the parameters, for the leaves that do not mutate.
         kwargs: the other arguments of `value_fn`.
         execution: names the mapped axes over which the fitness is averaged.
-        aux: shapes and dtypes of what `value_fn` returns beside the fitness; None if nothing.
+        aux: shapes and dtypes of the aux that `value_fn` returns; None if it returns none.
 
     Returns:
         A function of the mutating leaves and of whether the result counts. Its fitness is `[]` of
@@ -124,16 +124,16 @@ def fitness_of(
 
 
 def fitness_dtype() -> jnp.dtype:
-    """Dtype of fitness and weights: float32, or float64 where x64 is enabled."""
+    """Dtype of fitness and weights: float32, or float64 if x64 is enabled."""
     return jnp.result_type(float)
 
 
 def as_evaluated(result: Any, aux: Auxiliary) -> Evaluated:
-    """What `value_fn` returned; raises where it is not what `aux` says.
+    """Splits the result of `value_fn`; raises an error if it does not fit `aux`.
 
     Args:
-        result: a real scalar or, where `aux` is not None, a tuple of that and what comes beside it.
-        aux: shapes and dtypes of that.
+        result: a real scalar or, if `aux` is not None, a tuple (fitness, aux).
+        aux: shapes and dtypes of the second part.
     """
     if aux is None:
         return Evaluated(as_fitness(result))
@@ -149,7 +149,7 @@ def as_evaluated(result: Any, aux: Auxiliary) -> Evaluated:
 
 
 def _over_replicas(leaf: jax.Array, axis_names: tuple[str, ...]) -> jax.Array:
-    """The mean over devices of what is measured, and the sum of what is counted."""
+    """The mean of floats over devices, and the sum of integers, which are counts."""
     averaged = jnp.issubdtype(leaf.dtype, jnp.inexact)
     over: Callable[..., jax.Array] = lax.pmean if averaged else lax.psum
     return over(leaf, axis_names)

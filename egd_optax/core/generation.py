@@ -30,17 +30,17 @@ Three = tuple[jax.Array, jax.Array, jax.Array]
 
 
 class Generation(NamedTuple):
-    """What came of a generation; scalars but for `aux`.
+    """The report of a generation; scalars but for `aux`.
 
     Attributes:
-        parent: fitness of its parent, +inf if it was not evaluated; likewise:
-        best: of its best member.
-        mean: over its members of finite fitness, +inf if there is none.
-        child: of its child.
+        parent: fitness of its parent, +inf if it was not evaluated.
+        best: fitness of its best member.
+        mean: mean over its members of finite fitness, +inf if there is none.
+        child: fitness of its child, +inf if it was not evaluated.
         accepted: bool, whether it left its parent.
         sigma: the sigma that was used.
         evaluations: int32, how often `value_fn` was evaluated.
-        aux: what it returned beside the fitness, None if nothing.
+        aux: the aux that `value_fn` returned, None if none.
     """
 
     parent: jax.Array
@@ -66,18 +66,18 @@ def run_generation(
     """Runs a generation.
 
     Args:
-        spec: what to do.
-        objectives: what to select on.
+        spec: the settings of the cycle.
+        objectives: the functions to select by.
         snapshot: the parameters after the base step.
         key: of the generation, uint32 `[2]`.
         sigma: float `[]`.
         generation: its index in the cycle, int32 `[]`.
-        state: what the strategy keeps.
+        state: the state of the strategy.
         devices: share the members.
 
     Returns:
-        The mutating leaves that it chose, any if the parent stays; what the strategy keeps; and
-        what came of it.
+        The mutating leaves that it chose, any if the parent stays; the next state of the strategy;
+        and the report.
     """
     sigma = spec.noise.sigma(sigma, state.noise)
     population = _population(spec, objectives, snapshot, key, sigma, state.noise)
@@ -205,7 +205,7 @@ def _point(stage: Round, held: Candidate, choice: jax.Array, best: jax.Array) ->
 
 
 def _outcome(stage: Round, scored: Scored, accepted: jax.Array) -> Outcome:
-    """What the noise adapts to."""
+    """The outcome of the generation, for a noise that adapts."""
     spec, population = stage.spec, stage.population
     fitness = scored.fitness[: spec.member_count]
     weights = stage.weights(fitness)

@@ -1,4 +1,4 @@
-"""What a step hands to its cycle, what the cycle returns, and what it tells of itself."""
+"""The arguments of a cycle, its results, and the scalars that it reports."""
 
 import math
 from typing import Any, NamedTuple
@@ -15,29 +15,29 @@ from egd_optax.core.spec import StrategyState
 
 
 class CycleInfo(NamedTuple):
-    """What the latest cycle did; every field but `aux` is a scalar array that can be logged.
+    """A report of the latest cycle; every field but `aux` is a scalar array that can be logged.
 
-    Fitness is float32, or float64 where x64 is enabled, and +inf stands for a fitness
-    that was not finite; with `jax_debug_infs`, which refuses infinities, 3.39e38 does.
+    Fitness is float32, or float64 if x64 is enabled. A fitness that was not finite is
+    +inf, or 3.39e38 with `jax_debug_infs`, which refuses infinities.
     Before the first cycle `cycle_index` is -1 and every fitness +inf. No name is one of
     `EvolveState` too, so that `optax.tree.get(state, name)` finds one value.
 
     Attributes:
         cycle_index: int32, from 0.
-        parent_fitness: fitness of the base step's parameters, member 0; in the first
-            generation, where there are several. All below are of the last one. +inf with
-            `accept.always()` and antithetic pairs, where it is not evaluated.
+        parent_fitness: fitness of the base step's parameters, member 0, in the first
+            generation. All fitness below is of the last one. +inf with `accept.always()` and
+            antithetic pairs, which do not evaluate it.
         best_fitness: fitness of the best member, the parent included.
         mean_fitness: mean over the members of finite fitness.
-        child_fitness: fitness of the recombined child; +inf with `accept.always()`, where it is
-            not evaluated.
+        child_fitness: fitness of the recombined child; +inf with `accept.always()`, which does
+            not evaluate it.
         accepted: bool, whether the parameters left the parent, in any generation.
         sigma: float like the fitness, the sigma that was used.
-        evaluations: int32, evaluations of `value_fn` in the cycle: in each generation
-            the population and, unless `accept.always()` takes the child unseen, the parent of
-            antithetic pairs and the child; where members are not formed and `accept.best()`
-            decides, the best one once more, formed.
-        aux: what `value_fn` returned beside the fitness, `Aux`; None without the argument `aux`.
+        evaluations: int32, evaluations of `value_fn` in the cycle. In each generation these are
+            the population, the child, and the parent of antithetic pairs. `accept.always()` takes
+            the child unseen, and spares the child and that parent. If members are not formed and
+            `accept.best()` decides, the best member is evaluated once more, formed.
+        aux: the aux that `value_fn` returned, `Aux`; None without the argument `aux`.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -61,7 +61,7 @@ class CycleInfo(NamedTuple):
 
 
 def info_like(aux: Auxiliary) -> Any:
-    """A `CycleInfo` of the shapes and dtypes in which a cycle tells what it did."""
+    """A `CycleInfo` of the shapes and dtypes that a cycle reports."""
     whole, real = jnp.dtype(jnp.int32), fitness_dtype()
     dtypes = whole, real, real, real, real, jnp.dtype(jnp.bool_), real, whole
     scalars: Any = (jax.ShapeDtypeStruct((), dtype) for dtype in dtypes)
@@ -72,20 +72,20 @@ def no_cycle_yet(aux: Auxiliary) -> CycleInfo:
     """The info before the first cycle; each leaf a buffer of its own, to be donated."""
     unknown = _largest() if jax.debug_infs.value else math.inf
     values = -1, unknown, unknown, unknown, unknown, False, 0.0, 0
-    pairs = zip(values, info_like(aux), strict=False)  # of `aux` nothing is known
+    pairs = zip(values, info_like(aux), strict=False)  # without the last field, `aux`
     scalars = [jnp.asarray(np.array(value, like.dtype)) for value, like in pairs]
     return CycleInfo._make([*scalars, auxiliary.nothing_kept(aux)])
 
 
 def in_dtypes(info: CycleInfo, like: Any) -> CycleInfo:
-    """An info in the dtypes of another: a step returns the state in those that it came in."""
+    """An info in the dtypes of another: a step keeps the dtypes of the state."""
 
     def cast(scalar: jax.typing.ArrayLike, like: Any) -> jax.Array:
         scalar = jnp.asarray(scalar)
         if jax.debug_infs.value and jnp.issubdtype(scalar.dtype, jnp.floating):
-            # Else JAX would refuse the state of every step before the first cycle.
+            # JAX would else refuse the state of every step before the first cycle.
             scalar = jnp.minimum(scalar, jnp.asarray(_largest(), scalar.dtype))
-        # Made under x64, a state may have dtypes that are not to be had without.
+        # A state that was made under x64 may have dtypes that do not exist without x64.
         dtype = jax.dtypes.canonicalize_dtype(like.dtype)
         return scalar if scalar.dtype == dtype else scalar.astype(dtype)
 
@@ -94,12 +94,12 @@ def in_dtypes(info: CycleInfo, like: Any) -> CycleInfo:
 
 
 def _largest() -> float:
-    """What stands for infinity where JAX refuses that: a number that any float dtype of it has."""
+    """A finite number in place of infinity, if JAX refuses that; any float dtype has it."""
     return float(jnp.finfo(jnp.bfloat16).max)
 
 
 def info_of(cycle: jax.Array, found: Any, jumped: jax.Array, aux: Aux | None) -> CycleInfo:
-    """What a cycle did, from what its generations did, with a leading axis."""
+    """The report of a cycle, from those of its generations, with a leading axis."""
     return CycleInfo(
         cycle_index=cycle,
         parent_fitness=found.parent[0],
@@ -114,15 +114,15 @@ def info_of(cycle: jax.Array, found: Any, jumped: jax.Array, aux: Aux | None) ->
 
 
 class Start(NamedTuple):
-    """Where a step stands before its cycle.
+    """The state of a step before its cycle.
 
     Attributes:
         params: the parameters before the step.
         base_updates: the updates of the base optimizer.
-        info: what the latest cycle did.
+        info: the report of the latest cycle.
         key_data: uint32 `[2]`, the key of the run.
         cycle: int32 `[]`, index of this cycle.
-        strategy_state: what the strategy keeps.
+        strategy_state: the state of the strategy.
     """
 
     params: optax.Params
@@ -134,13 +134,13 @@ class Start(NamedTuple):
 
 
 class Ran(NamedTuple):
-    """What came of it.
+    """The result of a cycle, or of a step without one.
 
     Attributes:
         updates: in the dtypes of the base updates.
         jumped: bool `[]`, whether they leave the base step.
-        info: what the latest cycle did.
-        strategy_state: what the strategy keeps.
+        info: the report of the latest cycle.
+        strategy_state: the state of the strategy.
     """
 
     updates: optax.Updates

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from egd_optax._checks import checked_state
@@ -36,10 +35,10 @@ def judged(
         devices: all evaluate the same.
         child: the child.
         best: which member is the best, int32 `[]`; None if it is not asked for.
-        seen: what came beside the fitness so far.
+        seen: the aux so far.
 
     Returns:
-        The fitness of the three, `[3]`, +inf if not asked for; and what came beside it.
+        The fitness of the three, `[3]`, +inf if not asked for; and the aux after them.
     """
     which = jnp.array([0, 2] if best is None else [0, 1, 2], jnp.int32)
 
@@ -55,7 +54,7 @@ def judged(
         return held, values.at[turn].set(evaluated.value), auxiliary.added(seen, evaluated)
 
     start = population.parent(), jnp.full([3], jnp.inf, fitness_dtype()), seen
-    _, values, seen = lax.fori_loop(jnp.int32(0), jnp.int32(which.size), trip, start)
+    _, values, seen = xla.loop(0, which.size, trip, start)
     return values, seen
 
 
@@ -67,14 +66,14 @@ def choose(
     moved: jax.Array,
     state: Any,
 ) -> tuple[jax.Array, Any]:
-    """Chooses what a generation ends with: PARENT, BEST or CHILD, int32 `[]`.
+    """Chooses the result of a generation: PARENT, BEST or CHILD, int32 `[]`.
 
     Args:
         rule: chooses.
         key: of the generation, uint32 `[2]`.
         fitness: of parent, best member and child, `[]` each, +inf if not finite.
         best: which member is the best, int32 `[]`; 0 is the parent.
-        moved: bool `[]`, whether the child is any other than the parent.
+        moved: bool `[]`, whether the child differs from the parent.
         state: of the rule.
 
     Returns:
@@ -101,7 +100,7 @@ def choose(
 
 
 def _checked(rule: Accept, result: Any, state: Any) -> tuple[jax.Array, Any]:
-    """What a rule returned, with arrays of the dtypes that its state had."""
+    """The choice and the state that a rule returned, the state in the dtypes that it had."""
     if not isinstance(result, tuple) or len(result) != 2:
         raise TypeError(
             f"`accept.choose` must return a choice and a state, got {result!r} from {rule!r}: "

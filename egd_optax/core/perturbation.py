@@ -1,7 +1,7 @@
 """The noise of one draw in each block: its numbers, formed and scaled.
 
-A noise says what its numbers are, how noise of unit variance is formed of them, and how large it
-is. The numbers of most blocks come as rows of one draw; a large leaf is drawn where it is used.
+A noise says which numbers it needs, how to form noise of unit variance of them, and how large it
+is. The numbers of most blocks come as rows of one draw; a large leaf is drawn when it is used.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ class Perturbation:
         stds: the standard deviations of the noise in each block, `[many, 1, ...]` or like it.
         keys: the keys of the leaves, uint32 `[leaves, 2]`.
         layout: how leaves are laid out in blocks.
-        noise: what is drawn.
+        noise: the distribution of the perturbations.
     """
 
     leaves: Arrays
@@ -73,8 +73,8 @@ class Perturbation:
     ) -> tuple[jax.Array, jax.Array]:
         """The factors of sign times the noise in one block, `[many, ..., rank]` each.
 
-        With half of their digits their products are exact. They are scaled before: each entry of
-        the noise would have to be rounded otherwise.
+        They are rounded to half of their digits, so that their products are exact. They are scaled
+        first, for otherwise each entry of the noise would have to be rounded.
         """
         fn: Any = _mapped(self.noise.factors, self.leaves[at], (0, 0))
         left, right = fn(self.layout.blocks[at].read(rows), self.leaves[at])
@@ -204,11 +204,11 @@ def perturbation_of(
     """Prepares the noise around some leaves; draws nothing.
 
     Args:
-        noise: what is drawn.
+        noise: the distribution of the perturbations.
         layout: how leaves are laid out in blocks.
         params: the parameters, in blocks.
         parents: the leaves to which noise is added, in blocks.
-        read: what the noise reads, leaf by leaf; None for nothing.
+        read: the arrays that the noise reads, leaf by leaf; None for nothing.
         sigma: `[]`.
         keys: the keys of the leaves, uint32 `[leaves, 2]`.
     """
@@ -225,7 +225,7 @@ def is_of_library(noise: Noise) -> bool:
 
 
 def _finite(noise: jax.Array) -> jax.Array:
-    """Noise with zeros in place of what is not finite."""
+    """Noise with zeros in place of entries that are not finite."""
     return jnp.where(jnp.isfinite(noise), noise, jnp.zeros_like(noise))
 
 

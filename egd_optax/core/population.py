@@ -1,13 +1,13 @@
 """Mutate: candidates around a parent, each drawn from its number and never held together.
 
-The noise of a leaf depends on (key, cycle, generation, draw, position of the leaf), so a member can
+The noise of a leaf depends on (key, cycle, generation, draw, position of the leaf). So a member can
 be drawn again at any time, on any device, in any order. Member 0 is the parent. If members are
 mirrored, (1, 2), (3, 4), ... are pairs of one draw with opposite signs: Brockhoff et al., `Mirrored
 Sampling and Sequential Selection for Evolution Strategies
 <https://doi.org/10.1007/978-3-642-15844-5_2>`_, 2010.
 
-A candidate is an update: its noise is added to the base update, in that dtype, and what is
-evaluated is the point that `optax.apply_updates` leads to, to the bit.
+A candidate is an update: its noise is added to the base update, in that dtype. It is evaluated at
+the point that `optax.apply_updates` leads to, to the bit.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Candidate(NamedTuple):
     Attributes:
         rows: the random numbers of all blocks in rows, `[rows, LENGTH]`.
         whole: the leaves of all other blocks.
-        center: of the blocks in rows the updates that noise is added to; None for the base's.
+        center: the updates of the blocks in rows that noise is added to; None for the base's.
     """
 
     rows: jax.Array
@@ -60,7 +60,7 @@ class Population:
 
     Attributes:
         params: the parameters before the step, in blocks.
-        updates: the base updates, leaf by leaf; stacked, they would be held besides.
+        updates: the base updates, leaf by leaf. Stacks of them would take memory too.
         perturbation: the noise.
         key: that of the generation, uint32 `[2]`.
         mirrors: whether members come in pairs.
@@ -80,7 +80,7 @@ class Population:
     # Members, by their numbers.
 
     def draw_of(self, member: jax.Array) -> jax.Array:
-        """The number of the draw that makes a member; of the parent that of the first."""
+        """The number of the draw that makes a member; for the parent, that of the first member."""
         return jnp.maximum(member - 1, 0) // (1 + self.mirrors)
 
     def is_mirrored(self, member: jax.Array) -> jax.Array:
@@ -186,8 +186,8 @@ class Population:
     def separate(self, blocks: Sequence[jax.Array | None]) -> dict[int, jax.Array]:
         """The leaves in some blocks by their positions; those of a stack as buffers of their own.
 
-        XLA would take a leaf out of its stack within what uses it: another piece of program for
-        each layer of a network.
+        XLA would take a leaf out of its stack within the operation that uses it. Each layer of a
+        network would then be another piece of program.
         """
         pairs = [
             (block, stack)
@@ -273,10 +273,10 @@ def population_around(
         params: the mutating leaves before the step.
         updates: their base updates.
         positions: of these leaves among all leaves of the parameters.
-        noise: what is drawn.
+        noise: the distribution of the perturbations.
         mirrors: whether members come in mirrored pairs.
         sigma: `[]`.
-        read: what the noise reads, a leaf for each of these; None for nothing.
+        read: the arrays that the noise reads, a leaf for each of these; None for nothing.
         key: of the generation, uint32 `[2]`.
     """
     layout = lay_out(noise, params, updates)

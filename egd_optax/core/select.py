@@ -1,4 +1,4 @@
-"""Select: what each member weighs, from the fitness of all, and the k best so far, in slots."""
+"""Select: the weight of each member, from the fitness of all, and the k best so far, in slots."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from egd_optax.backend import xla
 from egd_optax.recombine import Recombine, checked_weights
 
 
@@ -14,13 +15,13 @@ def member_weights(rule: Recombine, fitness: jax.Array, elite_count: int | None)
 
     Args:
         rule: how members recombine.
-        fitness: `[n]`, +inf where it is not finite.
-        elite_count: how many can weigh something, the best; None for all.
+        fitness: `[n]`, +inf if not finite.
+        elite_count: how many members, the best, can get a weight; None for all.
 
     Returns:
-        `[n]` of the dtype of a fitness; zero for a member that is not finite or not among the
-        best, for a weight that is not finite, and for all members where they tie: there is nothing
-        to select, and what came first would move the parameters at random.
+        `[n]` of the dtype of a fitness. Zero for a member that is not finite or not among the
+        best, and for a weight that is not finite. Zero for all members if they tie: the order of
+        members would else move the parameters at random.
 
     Raises:
         TypeError: the rule returns weights that are not real.
@@ -39,7 +40,7 @@ def member_weights(rule: Recombine, fitness: jax.Array, elite_count: int | None)
 
 
 def _check_on_an_example(rule: Recombine, fitness: jax.Array, count: int) -> None:
-    """Weighs an example, where that can be done while a step is traced."""
+    """Weighs an example, if that is possible while a step is traced."""
     if not hasattr(rule, "fn") and type(rule).__module__ == Recombine.__module__:
         return  # the library's own
     if jax.sharding.get_abstract_mesh().manual_axes:
@@ -95,5 +96,4 @@ def slots_of(fitness: jax.Array, count: int) -> Slots:
     def insert(member: jax.Array, slots: Slots) -> Slots:
         return slots.insert(member, fitness[member])[0]
 
-    result: Slots = lax.fori_loop(jnp.int32(0), jnp.int32(fitness.size), insert, empty_slots(count))
-    return result
+    return xla.loop(0, fitness.size, insert, empty_slots(count))

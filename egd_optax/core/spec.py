@@ -1,4 +1,4 @@
-"""What a cycle does, and what it selects on: plain data."""
+"""The settings of a cycle, and the functions that it selects by: plain data."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -12,8 +12,9 @@ from egd_optax.execution import Execution
 from egd_optax.noise import Noise
 from egd_optax.recombine import Recombine
 
-# The default of `es_optimizer`. It is known by identity: the child is then formed in the memory of
-# the weighted sum, while any other optimizer needs a gradient and updates beside it.
+# The default of `es_optimizer`. It is known by identity, and is None in a checked `CycleSpec`: the
+# child is then formed in the memory of the weighted sum. Any other optimizer needs a gradient and
+# updates, too.
 STRAIGHT = optax.sgd(1.0)
 
 
@@ -41,7 +42,7 @@ class StrategyState(NamedTuple):
 
 
 class CycleSpec(NamedTuple):
-    """What a cycle does; see the arguments of `egd_optax.evolve`."""
+    """The settings of a cycle; see the arguments of `egd_optax.evolve`."""
 
     population_size: int
     generations: int
@@ -49,7 +50,7 @@ class CycleSpec(NamedTuple):
     noise: Noise
     antithetic: bool
     recombine: Recombine
-    es_optimizer: optax.GradientTransformation
+    es_optimizer: optax.GradientTransformation | None
     accept: Accept
     mutable: object
     execution: Execution
@@ -57,7 +58,7 @@ class CycleSpec(NamedTuple):
 
     @property
     def member_count(self) -> int:
-        """The members of a generation, the parent included: mirrored pairs come beside it."""
+        """How many members a generation has; the parent counts, in addition to mirrored pairs."""
         return self.population_size + self.antithetic
 
     @property
@@ -72,23 +73,18 @@ class CycleSpec(NamedTuple):
         return None if support is None else int(support)
 
     @property
-    def goes_straight(self) -> bool:
-        """Whether the child is the parent plus the weighted sum."""
-        return self.es_optimizer is STRAIGHT
-
-    @property
     def skips_parent(self) -> bool:
         """Whether the parent is not evaluated: no rule asks for it, and no pair includes it."""
         return self.antithetic and not self.accept.compares
 
 
 class Objectives(NamedTuple):
-    """What a cycle selects on.
+    """The functions that a cycle selects by, and their arguments.
 
     Attributes:
         value_fn: the fitness of parameters.
-        accept_value_fn: the fitness by which parent, best member and child are compared, or None
-            for `value_fn`.
+        accept_value_fn: the fitness that compares parent, best member and child. None for
+            `value_fn`.
         extra_args: extra arguments of `update`; each function gets those that it names.
         base_state: the state of the base after the step, for the argument `base_state`.
     """

@@ -1,4 +1,4 @@
-"""What all stages of a generation know: the parent, the members, and how candidates are scored."""
+"""The data that all stages of a generation share: the parent, the members, and the fitness."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,11 +16,11 @@ from egd_optax.core.spec import CycleSpec, Objectives
 
 
 class Round(NamedTuple):
-    """What all stages of a generation know; nothing changes it.
+    """The data that all stages of a generation share; nothing changes it.
 
     Attributes:
-        spec: what to do.
-        objectives: what to select on.
+        spec: the settings of the cycle.
+        objectives: the functions to select by.
         snapshot: the parameters after the base step, the parent.
         population: the members.
         devices: share them.

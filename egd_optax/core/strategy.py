@@ -1,4 +1,4 @@
-"""The child through an optax transformation, and what a strategy keeps from cycle to cycle."""
+"""The child through an optax transformation, and the state that passes from cycle to cycle."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from egd_optax._checks import check_like
 from egd_optax.accept import Accept
 from egd_optax.backend.arithmetic import sum_dtype, widen
 from egd_optax.base.leaves import flatten, mutating_leaves
 from egd_optax.core.fitness import Snapshot
 from egd_optax.core.population import Population
-from egd_optax.core.spec import CycleSpec, StrategyState
+from egd_optax.core.spec import STRAIGHT, CycleSpec, StrategyState
 from egd_optax.noise import Noise
 
 
@@ -22,12 +23,13 @@ def strategy_state_of(spec: CycleSpec, params: optax.Params) -> StrategyState:
     `es_optimizer` and `noise` see the mutating leaves of the parameters, and `optax.MaskedNode` in
     the place of others.
     """
-    of_optimizer, of_noise = spec.es_optimizer.init(()), ()  # no state: no leaf need be widened
-    if not spec.goes_straight or type(spec.noise).init is not Noise.init:
+    es_optimizer = spec.es_optimizer
+    of_optimizer, of_noise = STRAIGHT.init(()), ()  # no state: no leaf need be widened
+    if es_optimizer is not None or type(spec.noise).init is not Noise.init:
         leaves, treedef = flatten(params)
         mutating = mutating_leaves(params, spec.mutable)
         known = _tree(treedef, len(leaves), {at: widen(leaves[at]) for at in mutating})
-        of_optimizer = of_optimizer if spec.goes_straight else spec.es_optimizer.init(known)
+        of_optimizer = of_optimizer if es_optimizer is None else es_optimizer.init(known)
         of_noise = spec.noise.init(known)
     state = StrategyState(of_noise, of_optimizer, spec.accept.init(params))
     # Else a Python number would have another dtype in the first state than in the next ones.
@@ -50,18 +52,11 @@ def check_strategy_state(spec: CycleSpec, state: Any, params: optax.Params) -> N
             "it into the structure of `tx.init(params)`."
         )
     plain = type(spec.accept).init is Accept.init and type(spec.noise).init is Noise.init
-    if spec.goes_straight and plain and not jax.tree.leaves(state):
+    if spec.es_optimizer is None and plain and not jax.tree.leaves(state):
         return  # keeps nothing, and holds nothing: nothing need be traced
     expected = jax.eval_shape(lambda: strategy_state_of(spec, params))
     for name in StrategyState._fields:
-        found: Any = jax.tree.structure(getattr(state, name))
-        fresh: Any = jax.tree.structure(getattr(expected, name))
-        if found != fresh:
-            raise ValueError(
-                f"`state.strategy_state.{name}` must be that of `{name}`, got {found} where that "
-                f"is {fresh}: call `tx.init(params)` of this optimizer, or pass it the `{name}` "
-                "that the state was made with."
-            )
+        check_like(f"strategy_state.{name}", getattr(state, name), getattr(expected, name))
 
 
 def es_steps(
@@ -84,7 +79,7 @@ def es_steps(
     Returns:
         The steps in each block, and the next state.
     """
-    if spec.goes_straight:
+    if spec.es_optimizer is None:  # straight
         return sums, state
     layout, positions = population.layout, snapshot.positions
     parents = layout.unstack([widen(population.parent_block(at)) for at in range(len(sums))])

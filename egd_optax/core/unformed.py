@@ -1,4 +1,4 @@
-"""Members that are evaluated without being formed: the parent's leaves, and factors beside them."""
+"""Members that are evaluated without being formed, as the parent's leaves and two factors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,10 +18,10 @@ from egd_optax.factored.uses import at_once, reason_to_form, uses_of
 def chunks_of(
     spec: CycleSpec, population: Population, fitness: Fitness
 ) -> tuple[Callable[..., Evaluated] | None, int]:
-    """How members are evaluated that are not formed, None if they are; and how many at a time.
+    """How to evaluate members that are not formed, None if they are; and how many at a time.
 
     Args:
-        spec: says how, or leaves it to what `fitness` does.
+        spec: says whether to form them, or leaves it to the operations of `fitness`.
         population: the members.
         fitness: of the leaves of a candidate.
 

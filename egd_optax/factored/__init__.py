@@ -1,17 +1,17 @@
-"""Members of low-rank noise that are evaluated without being formed, and rules of one's own.
+"""Members of low-rank noise that are evaluated without being formed, and rules of your own.
 
-A member of W + A B^T is evaluated as x W + (x A) B^T: all members share the product with W, and
-no W + A B^T takes memory. `value_fn` is any function of JAX; it is traced, and its operations are
-run on a `Factored` in the place of each matrix. What an operation does with it says its rule. An
+A member W + A B^T is evaluated as x W + (x A) B^T. All members share the product with W, and no
+W + A B^T takes memory. `value_fn` is any function of JAX. It is traced, and its operations are run
+on a `Factored` in the place of each matrix. A rule defines the result of an operation on it. An
 operation without a rule gets the matrix itself, which is formed for each member: the result is
 right, and slower. `explain` tells where that happens.
 
-There are rules for matrix products and convolutions, for what rearranges, cuts, joins and gathers,
-for sums, for products with a number, and for what holds functions: `jax.jit`, `jax.checkpoint`,
+There are rules for products of matrices, convolutions, sums and products with a number. Other
+rules rearrange, cut, join and gather. Others run functions inside: `jax.jit`, `jax.checkpoint`,
 `jax.lax.scan`, `while_loop`, `cond`, functions with a derivative of their own.
 
-A rule of one's own is a function of the equation and its operands that returns the results, or
-None where it knows of none. `each` does the same to the base and to either factor. A cumulative
+A rule of your own is a function of the equation and its operands. It returns the results, or None
+if it has none for these. `each` does the same to the base and to either factor. A cumulative
 sum, for example, is linear along its axis:
 
 >>> import jax, jax.numpy as jnp
@@ -27,8 +27,8 @@ sum, for example, is linear along its axis:
 >>> [leaf.evaluated for leaf in factored.explain(value_fn, jnp.ones((64, 32))).leaves]
 ['factored']
 
-`equation.bind(*arrays, **changes)` returns what the operation makes of arrays, with some of its
-parameters changed; `equation.params` are those, by the names that `jax.make_jaxpr` prints.
+`equation.bind(*arrays, **changes)` returns the results of the operation on arrays, with some of its
+parameters changed. `equation.params` are these, by the names that `jax.make_jaxpr` prints.
 
 References:
     Sarkar et al., `Evolution Strategies at the Hyperscale

@@ -23,7 +23,7 @@ _INLINED = (
 CALLS = frozenset((*_INLINED, "scan", "while", "cond"))
 
 
-# What derives is never derived here, so that a function with a derivative of its own is itself.
+# Nothing is differentiated here, so a function with a custom derivative runs as the function alone.
 @rule(*_INLINED)
 def _call(equation: Equation, *operands: Any) -> Sequence[Any]:
     names = "jaxpr", "call_jaxpr", "fun_jaxpr"

@@ -19,16 +19,16 @@ class ExplainedLeaf(NamedTuple):
     """How a leaf of a member is evaluated.
 
     Attributes:
-        path: where it is in the parameters, as `jax.tree_util.keystr` writes it.
-        shape: its shape; likewise:
+        path: its place in the parameters, as `jax.tree_util.keystr` writes it.
+        shape: its shape.
         dtype: its dtype.
         size: how many entries it has.
-        evaluated: "factored"; "formed", where something that uses it has no rule; "in full",
-            where its noise has no factors; or "fixed", where it does not mutate.
-        uses: where it is used up, in the order of the program. Each has the `leaves` that it is
-            made of, by their positions, the `primitive` that uses it, `where` that is, whether it
-            is `formed` there, its `shape`, `dtype` and `size` there, and with how many `rows` it
-            is multiplied for one member.
+        evaluated: "factored"; "formed", if an operation that uses it has no rule; "in full",
+            if its noise has no factors; or "fixed", if it does not mutate.
+        uses: the places that use it up, in the order of the program. Each use has the `leaves`
+            that it is made of, by their positions, and the `primitive` and the line (`where`)
+            that use it. It says whether the leaf is `formed` there, and its `shape`, `dtype` and
+            `size` there. `rows` is the number of rows that multiply it for one member.
 
     Example:
         >>> import jax.numpy as jnp
@@ -52,9 +52,9 @@ class Explanation(NamedTuple):
     Attributes:
         leaves: of the parameters.
         rows: how many rows a member multiplies its leaves with, on average over their entries.
-        members_at_once: how many factored members are evaluated at a time, where
+        members_at_once: how many factored members are evaluated at a time if
             `candidate_batch_size` is None, or all of them if they are fewer.
-        reason_to_form: why `evaluate="auto"` forms the members, None where it does not.
+        reason_to_form: why `evaluate="auto"` forms the members, None if it does not.
 
     Example:
         >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Rules of what takes a part of an array, or puts parts together."""
+"""Rules of operations that take a part of an array, or put parts together."""
 
 from collections.abc import Sequence
 import itertools
@@ -101,7 +101,7 @@ def _concatenate(equation: Equation, *operands: Any) -> Sequence[Any] | None:
 
 @rule("gather")
 def _gather(equation: Equation, leaf: Any, indices: Any) -> Sequence[Any] | None:
-    """Of rows, as of an embedding: the rows of the factor that they belong to."""
+    """Takes rows, as of an embedding, from the base and from the factor that has them."""
     if not is_factored(leaf) or is_factored(indices):
         return None
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
@@ -112,7 +112,7 @@ def _gather(equation: Equation, leaf: Any, indices: Any) -> Sequence[Any] | None
     if any(
         cut & leaf.owned(one) and not all_ for one, all_ in zip(leaf.factors, owns, strict=True)
     ):
-        return None  # an index reaches into axes of which a factor has only some
+        return None  # an index reaches into several axes, and a factor has only some of them
     # Out of bounds the base has the value that fills it, and noise is zero.
     fills = equation.params["mode"] == lax.GatherScatterMode.FILL_OR_DROP
     if fills and not any(owns):
@@ -134,7 +134,7 @@ def _gather(equation: Equation, leaf: Any, indices: Any) -> Sequence[Any] | None
             sides[at] = factor.shape[axis]
         return factor.reshape(*sides, leaf.rank)
 
-    # What is gathered is data, which other members have other rows of: no more is shared.
+    # Gathered rows differ between members, and nothing more can be shared: formed from here on.
     return [leaf.like(base, gathered(leaf.left), gathered(leaf.right)).form()]
 
 

@@ -8,7 +8,7 @@ import jax
 from egd_optax._jax import ClosedJaxpr, Jaxpr, Literal, as_where_traced, bound, line_of
 from egd_optax.factored.leaf import Factored, base_of, formed, is_factored
 
-# Maps an equation and its operands to its results, or to None where it has no rule for these.
+# Maps an equation and its operands to its results, or to None if it has no rule for these.
 Rule = Callable[..., Sequence[Any] | None]
 
 _RULES: dict[str, Rule] = {}
@@ -30,14 +30,14 @@ def rule(*primitives: str) -> Callable[[Rule], Rule]:
 
 
 class Step(NamedTuple):
-    """What an equation did with a leaf that came factored.
+    """The record of an equation that got a factored leaf.
 
     Attributes:
         equation: the equation.
-        leaf: what came.
-        operand: as which operand.
-        formed: whether it had to form the leaf.
-        results: of the equation; of one that holds functions, none where it forms.
+        leaf: the leaf.
+        operand: the position of the leaf among the operands.
+        formed: whether the equation had to form the leaf.
+        results: the results of the equation. Empty if it holds functions and forms the leaf.
     """
 
     equation: "Equation"
@@ -51,10 +51,10 @@ class Equation(NamedTuple):
     """An equation of a traced function, as a rule sees it.
 
     Attributes:
-        primitive: what it does.
-        params: how; by the names that `jax.make_jaxpr` prints.
+        primitive: the operation.
+        params: its parameters, by the names that `jax.make_jaxpr` prints.
         where: the line of the user's program that it comes from.
-        interpreter: runs what is inside of it.
+        interpreter: runs functions that it holds.
     """
 
     primitive: Any
@@ -73,7 +73,7 @@ class Equation(NamedTuple):
         return self.interpreter.run(open_jaxpr, consts, operands)
 
     def formed(self, value: Any) -> Any:
-        """The array that a value stands for, where a function that it holds can take no other."""
+        """Forms a value, if a function that the equation holds can take nothing else."""
         if is_factored(value) and self.interpreter.watch is not None:
             self.interpreter.watch(Step(self, value, 0, True, ()))
         return formed(value)
@@ -83,7 +83,7 @@ class Interpreter(NamedTuple):
     """Runs traced functions.
 
     Attributes:
-        watch: is told what each equation did with a leaf, if it is not None.
+        watch: called with each `Step`, if it is not None.
     """
 
     watch: Callable[[Step], None] | None = None
@@ -94,10 +94,10 @@ class Interpreter(NamedTuple):
         Args:
             jaxpr: the open jaxpr of it.
             consts: the arrays that it closes over.
-            operands: arrays, any of which may be `Factored`.
+            operands: arrays; any may be `Factored`.
 
         Returns:
-            Its results, of which any may be `Factored`.
+            Its results; any may be `Factored`.
         """
         known: dict[Any, Any] = {}
 
@@ -133,7 +133,7 @@ def primitives_of(jaxpr: Any) -> frozenset[str]:
     """The names of all primitives in a traced function, and in what it holds."""
     names: set[str] = set()
     for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
-        # One of several programs, of which one is there on each platform, is no branch.
+        # A choice between the programs of several platforms is no branch.
         if eqn.params.get("branches_platforms") is None:
             names.add(eqn.primitive.name)
         for param in jax.tree.leaves(tuple(eqn.params.values()), is_leaf=is_jaxpr):
@@ -150,12 +150,12 @@ def is_jaxpr(param: Any) -> bool:
 def evaluate(
     fn: Callable[..., Any], *args: Any, watch: Callable[[Step], None] | None = None
 ) -> Any:
-    """Returns `fn(*args)`, where leaves of the arguments may be `Factored`; traces `fn` once.
+    """Returns `fn(*args)`; leaves of the arguments may be `Factored`. Traces `fn` once.
 
     Args:
         fn: maps pytrees of arrays to a pytree of arrays.
         *args: pytrees of arrays and `Factored`.
-        watch: is told what each equation did with such a leaf.
+        watch: called with each `Step`, if it is not None.
     """
     operands, treedef = jax.tree.flatten(args, is_leaf=is_factored)
     bases = jax.tree.unflatten(treedef, list(map(base_of, operands)))

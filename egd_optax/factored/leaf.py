@@ -1,4 +1,4 @@
-"""A leaf of a member that is never formed: the leaf of the parent, and factors beside it."""
+"""A leaf of a member that is never formed: the leaf of the parent and two factors."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -14,16 +14,16 @@ import jax.numpy as jnp
 class Factored:
     """An array of value `base + sum_r left[..., r] * right[..., r]`.
 
-    The factors are in broadcast form: they have an axis for each axis of the base and one more, of
-    their rank, and along an axis of the base either its size or one. What rearranges an array then
-    does the same to all three. All members have the same base, so that under `jax.vmap` it is not
-    mapped, and a product with it is one product for all of them.
+    The factors are in broadcast form. They have an axis for each axis of the base, of its size or
+    of size one, and a last axis for their rank. An operation that rearranges an array can then do
+    the same to all three. All members have the same base, so that `jax.vmap` does not map it. A
+    product with the base is one product for all members.
 
     Attributes:
         base: of the parent, `[...]`.
-        left: `[..., r]`; likewise:
-        right: the other factor.
-        origins: the positions among the leaves of the parameters of those that it was made of.
+        left: one factor, `[..., r]`.
+        right: the other factor, `[..., r]`.
+        origins: the leaves that it was made of, by their positions among those of the parameters.
     """
 
     base: jax.Array
@@ -58,7 +58,7 @@ class Factored:
 
     @property
     def is_small(self) -> bool:
-        """Whether the array takes no more memory than its factors."""
+        """Whether the array takes at most as much memory as its factors."""
         entries: int = self.left.size + self.right.size
         return self.size <= entries
 
@@ -78,20 +78,20 @@ class Factored:
         return frozenset(axis for axis in range(self.ndim) if factor.shape[axis] != 1)
 
     def like(self, base: jax.Array, left: jax.Array, right: jax.Array) -> "Factored":
-        """Another one that is made of the same leaves."""
+        """Another array that is made of the same leaves."""
         return Factored(base, left, right, self.origins)
 
     def each(self, fn: Callable[[jax.Array], jax.Array]) -> "Factored":
-        """The same done to the base and to each product's part of either factor.
+        """Applies a function to the base, and for each rank to either factor.
 
         Args:
-            fn: does to an array with these axes, of which any may be of size one, what leaves a
-                sum of products one: it rearranges entries, or is linear along an axis.
+            fn: maps an array with these axes, any of them of size one, to another. It must
+                rearrange entries, or be linear along an axis: a sum of products then stays one.
         """
         return self.like(fn(self.base), each_rank(fn, self.left), each_rank(fn, self.right))
 
     def form(self) -> jax.Array:
-        """The array itself, as many entries for each member."""
+        """The array itself, with all its entries for each member."""
         products = (self.left[..., at] * self.right[..., at] for at in range(self.rank))
         return self.base + functools.reduce(jnp.add, products).astype(self.dtype)
 
@@ -112,20 +112,20 @@ def side_by_side(factors: Sequence[jax.Array]) -> jax.Array:
 
 
 def origins_of(*leaves: Factored) -> tuple[int, ...]:
-    """What an array is made of that is made of these."""
+    """The positions of the parameters that some leaves were made of."""
     return tuple(sorted({origin for leaf in leaves for origin in leaf.origins}))
 
 
 def is_factored(value: Any) -> bool:
-    """Whether a value is such, as a leaf of a pytree."""
+    """Whether a value is `Factored`; for `is_leaf`."""
     return isinstance(value, Factored)
 
 
 def base_of(value: Any) -> Any:
-    """The array of the parent that a value stands on; of an array itself."""
+    """The base of a `Factored`; an array itself."""
     return value.base if isinstance(value, Factored) else value
 
 
 def formed(value: Any) -> Any:
-    """The array that a value stands for."""
+    """The array that a `Factored` represents; an array itself."""
     return value.form() if isinstance(value, Factored) else value

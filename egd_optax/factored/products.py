@@ -62,22 +62,22 @@ def _with_factors(
     dtype: jnp.dtype,
     precision: Any,
 ) -> jax.Array:
-    """The product with the factors, first with that which has more to sum over.
+    """The product with the factors, first with the factor that has more to sum over.
 
     Args:
-        leaf: the one operand, with a name for each of its axes; likewise:
-        axes: names.
+        leaf: the factored operand.
+        axes: a name for each of its axes.
         x: the other operand.
-        x_axes: names.
-        summed: those that are summed over.
-        out: those of the result, in their order.
+        x_axes: a name for each of its axes.
+        summed: the names of the axes that are summed over.
+        out: the names of the axes of the result, in their order.
         dtype: of the result.
         precision: of the products.
     """
     pairs = [_named(leaf, factor, axes) for factor in leaf.factors]
     pairs.sort(key=lambda pair: -math.prod(_sides(leaf, axes, summed & set(pair[1]))))
     (first, first_axes), (second, second_axes) = pairs
-    # What the second product still needs of the operand and of the first factor.
+    # The axes of the operand and of the first factor that the second product still needs.
     middle = [name for name in x_axes if name not in summed or name in second_axes]
     middle += [name for name in first_axes if name not in middle and name not in summed]
     product = functools.partial(_einsum, dtype=dtype, precision=precision)
@@ -140,7 +140,7 @@ def _placed(array: jax.Array, axes: Sequence[str], out: Sequence[str]) -> jax.Ar
 def _both_sides(equation: Equation, lhs: Factored, rhs: Factored) -> Sequence[Any] | None:
     """`(V + A B^T) (W + C D^T) = V W + A (B^T (W + C D^T)) + (V C) D^T`: the ranks add up.
 
-    Of two matrices, in whatever order their axes are.
+    Works for two matrices, in whatever order their axes are.
     """
     (lhs_sum, rhs_sum), (lhs_batch, _) = equation.params["dimension_numbers"]
     if lhs_batch or len(lhs_sum) != 1 or lhs.ndim != 2 or rhs.ndim != 2:
@@ -177,8 +177,8 @@ def _columns(leaf: Factored, summed: int) -> tuple[jax.Array, jax.Array] | None:
 def _conv_general_dilated(equation: Equation, x: Any, kernel: Any) -> Sequence[Any] | None:
     """First A across channels, for each place in the window; then one sum over these for all.
 
-    A kernel for each member would be a convolution in groups, which is slow: the second one has
-    the same kernel, of zeros and ones, for all members.
+    A kernel for each member would be a convolution in groups, which is slow. The sum is a
+    convolution with the same kernel, of zeros and ones, for all members.
     """
     params = equation.params
     numbers = params["dimension_numbers"]

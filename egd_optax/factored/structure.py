@@ -1,4 +1,4 @@
-"""Rules of what rearranges an array, or is linear in it: the same done to the base and factors."""
+"""Rules of operations that rearrange an array, or are linear in it."""
 
 from collections.abc import Iterator, Sequence
 import math
@@ -58,7 +58,7 @@ def _neg(equation: Equation, leaf: Factored) -> Sequence[Any]:
 
 @rule("mul", "div")
 def _mul(equation: Equation, left: Any, right: Any) -> Sequence[Any] | None:
-    """By numbers for all of an array, or for each index of an axis that a factor has."""
+    """Multiplies or divides by one number, or by one for each index of an axis of a factor."""
     leaf, by = (left, right) if is_factored(left) else (right, left)
     if is_factored(by) or (equation.primitive.name == "div" and leaf is right):
         return None
@@ -78,7 +78,7 @@ def _mul(equation: Equation, left: Any, right: Any) -> Sequence[Any] | None:
 
 @rule("add", "sub", "add_any")
 def _add(equation: Equation, left: Any, right: Any) -> Sequence[Any] | None:
-    """Of two leaves the ranks add up; what else is added, as frozen weights, moves the base."""
+    """Adds the ranks of two leaves; another operand, frozen weights for example, moves the base."""
     shape = np.broadcast_shapes(np.shape(left), np.shape(right))
     for side in (left, right):
         if is_factored(side) and (side.is_spread or side.shape != shape):
@@ -167,7 +167,7 @@ def _reshaped_groups(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[r
 
 @rule("reduce_sum")
 def _reduce_sum(equation: Equation, leaf: Factored) -> Sequence[Any] | None:
-    """Over axes that no two factors share."""
+    """Sums over axes that the two factors do not share."""
     axes = equation.params["axes"]
     left, right = (leaf.owned(factor) for factor in leaf.factors)
     if left & right & set(axes):

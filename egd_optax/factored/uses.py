@@ -1,4 +1,4 @@
-"""What a function does with factored leaves, read off its trace; and whether that is faster."""
+"""Finds the uses of factored leaves in a traced function, and whether factors are faster."""
 
 from collections.abc import Callable
 import math
@@ -15,12 +15,12 @@ from egd_optax.factored.leaf import base_of, is_factored
 # memory, and on a CPU leave its caches. And so many members are enough for small networks.
 _ROWS = {"cpu": 2048, "other": 16384}
 _MEMBERS = 256
-# Leaves that are formed all the same, for as many members at a time, are this part of the
-# parameters at most.
+# At most this part of the parameters may be in leaves that are formed all the same, for as many
+# members at a time.
 _FORMED = 0.02
-# What is better done for one member after the other, where nobody asked for several at a time: a
-# callback may take no batch; both branches would run, and all members as long as the longest; and
-# batched LAPACK calls are slow, and can deadlock on CPU.
+# Operations that are better done for one member after the other, if nobody asked for several at a
+# time. A callback may take no batch. Both branches would run, and all members as long as the
+# longest. Batched LAPACK calls are slow, and can deadlock on CPU.
 _ONE_BY_ONE = frozenset(
     {
         "buffer_callback",
@@ -51,12 +51,12 @@ class Use(NamedTuple):
 
     Attributes:
         leaves: the positions of the leaves that it is made of.
-        primitive: what uses it, by its name in JAX.
+        primitive: the operation that uses it, by its name in JAX.
         where: the line of the program.
         formed: whether it has to be formed there, for each member.
-        shape: its shape there; likewise:
-        dtype: its dtype.
-        rows: how many rows it is multiplied with for one member; 0 where it is no product.
+        shape: its shape there.
+        dtype: its dtype there.
+        rows: how many rows it is multiplied with for one member; 0 if it is no product.
     """
 
     leaves: tuple[int, ...]
@@ -78,7 +78,7 @@ def uses_of(fn: Callable[..., Any], *args: Any) -> tuple[Use, ...]:
 
     Args:
         fn: maps pytrees of arrays to a pytree of arrays.
-        *args: pytrees of `jax.ShapeDtypeStruct` or arrays, and `Factored` of such.
+        *args: pytrees of `jax.ShapeDtypeStruct` or arrays, and `Factored` of either.
     """
     uses: list[Use] = []
 
@@ -115,13 +115,13 @@ def _rows(step: Step) -> int:
 def reason_to_form(
     uses: tuple[Use, ...], fitness: Callable[..., Any], leaves: Any, *args: Any
 ) -> str | None:
-    """Why members are evaluated faster formed than factored, None where they are not.
+    """Why members are evaluated faster formed than factored, None if they are not.
 
     Args:
         uses: of the leaves.
         fitness: of the mutating leaves of a member.
-        leaves: a pytree of those, `Factored` where they have factors; shapes and dtypes do.
-        *args: what else `fitness` takes.
+        leaves: a pytree of those, `Factored` if they have factors. Shapes and dtypes suffice.
+        *args: the other arguments of `fitness`.
     """
     closed = jax.make_jaxpr(fitness)(jax.tree.map(base_of, leaves, is_leaf=is_factored), *args)
     slow = _ONE_BY_ONE & primitives_of(closed)
