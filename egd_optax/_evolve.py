@@ -12,7 +12,7 @@ from egd_optax._programs import Programs
 from egd_optax._settings import check_interval, check_key, checked_spec
 from egd_optax._step import Step
 from egd_optax.accept import Accept
-from egd_optax.base.dependence import Frozen
+from egd_optax.base.dependence import BlackBox
 from egd_optax.base.reset import Reset
 from egd_optax.core.cycle import run_cycle_if
 from egd_optax.core.spec import STRAIGHT, CycleSpec
@@ -215,7 +215,7 @@ def evolve(
             aux=aux,
         )
     )
-    step = Step(base, spec, evolve_every, reset_base, key, Programs(run_cycle_if), Frozen())
+    step = Step(base, spec, evolve_every, reset_base, key, Programs(run_cycle_if), BlackBox(base))
     return optax.GradientTransformationExtraArgs(step.init, step.update)
 
 

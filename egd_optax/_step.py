@@ -14,9 +14,9 @@ from egd_optax._programs import Programs
 from egd_optax._settings import check_update, make_key_data
 from egd_optax.backend import xla
 from egd_optax.base import arguments
-from egd_optax.base.dependence import Frozen
-from egd_optax.base.leaves import mutating_leaves
-from egd_optax.base.reset import Reset, forget_the_point, reset_after_jump
+from egd_optax.base.dependence import BlackBox
+from egd_optax.base.leaves import aligned, mutating_leaves
+from egd_optax.base.reset import Reset, forget_the_point, move_anchors, reset_after_jump
 from egd_optax.core import info, strategy
 from egd_optax.core.info import CycleInfo
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
@@ -95,7 +95,7 @@ class Step(NamedTuple):
         reset_base: see the argument of `evolve`.
         key: an int seed or a threefry key.
         programs: the cycles that were compiled outside of `jax.jit`.
-        frozen: which leaves the base never moves.
+        black_box: finds what the base does.
     """
 
     base: optax.GradientTransformationExtraArgs
@@ -104,7 +104,7 @@ class Step(NamedTuple):
     reset_base: bool | Reset
     key: Any
     programs: Programs
-    frozen: Frozen
+    black_box: BlackBox
 
     def init(self, params: optax.Params) -> EvolveState:
         """The state before the first step."""
@@ -156,18 +156,21 @@ class Step(NamedTuple):
         after = state._replace(count=optax.safe_increment(state.count), base_state=base_state)
         if evolve is False:
             return base_updates, after
+        traits = self.black_box.traits(updates, state.base_state, params, base_args)
         mutating = mutating_leaves(params, self.spec.mutable, base_updates)
         if self.spec.mutable is None:
-            moving = self.frozen.moving(self.base, updates, state.base_state, params, base_args)
-            mutating = tuple(at for at in mutating if at in moving)
+            mutating = tuple(at for at in mutating if at in traits.moving)
         assert value_fn is not None  # narrows the type: checked above
         objectives = Objectives(value_fn, accept_value_fn, extra_args, base_state)
-        return self._with_cycle(evolve, mutating, objectives, params, base_updates, after)
+        return self._with_cycle(
+            evolve, mutating, traits.anchors, objectives, params, base_updates, after
+        )
 
     def _with_cycle(
         self,
         evolve: bool | None,
         mutating: tuple[int, ...],
+        anchors: tuple[int | None, ...],
         objectives: Objectives,
         params: optax.Params,
         base_updates: optax.Updates,
@@ -195,9 +198,12 @@ class Step(NamedTuple):
         )
         ran = self.programs.run_cycle(due, spec, mutating, objectives, start)
         base_state = forget_the_point(state.base_state, ran.jumped)
+        if self.reset_base is not True:
+            both = aligned(ran.updates, params), aligned(base_updates, params)
+            base_state = move_anchors(anchors, base_state, *both, ran.jumped)
         if self.reset_base:
             base_state = reset_after_jump(
-                self.reset_base, self.base, base_state, params, ran.updates, ran.jumped
+                self.reset_base, self.base, base_state, params, ran.updates, ran.jumped, anchors
             )
         return ran.updates, state._replace(
             cycle=jnp.where(due, optax.safe_increment(state.cycle), state.cycle),

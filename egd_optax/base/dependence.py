@@ -2,6 +2,7 @@
 
 The base optimizer is a black box, but the library must know two things. Some leaves it never moves,
 whatever the gradients are. Some parts of its state start the same, whatever the parameters are.
+Some are a point of the run: they start as the parameters, and stay.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,16 +23,20 @@ class _Fact(NamedTuple):
     Attributes:
         depends: whether it can depend on the argument in question.
         zero: whether it is zero everywhere.
+        one_of: the arguments, by position, of which it is one, unchanged; empty if it is none.
     """
 
     depends: bool
     zero: bool
+    one_of: frozenset[int] = frozenset()
 
 
 # Operations whose result is zero if their operand is.
 _KEEPS_ZEROS = frozenset(
     {"broadcast_in_dim", "convert_element_type", "copy", "neg", "reshape", "sharding_constraint"}
 )
+# Operations that return their operand.
+_KEEPS_ALL = frozenset({"convert_element_type", "copy", "sharding_constraint", "stop_gradient"})
 
 
 def depends_on(fn: Callable[..., Any], of: Any, *others: Any) -> Any:
@@ -46,12 +51,19 @@ def depends_on(fn: Callable[..., Any], of: Any, *others: Any) -> Any:
         A pytree of bools, like the result of `fn`. If the argument chooses a branch, the results
         depend on it, unless all branches return zeros.
     """
+    return jax.tree.map(lambda fact: fact.depends, _facts(fn, of, *others), is_leaf=_is_fact)
+
+
+def _facts(fn: Callable[..., Any], of: Any, *others: Any) -> Any:
+    """The facts of the arrays that a function returns, in its pytree."""
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(of, *others)
     asked = len(jax.tree.leaves(of))
-    rest = len(closed.jaxpr.invars) - asked
-    facts = [_Fact(True, False)] * asked + [_Fact(False, False)] * rest
-    found = _of_program(closed, facts)
-    return jax.tree.unflatten(jax.tree.structure(shape), [fact.depends for fact in found])
+    facts = [_Fact(at < asked, False, frozenset([at])) for at in range(len(closed.jaxpr.invars))]
+    return jax.tree.unflatten(jax.tree.structure(shape), _of_program(closed, facts))
+
+
+def _is_fact(node: Any) -> bool:
+    return isinstance(node, _Fact)
 
 
 def _of_program(program: Any, arguments: Sequence[_Fact]) -> list[_Fact]:
@@ -85,77 +97,117 @@ def _of_equation(equation: Any, operands: list[_Fact]) -> list[_Fact]:
                 return _of_program(inner, operands)
     any_depends = any(operand.depends for operand in operands)
     if name == "select_n":
-        any_zero = all(operand.zero for operand in operands[1:])
-    else:
-        any_zero = name in _KEEPS_ZEROS and operands[0].zero
-    return [_Fact(any_depends and not any_zero, any_zero)] * len(equation.outvars)
+        return [_of_either(operands[0], operands[1:])]
+    zero = name in _KEEPS_ZEROS and operands[0].zero
+    one_of = operands[0].one_of if name in _KEEPS_ALL else frozenset()
+    return [_Fact(any_depends and not zero, zero, one_of)] * len(equation.outvars)
 
 
 def _of_either(chosen_by: _Fact, outcomes: Sequence[_Fact]) -> _Fact:
     """The fact of one of several outcomes."""
     zero = all(outcome.zero for outcome in outcomes)
     depends = chosen_by.depends or any(outcome.depends for outcome in outcomes)
-    return _Fact(depends and not zero, zero)
+    known = all(outcome.one_of for outcome in outcomes)
+    one_of = frozenset[int]().union(*(outcome.one_of for outcome in outcomes))
+    return _Fact(depends and not zero, zero, one_of if known else frozenset())
 
 
-class Frozen:
-    """The leaves that one base optimizer freezes, found once for arguments of one kind.
+class Traits(NamedTuple):
+    """What is known of a base optimizer.
 
     Attributes:
-        known: the positions of the leaves that it moves, by the types of all arguments.
+        moving: the positions of the leaves that it can move.
+        anchors: for each leaf of its state the position of the leaf of the parameters that it
+            started as and that it stays, None if there is none.
     """
 
-    def __init__(self) -> None:
-        """Nothing yet."""
-        self.known: dict[Any, frozenset[int]] = {}
+    moving: frozenset[int]
+    anchors: tuple[int | None, ...]
+
+
+class BlackBox:
+    """A base optimizer, whose traits are found once for arguments of one kind.
+
+    Attributes:
+        base: traced, not run.
+        known: its traits, by the types of all arguments.
+    """
+
+    def __init__(self, base: optax.GradientTransformationExtraArgs) -> None:
+        """Nothing is known yet."""
+        self.base = base
+        self.known: dict[Any, Traits] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What is sent to another process: nothing that was found in this one."""
-        return vars(Frozen())
+        return vars(BlackBox(self.base))
 
-    def moving(
+    def traits(
         self,
-        base: optax.GradientTransformationExtraArgs,
         grads: optax.Updates,
         state: optax.OptState,
         params: optax.Params,
         args: Mapping[str, Any],
-    ) -> frozenset[int]:
-        """Which leaves the base can move.
+    ) -> Traits:
+        """What the base does with arguments like these.
 
         Args:
-            base: the base optimizer; traced, not run.
             grads: the gradients.
             state: of the base before the step.
             params: the parameters.
             args: the extra arguments of the base.
 
         Returns:
-            The positions of the leaves whose update can depend on anything but the parameters. All
-            positions if no update can: the base then leaves the parameters to the cycles, and
-            freezes none.
+            The leaves that move are those whose update can depend on anything but the parameters.
+            They are all if no update can: the base then leaves the parameters to the cycles, and
+            freezes none. A base that looks at numbers runs outside of `jax.jit` alone. Nothing is
+            known of that, so that it moves all leaves.
         """
+        states, with_states = arrays_of(state, NUMBERS)
+        learned, with_learned = arrays_of(grads, NUMBERS)
         own, with_own = arrays_of(params, NUMBERS)
-        learned, with_learned = arrays_of((grads, state), NUMBERS)
         extra, with_extra = arrays_of(args)
 
-        def updates_of(asked: list[list[Any]], own: list[Any]) -> optax.Updates:
-            learned, extra = asked
-            return base.update(*with_learned(learned), with_own(own), **with_extra(extra))[0]
+        def step(asked: list[list[Any]], own: list[Any]) -> tuple[optax.Updates, list[Any]]:
+            states, learned, extra = asked
+            updates, after = self.base.update(
+                with_learned(learned), with_states(states), with_own(own), **with_extra(extra)
+            )
+            return updates, arrays_of(after, NUMBERS)[0]
 
         kind = (
             jax.tree.structure((grads, state, params, args)),
-            tuple(map(jax.typeof, (*learned, *extra, *own))),
+            tuple(map(jax.typeof, (*states, *learned, *extra, *own))),
         )
         if kind not in self.known:
+            every = frozenset(range(len(flatten(params)[0])))
             try:
-                moves = aligned(depends_on(updates_of, [learned, extra], own), params)
+                updates, after = _facts(step, [states, learned, extra], own)
+                starts = _facts(
+                    lambda own: arrays_of(self.base.init(with_own(own)), NUMBERS)[0], own
+                )
             except (
                 jax.errors.ConcretizationTypeError,
                 jax.errors.TracerArrayConversionError,
                 jax.errors.TracerIntegerConversionError,
-            ):  # it looks at numbers: outside of `jax.jit` a base may, and nothing is known of it
-                moves = [True] * len(flatten(params)[0])
-            moving = frozenset(at for at, one in enumerate(moves) if one)
-            self.known[kind] = moving or frozenset(range(len(moves)))
+            ):
+                self.known[kind] = Traits(every, (None,) * len(states))
+                return self.known[kind]
+            moves = jax.tree.map(lambda fact: fact.depends, updates, is_leaf=_is_fact)
+            moving = frozenset(at for at, one in enumerate(aligned(moves, params)) if one)
+            first = len(states) + len(learned) + len(extra)
+            pairs = zip(starts, after, strict=False)  # as long as the state, or it is another one's
+            found = [_anchor(at, first, *pair) for at, pair in enumerate(pairs)]
+            # The leaves that are no arrays have positions, too.
+            leaves = enumerate(flatten(params)[0])
+            positions = [at for at, leaf in leaves if isinstance(leaf, NUMBERS)]
+            anchors = tuple(None if at is None else positions[at] for at in found)
+            self.known[kind] = Traits(moving or every, anchors)
         return self.known[kind]
+
+
+def _anchor(at: int, first: int, start: _Fact, after: _Fact) -> int | None:
+    """Which array of the parameters one of the state starts as and stays; they come at `first`."""
+    (position,) = start.one_of if len(start.one_of) == 1 else (None,)
+    stays = position is not None and at in after.one_of <= {at, first + position}
+    return position if stays else None

@@ -1,6 +1,6 @@
 """The base optimizer after a jump: clears its moments, keeps its schedules and counters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -8,8 +8,9 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
-from egd_optax.backend import xla
+from egd_optax.backend import arithmetic, xla
 from egd_optax.backend.derivatives import constant, following
+from egd_optax.base.arguments import NUMBERS, arrays_of
 from egd_optax.base.dependence import depends_on
 from egd_optax.base.leaves import aligned, flatten, is_masked
 
@@ -42,6 +43,46 @@ def forget_the_point(state: optax.OptState, jumped: jax.Array) -> optax.OptState
     return jax.tree.map(forget, state, is_leaf=_is_cache)
 
 
+def move_anchors(
+    anchors: Sequence[int | None],
+    state: optax.OptState,
+    updates: Sequence[Any],
+    base_updates: Sequence[Any],
+    jumped: jax.Array,
+) -> optax.OptState:
+    """The state after a jump, whose points of the run have jumped too.
+
+    The next updates of the base lead to a place that it counts from such a point. They would take
+    the jump back.
+
+    Args:
+        anchors: see `Traits`.
+        state: of the base optimizer after the step.
+        updates: of each leaf, those that lead to the new parameters.
+        base_updates: of each leaf, those of the base.
+        jumped: bool `[]`, whether the cycle left the parent.
+    """
+    arrays, with_arrays = arrays_of(state, NUMBERS)
+    pairs = [(at, leaf) for at, leaf in enumerate(anchors) if leaf is not None]
+    pairs = [(at, leaf) for at, leaf in pairs if updates[leaf] is not None]
+    if not pairs or not (isinstance(jumped, jax.core.Tracer) or jumped):
+        return state
+
+    def move(points: list[Any], to: list[Any], parents: list[Any]) -> list[Any]:
+        steps = (
+            arithmetic.widen(a) - arithmetic.widen(b) for a, b in zip(to, parents, strict=True)
+        )
+        return list(map(arithmetic.add, points, steps))
+
+    before = [jnp.asarray(arrays[at]) for at, _ in pairs]
+    after_jump = [updates[leaf] for _, leaf in pairs], [base_updates[leaf] for _, leaf in pairs]
+    after = xla.run_if(jumped, move, constant(before), *constant(after_jump))
+    for (at, _), point in zip(pairs, following(after, before, jumped), strict=True):
+        arrays[at] = point
+    result: optax.OptState = with_arrays(arrays)
+    return result
+
+
 def reset_after_jump(
     reset: bool | Reset,
     base: optax.GradientTransformationExtraArgs,
@@ -49,6 +90,7 @@ def reset_after_jump(
     params: optax.Params,
     updates: optax.Updates,
     jumped: jax.Array,
+    anchors: Sequence[int | None],
 ) -> optax.OptState:
     """The base optimizer's state after a jump, without the moments from before.
 
@@ -60,6 +102,7 @@ def reset_after_jump(
         params: the parameters before the step.
         updates: the updates to the new parameters; added only after a jump.
         jumped: bool `[]`, whether the cycle left the parent.
+        anchors: see `Traits`; they start anew with the sums that count from them.
 
     Returns:
         A state of the same structure and dtypes; `state` itself if not `jumped`.
@@ -72,7 +115,7 @@ def reset_after_jump(
     steps = aligned(updates, params)
     moved = [None if by is None else leaf for leaf, by in zip(arrays, steps, strict=True)]
     params, updates = jax.tree.unflatten(treedef, moved), jax.tree.unflatten(treedef, steps)
-    of = with_fresh_moments(base, state, params) if reset is True else reset
+    of = with_fresh_moments(base, state, params, anchors) if reset is True else reset
     assert callable(of)  # narrows the type: it is not called where nothing is reset
 
     def renewed(old: Any, params: optax.Params, updates: optax.Updates) -> Any:
@@ -94,18 +137,24 @@ def reset_after_jump(
 
 
 def with_fresh_moments(
-    base: optax.GradientTransformationExtraArgs, state: optax.OptState, params: optax.Params
+    base: optax.GradientTransformationExtraArgs,
+    state: optax.OptState,
+    params: optax.Params,
+    anchors: Sequence[int | None],
 ) -> Reset:
     """Returns a function that resets moments.
 
-    Moments are arrays that are shaped like the parameters and start the same everywhere. Arrays
-    that start from the parameters go on, as the second iterate of `optax.contrib.schedule_free`
-    does. So do counters, keys, learned scales and schedules.
+    Moments are arrays that are shaped like the parameters and start the same everywhere. A point
+    of the run starts anew with them. Arrays that start from the parameters and move go on, as the
+    second iterate of `optax.contrib.schedule_free` does. So do counters, keys, learned scales and
+    schedules.
     """
+    is_anchor = arrays_of(state, NUMBERS)[1]([at is not None for at in anchors])
     moment = jax.tree.map(
-        lambda shaped, starts_there: shaped and not starts_there,
+        lambda shaped, starts_there, is_anchor: shaped and (is_anchor or not starts_there),
         _shaped_like_params(base, state, params),
         depends_on(base.init, params),
+        is_anchor,
     )
     structure = _structure(params)
 
