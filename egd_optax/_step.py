@@ -1,6 +1,7 @@
 """A step: the base optimizer, and a cycle when one is due."""
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -161,10 +162,13 @@ class Step(NamedTuple):
         if self.spec.mutable is None:
             mutating = tuple(at for at in mutating if at in traits.moving)
         assert value_fn is not None  # narrows the type: checked above
-        objectives = Objectives(value_fn, accept_value_fn, extra_args, base_state)
-        return self._with_cycle(
-            evolve, mutating, traits.anchors, objectives, params, base_updates, after
-        )
+        own = _with_own_promotion
+        guard = None if accept_value_fn is None else own(accept_value_fn)
+        objectives = Objectives(own(value_fn), guard, extra_args, base_state)
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return self._with_cycle(
+                evolve, mutating, traits.anchors, objectives, params, base_updates, after
+            )
 
     def _with_cycle(
         self,
@@ -252,6 +256,18 @@ def _check_state(state: Any, spec: CycleSpec) -> None:
         ("count", "cycle", "key_data", "info"), own, expected, strict=True
     ):
         check_like(name, found, like)
+
+
+def _with_own_promotion(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A user's function under the rules of promotion that the user has set; a cycle has its own."""
+    rank, dtype = jax.numpy_rank_promotion.value, jax.numpy_dtype_promotion.value
+
+    @functools.wraps(fn)
+    def value_fn(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_rank_promotion(rank), jax.numpy_dtype_promotion(dtype):
+            return fn(*args, **kwargs)
+
+    return value_fn
 
 
 def _holds_evolve(state: optax.OptState) -> bool:

@@ -188,7 +188,10 @@ MOMENTS = {
     ),
     "noisy": (lambda: optax.noisy_sgd(0.1, eta=1e-3, key=0), set()),
     "schedule_free": (lambda: contrib.schedule_free_sgd(0.1, warmup_steps=100), set()),
-    "prodigy": (lambda: contrib.prodigy(), {"exp_avg", "exp_avg_sq", "grad_sum", "count"}),
+    "prodigy": (
+        lambda: contrib.prodigy(),
+        {"exp_avg", "exp_avg_sq", "grad_sum", "params0", "count"},
+    ),
     "evolve": (lambda: evolve(optax.sgd(0.1, 0.9), evolve_every=1, key=1), {"trace"}),
     "looking": (looking_into_parameters, {"count", "momentum"}),
 }

@@ -112,6 +112,31 @@ def test_apply_if_finite_holds_the_counter_while_gradients_are_not_finite():
     assert int(state.inner_state.cycle) == 1
 
 
+def test_steps_that_a_condition_masks_do_not_count():
+    tx = optax.conditionally_mask(egd(0.1, evolve_every=2), lambda step: step % 2 == 0)
+    params, state = PARAMS, tx.init(PARAMS)
+    for step in range(4):
+        updates, state = tx.update(jax.grad(loss)(params), state, params, value_fn=loss)
+        assert all((leaf == 0).all() for leaf in jax.tree.leaves(updates)) == (step % 2 == 1)
+        params = optax.apply_updates(params, updates)
+    assert int(state.inner_state.count) == 2
+    assert int(state.inner_state.cycle) == 1
+
+
+def test_a_transformation_with_a_condition_is_for_a_part_of_the_base():
+    """Around an optimizer, any one, it hands on the raw gradients if its condition is false."""
+    for make in (egd, optax.sgd):
+        tx = optax.conditionally_transform(make(0.1), lambda step: step < 1)
+        state = tx.init(PARAMS)
+        for _ in range(2):
+            updates, state = tx.update(PARAMS, state, PARAMS, value_fn=loss)
+        chex.assert_trees_all_equal(updates, PARAMS)
+    clipped = optax.conditionally_transform(optax.clip(0.5), lambda step: step < 1)
+    tx = evolve(optax.chain(clipped, optax.sgd(1.0)), evolve_every=7)
+    updates, _ = tx.update(PARAMS, tx.init(PARAMS), PARAMS, value_fn=loss)
+    assert max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(updates)) == 0.5
+
+
 def test_masked_leaves_are_seen_by_value_fn_and_left_alone():
     tx = optax.masked(
         egd(0.0, evolve_every=1, accept=accept.always(), sigma=0.5), {"a": True, "b": False}
