@@ -37,6 +37,11 @@ def advice_on_value_fn() -> Iterator[None]:
                 "`value_fn=egd_optax.flax.nnx_value_fn(model, loss)`, which scores a copy. Where "
                 "it is a metric of `nnx.metrics`, return the value and update the metric outside."
             )
+        elif isinstance(error, TypeError) and "'State' object is not callable" in str(error):
+            error.add_note(
+                "`value_fn` gets the parameters of an NNX model, not the model: pass "
+                "`value_fn=egd_optax.flax.nnx_value_fn(model, loss)`."
+            )
         elif isinstance(error, NotImplementedError) and "vmap_method" in str(error):
             error.add_note(
                 "`value_fn` calls back to Python, and members are evaluated together: give "
@@ -88,6 +93,14 @@ def advice_on_gaps(params: optax.Params) -> Iterator[None]:
                 "around the optimizer hides, such as `optax.masked` or `optax.partition`. If it "
                 "needs those, pass `value_fn=egd_optax.with_frozen(value_fn, params)` with the "
                 "whole parameters."
+            )
+        elif isinstance(params, jax.Array) and isinstance(
+            error, AttributeError | IndexError | KeyError | TypeError
+        ):
+            error.add_note(
+                f"`value_fn` was given one array of shape {params.shape}. If yours are a tree, a "
+                "wrapper around the optimizer hands it on in another form, as `optax.flatten` "
+                "does: put that into the base, `evolve(optax.flatten(base))`."
             )
         raise
 

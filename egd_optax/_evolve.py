@@ -298,6 +298,11 @@ def egd(
         >>> int(state.cycle), bool(loss(params) < 0.1)
         (6, True)
     """
+    if isinstance(learning_rate, optax.GradientTransformation):
+        raise TypeError(
+            f"`learning_rate` must be a number or a schedule, got {learning_rate!r}: to add cycles "
+            "to an optimizer write `evolve(optimizer, ...)`."
+        )
     base = optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.sgd(learning_rate, momentum, nesterov, accumulator_dtype),

@@ -127,17 +127,33 @@ def failed_with(error: BaseException) -> np.int32:
 
 def _raise(context: Any, out: Any, failed: Any) -> None:
     del context, out
-    raise _ERRORS.get(int(np.asarray(failed)), RuntimeError("`fn` failed in another process."))
+    error = _ERRORS.get(int(np.asarray(failed)), RuntimeError("`fn` failed in another process."))
+    if isinstance(error, Exception):
+        raise error
+    # `sys.exit` in `fn`: XLA passes on an `Exception` only.
+    raise RuntimeError(f"`fn` of `host_value_fn` raised {error!r}.") from error
 
 
-def raised(found: list[jax.Array], failed: jax.Array) -> list[jax.Array]:
-    """Raises on every device that comes here."""
-    values, *others = found
-    nothing = jax.ShapeDtypeStruct((), values.dtype)
-    zero: jax.Array = buffer_callback(_raise, nothing)(failed)
-    return [values + zero, *others]
+def raised_if(failed: jax.Array, found: list[jax.Array]) -> list[jax.Array]:
+    """Returns what was found; raises on every device that comes here if a call failed, on CPU."""
+
+    def raised(found: list[jax.Array], failed: jax.Array) -> list[jax.Array]:
+        values, *others = found
+        nothing = jax.ShapeDtypeStruct((), values.dtype)
+        zero: jax.Array = buffer_callback(_raise, nothing)(failed)
+        return [values + zero, *others]
+
+    def on_cpu(found: list[jax.Array], failed: jax.Array) -> Any:
+        return lax.cond(failed > 0, raised, lambda found, _: found, found, failed)
+
+    result: list[jax.Array] = lax.platform_dependent(
+        found, failed, cpu=on_cpu, default=lambda found, _: found
+    )
+    return result
 
 
+# The results of a call, and the number of its error, int32 `[]`; zero if there is none.
+Found = tuple[list[jax.Array], jax.Array]
 # Maps which evaluations count, bool `[n]`, the arrays of all of them by position, and the form of
 # the arguments to the results, `[n, ...]` each.
 Answer = Callable[[np.ndarray, dict[int, np.ndarray], Form], list[np.ndarray]]
@@ -158,13 +174,13 @@ def to_python(answer: Answer, shapes: Shapes) -> Callable[[Any], list[jax.Array]
     calls = _calls(answer, shapes)
 
     @jax.custom_batching.custom_vmap
-    def evaluate(counted: jax.Array, arrays: dict[int, jax.Array], form: Form) -> list[jax.Array]:
+    def evaluate(counted: jax.Array, arrays: dict[int, jax.Array], form: Form) -> Found:
         return calls(counted, arrays, form)
 
     @evaluate.def_vmap
     def many(
         size: int, batched: Any, counted: jax.Array, arrays: dict[int, jax.Array], form: Form
-    ) -> tuple[list[jax.Array], list[bool]]:
+    ) -> tuple[Found, tuple[list[bool], bool]]:
         def all_own(leaf: jax.Array, is_batched: bool, is_own: bool) -> jax.Array:
             if not is_own:  # then it is batched
                 leaf = leaf[:, None]
@@ -181,9 +197,9 @@ def to_python(answer: Answer, shapes: Shapes) -> Callable[[Any], list[jax.Array]
             for at, leaf in arrays.items()
         }
         whether = all_own(counted, batched[0], True)
-        results = evaluate(whether, spread, dataclasses.replace(form, own=own))
+        results, failed = evaluate(whether, spread, dataclasses.replace(form, own=own))
         divided = [leaf.reshape(size, each_size, *leaf.shape[1:]) for leaf in results]
-        return divided, [True] * len(divided)
+        return (divided, failed), ([True] * len(divided), False)
 
     def call(args: Any) -> list[jax.Array]:
         leaves, structure = jax.tree.flatten(args)
@@ -201,12 +217,16 @@ def to_python(answer: Answer, shapes: Shapes) -> Callable[[Any], list[jax.Array]
             told: jax.Array = lax.psum(jnp.where(first, value, jnp.zeros_like(value)), alike)
             return told
 
-        return [of_all(leaf) for leaf in evaluate(first[None], arrays, Form(structure, others))]
+        results, failed = evaluate(first[None], arrays, Form(structure, others))
+        if axes := (*varying, *alike):
+            # One device has members of its own, or calls for all: the others must not wait for it.
+            failed = lax.pmax(cast_to_varying(failed, axes), axes)
+        return raised_if(failed, [of_all(leaf) for leaf in results])
 
     return call
 
 
-def _calls(answer: Answer, shapes: Shapes) -> Callable[..., list[jax.Array]]:
+def _calls(answer: Answer, shapes: Shapes) -> Callable[..., Found]:
     """The call, with arrays as they are or, where XLA:CPU needs that, in pieces."""
 
     def at_once(counted: Any, arrays: dict[int, Any], form: Form) -> list[np.ndarray]:
@@ -217,7 +237,7 @@ def _calls(answer: Answer, shapes: Shapes) -> Callable[..., list[jax.Array]]:
     ) -> tuple[list[np.ndarray], np.int32]:
         try:
             return at_once(counted, arrays, form), np.int32(0)
-        except Exception as error:
+        except BaseException as error:  # raised on one device alone it would hang the others
             # Zeros without use, for the next step raises the error.
             return [np.zeros((*counted.shape, *x.shape), x.dtype) for x in shapes()], failed_with(
                 error
@@ -232,12 +252,12 @@ def _calls(answer: Answer, shapes: Shapes) -> Callable[..., list[jax.Array]]:
             leaf.setflags(write=False)  # as are those that come at once
         return kept_at_once(counted, {**arrays, **large}, form)
 
-    def call(counted: jax.Array, arrays: dict[int, jax.Array], form: Form) -> list[jax.Array]:
+    def call(counted: jax.Array, arrays: dict[int, jax.Array], form: Form) -> Found:
         result = [jax.ShapeDtypeStruct((*counted.shape, *x.shape), x.dtype) for x in shapes()]
         large = [at for at, leaf in arrays.items() if leaf.nbytes > PIECE]
 
         def whole(counted: jax.Array, arrays: dict[int, jax.Array]) -> Any:
-            return io_callback(at_once, result, counted, arrays, form)
+            return io_callback(at_once, result, counted, arrays, form), jnp.int32(0)
 
         def in_pieces(counted: jax.Array, arrays: dict[int, jax.Array]) -> Any:
             ticket = io_callback(opened, TICKET)
@@ -249,12 +269,10 @@ def _calls(answer: Answer, shapes: Shapes) -> Callable[..., list[jax.Array]]:
 
         def on_cpu(counted: jax.Array, arrays: dict[int, jax.Array]) -> Any:
             if large:
-                found, failed = in_pieces(counted, arrays)
-            else:
-                found, failed = io_callback(kept_at_once, (result, TICKET), counted, arrays, form)
-            return lax.cond(failed > 0, raised, lambda found, _: found, found, failed)
+                return in_pieces(counted, arrays)
+            return io_callback(kept_at_once, (result, TICKET), counted, arrays, form)
 
-        found = lax.platform_dependent(counted, arrays, cpu=on_cpu, default=whole)
-        return [on_mesh(leaf) for leaf in found]
+        found, failed = lax.platform_dependent(counted, arrays, cpu=on_cpu, default=whole)
+        return [on_mesh(leaf) for leaf in found], on_mesh(failed)
 
     return call
