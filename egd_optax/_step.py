@@ -165,7 +165,7 @@ class Step(NamedTuple):
         own = _with_own_promotion
         guard = None if accept_value_fn is None else own(accept_value_fn)
         objectives = Objectives(own(value_fn), guard, extra_args, base_state)
-        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        with jax.numpy_rank_promotion("allow"):
             return self._with_cycle(
                 evolve, mutating, traits.anchors, objectives, params, base_updates, after
             )
@@ -259,12 +259,12 @@ def _check_state(state: Any, spec: CycleSpec) -> None:
 
 
 def _with_own_promotion(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """A user's function under the rules of promotion that the user has set; a cycle has its own."""
-    rank, dtype = jax.numpy_rank_promotion.value, jax.numpy_dtype_promotion.value
+    """A user's function with the promotion of ranks that the user allows; a cycle needs it."""
+    allowed = jax.numpy_rank_promotion.value
 
     @functools.wraps(fn)
     def value_fn(*args: Any, **kwargs: Any) -> Any:
-        with jax.numpy_rank_promotion(rank), jax.numpy_dtype_promotion(dtype):
+        with jax.numpy_rank_promotion(allowed):
             return fn(*args, **kwargs)
 
     return value_fn

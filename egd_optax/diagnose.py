@@ -125,17 +125,17 @@ def diagnose(
             "a leaf with None in its place does not mutate."
         )
     functions = [fn for fn in (value_fn, other_value_fn) if fn is not None]
-    predicted, found = differences_around(
+    predicted, found = _differences_around(
         spec, params, grads, mutating, functions, extra_args, make_key_data(key)
     )
     unknown = jnp.full([], jnp.nan, found.dtype)
     return Diagnosis(
-        gradient_correlation=correlation(predicted, found[0]),
-        reliability=unknown if len(found) < 2 else correlation(*found),
+        gradient_correlation=_correlation(predicted, found[0]),
+        reliability=unknown if len(found) < 2 else _correlation(*found),
     )
 
 
-def differences_around(
+def _differences_around(
     spec: CycleSpec,
     params: optax.Params,
     grads: optax.Updates,
@@ -200,7 +200,7 @@ def differences_around(
     return predicted, found.T
 
 
-def correlation(left: jax.Array, right: jax.Array) -> jax.Array:
+def _correlation(left: jax.Array, right: jax.Array) -> jax.Array:
     """The correlation of two vectors around zero, over the entries that both have; else NaN."""
     both = jnp.isfinite(left) & jnp.isfinite(right)
     left, right = (jnp.where(both, vector, 0) for vector in (left, right))

@@ -199,19 +199,6 @@ def test_value_fn_is_told_the_generation_and_traced_once():
     np.testing.assert_allclose(state.info.child_fitness, 144)
 
 
-def test_an_argument_of_that_name_is_the_users_own():
-    tx = evolve(optax.sgd(0.0), evolve_every=1, population_size=2, generations=2)
-    params = jnp.ones(3)
-    _, state = tx.update(
-        params,
-        tx.init(params),
-        params,
-        value_fn=lambda params, generation: generation + 0 * params.sum(),
-        generation=jnp.float32(7),
-    )
-    np.testing.assert_allclose(state.info.parent_fitness, 7)
-
-
 def guarded(guard, **kwargs):
     """One cycle from `toy_params` around a base that stands still."""
     params = toy_params()

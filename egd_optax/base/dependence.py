@@ -167,6 +167,11 @@ class BlackBox:
         learned, with_learned = arrays_of(grads, NUMBERS)
         own, with_own = arrays_of(params, NUMBERS)
         extra, with_extra = arrays_of(args)
+        # `init` saw the parameters without functions. These have no update either.
+        leaves, treedef = flatten(params)
+        steps = zip(leaves, aligned(grads, params), strict=True)
+        started = [leaf if by is not None else None for leaf, by in steps]
+        first, with_first = arrays_of(jax.tree.unflatten(treedef, started), NUMBERS)
 
         def step(asked: list[list[Any]], own: list[Any]) -> tuple[optax.Updates, list[Any]]:
             states, learned, extra = asked
@@ -184,7 +189,7 @@ class BlackBox:
             try:
                 updates, after = _facts(step, [states, learned, extra], own)
                 starts = _facts(
-                    lambda own: arrays_of(self.base.init(with_own(own)), NUMBERS)[0], own
+                    lambda own: arrays_of(self.base.init(with_first(own)), NUMBERS)[0], first
                 )
             except (
                 jax.errors.ConcretizationTypeError,
@@ -195,19 +200,25 @@ class BlackBox:
                 return self.known[kind]
             moves = jax.tree.map(lambda fact: fact.depends, updates, is_leaf=_is_fact)
             moving = frozenset(at for at, one in enumerate(aligned(moves, params)) if one)
-            first = len(states) + len(learned) + len(extra)
+            # Which leaf an argument is of `init`, and of the step, whose first ones are others.
+            of_init = [at for at, leaf in enumerate(started) if isinstance(leaf, NUMBERS)]
+            of_step: list[int | None] = [None] * (len(states) + len(learned) + len(extra))
+            of_step += [at for at, leaf in enumerate(leaves) if isinstance(leaf, NUMBERS)]
             pairs = zip(starts, after, strict=False)  # as long as the state, or it is another one's
-            found = [_anchor(at, first, *pair) for at, pair in enumerate(pairs)]
-            # The leaves that are no arrays have positions, too.
-            leaves = enumerate(flatten(params)[0])
-            positions = [at for at, leaf in leaves if isinstance(leaf, NUMBERS)]
-            anchors = tuple(None if at is None else positions[at] for at in found)
+            anchors = tuple(
+                _anchor(at, [of_init[one] for one in start.one_of], stay.one_of, of_step)
+                for at, (start, stay) in enumerate(pairs)
+            )
             self.known[kind] = Traits(moving or every, anchors)
         return self.known[kind]
 
 
-def _anchor(at: int, first: int, start: _Fact, after: _Fact) -> int | None:
-    """Which array of the parameters one of the state starts as and stays; they come at `first`."""
-    (position,) = start.one_of if len(start.one_of) == 1 else (None,)
-    stays = position is not None and at in after.one_of <= {at, first + position}
-    return position if stays else None
+def _anchor(
+    at: int, starts_as: list[int], stays: frozenset[int], of_step: list[int | None]
+) -> int | None:
+    """The leaf of the parameters that a leaf of the state starts as, if it then stays."""
+    if len(starts_as) != 1 or at not in stays:
+        return None
+    # A base may take it from the parameters of the first step, too.
+    others = {of_step[one] for one in stays if one != at}
+    return starts_as[0] if others <= set(starts_as) else None
