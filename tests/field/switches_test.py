@@ -35,7 +35,7 @@ SETTINGS = {
         "antithetic": True,
         "recombine": recombine.centered_rank(),
         "execution": Execution(candidate_batch_size=4),
-        "es_optimizer": optax.adam(0.1),
+        "es_optimizer": optax.sgd(0.5, 0.9),
         "reset_base": True,
     },
     "low rank": {
