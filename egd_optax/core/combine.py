@@ -164,17 +164,13 @@ def _sum_of_rows(population: Population, terms: Terms, devices: Devices) -> Arra
     def sums(chunk: jax.Array) -> Arrays:
         own = lax.dynamic_slice_in_dim(weights, chunk * size, size)
 
-        def put(index: jax.Array, carry: tuple[jax.Array, jax.Array]) -> Any:
-            rows, one = carry
-            member = members[chunk * size + index]
-            # In a loop of its own, as for a member: the same piece of program, compiled once.
-            one = xla.write_if(index < many, member, population.rows_of, one)
-            return rows.at[index].set(one), one
+        def put(index: jax.Array, rows: jax.Array) -> jax.Array:
+            drawn = population.rows_of(members[chunk * size + index])
+            return rows.at[index].set(drawn)
 
-        one = jnp.zeros((layout.row_count, packing.LENGTH), jnp.float32)
-        blank = devices.varying((jnp.zeros((size, *one.shape), one.dtype), one))
+        blank = devices.varying(jnp.zeros((size, layout.row_count, packing.LENGTH), jnp.float32))
         many = jnp.clip(terms.trips - chunk * size, 0, size)
-        rows, _ = xla.loop(0, many, put, blank)
+        rows = xla.loop(0, many, put, blank)
         return tuple(population.perturbation.weighted_sum(at, rows, own) for at in layout.in_rows)
 
     if chunks == 1:  # without zeros to add to, which would be a copy
