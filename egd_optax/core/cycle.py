@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax._advice import advice_on_value_fn
-from egd_optax.backend import arithmetic, xla
+from egd_optax.backend import xla
 from egd_optax.backend.derivatives import constant, following
 from egd_optax.backend.devices import Devices, on_devices
 from egd_optax.backend.packing import Arrays
@@ -29,13 +29,13 @@ class _Carry(NamedTuple):
     """The data that a step with a cycle changes; a step without one passes it on in place.
 
     Attributes:
-        leaves: the updates of the mutating leaves; within a cycle the leaves that it chose.
+        updates: of the mutating leaves.
         state: the state of the strategy.
         info: the report of the latest cycle.
         jumped: bool `[]`, whether a cycle left the base step.
     """
 
-    leaves: Arrays
+    updates: Arrays
     state: StrategyState
     info: CycleInfo
     jumped: jax.Array
@@ -73,10 +73,13 @@ def run_cycle_if(
                 calls_python=axis is not None and _calls_python(objectives, fixed),
             )  # fmt: skip
 
+        def instead() -> _Carry:
+            return before._replace(updates=tuple(map(jnp.zeros_like, before.updates)))
+
         # The cycle is in a branch. XLA would else move its draws out, and idle steps pay for them.
         # The choice is outside. The branch would else hold both its result and the base updates.
-        after = xla.hold_in_branch(cycle, run, lambda: before._replace(leaves=own))
-        return after._replace(leaves=_updates_to(after.leaves, own, before.leaves, after.jumped))
+        after = xla.hold_in_branch(cycle, run, instead)
+        return after._replace(updates=_if_left(after.jumped, after.updates, before.updates))
 
     # Outside of jit, if none is due, there is nothing to compile.
     if isinstance(due, jax.core.Tracer) or due:
@@ -85,7 +88,7 @@ def run_cycle_if(
         check_noise(spec.noise, own_params)
         with advice_on_value_fn():
             carry = xla.run_if(due, with_cycle, carry, start.cycle, start.key_data, own_params)
-    updates = following(carry.leaves, idle, carry.jumped)
+    updates = following(carry.updates, idle, carry.jumped)
     # A rule, and a noise, keep something whether or not the cycle left the parent.
     state = StrategyState(
         noise=following(carry.state.noise, start.strategy_state.noise, due),
@@ -144,28 +147,23 @@ def _generations(
     def next_generation(carry: Any, index: jax.Array) -> Any:
         updates, state, aux = carry
         chosen, state, found = generation(index, updates, state)
-        updates = _updates_to(chosen, snapshot.params, updates, found.accepted)
+        updates = _if_left(found.accepted, chosen, updates)
         aux = auxiliary.after_generation(aux, found.aux, index)
         # Not one for each generation: of all of them no more is held than of one.
         return (updates, state, aux), found._replace(aux=None)
 
     if spec.generations > 1:
         indices = jnp.arange(spec.generations, dtype=jnp.int32)
-        begin = before.leaves, before.state, auxiliary.nothing_kept(spec.aux)
+        begin = before.updates, before.state, auxiliary.nothing_kept(spec.aux)
         (updates, state, aux), found = lax.scan(next_generation, begin, indices)
-        leaves = tuple(map(arithmetic.add, snapshot.params, updates))
     else:
-        leaves, state, found = generation(jnp.int32(0), before.leaves, before.state)
+        updates, state, found = generation(jnp.int32(0), before.updates, before.state)
         aux = found.aux
         found = jax.tree.map(lambda scalar: scalar[None], found._replace(aux=None))
     jumped = jnp.any(found.accepted)
-    return _Carry(leaves, state, info_of(cycle, found, jumped, aux), jumped)
+    return _Carry(updates, state, info_of(cycle, found, jumped, aux), jumped)
 
 
-def _updates_to(leaves: Arrays, params: Arrays, updates: Arrays, accepted: jax.Array) -> Arrays:
-    """The updates that lead from the parameters to some leaves if accepted, else those before."""
-    triples = zip(leaves, params, updates, strict=True)
-    return tuple(
-        jnp.where(accepted, arithmetic.difference(leaf, source, update.dtype), update)
-        for leaf, source, update in triples
-    )
+def _if_left(left: jax.Array, chosen: Arrays, before: Arrays) -> Arrays:
+    """The updates that a cycle chose if it left the parent, else those before."""
+    return tuple(jnp.where(left, new, old) for new, old in zip(chosen, before, strict=True))

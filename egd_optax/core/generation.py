@@ -90,7 +90,7 @@ def run_generation(
         moved &= sigma != 0
     best = jnp.argmin(fitness).astype(jnp.int32)
     choice, of_rule = choose(spec.accept, key, compared, best, moved, state.accept)
-    point = _point(stage, scored.held, choice, best)
+    chosen = _chosen(stage, scored.held, choice, best)
     outcome = _outcome(stage, scored, choice != PARENT)
     state = StrategyState(
         noise=checked_state(
@@ -99,7 +99,7 @@ def run_generation(
         es_optimizer=optax.tree.where(choice == CHILD, scored.es_state, state.es_optimizer),
         accept=of_rule,
     )
-    return point, state, _summary(stage, scored, compared[1], choice != PARENT, sigma)
+    return chosen, state, _summary(stage, scored, compared[1], choice != PARENT, sigma)
 
 
 def _population(
@@ -195,13 +195,13 @@ def _compared(stage: Round, scored: Scored) -> tuple[Three, Scored]:
     return (values[0], values[1], of_child), scored._replace(seen=seen)
 
 
-def _point(stage: Round, held: Candidate, choice: jax.Array, best: jax.Array) -> Arrays:
-    """The leaves of the best member or the child, any if the parent stays."""
+def _chosen(stage: Round, held: Candidate, choice: jax.Array, best: jax.Array) -> Arrays:
+    """The updates to the best member or the child, any if the parent stays."""
     population = stage.population
     if stage.spec.accept.takes_best:
         held = population.form_into(held, best, choice == BEST)
-    leaves = population.point(held)
-    return tuple(leaves[at] for at in range(len(leaves)))
+    updates = population.updates_to(held)
+    return tuple(updates[at] for at in range(len(updates)))
 
 
 def _outcome(stage: Round, scored: Scored, accepted: jax.Array) -> Outcome:

@@ -224,14 +224,18 @@ class Population:
         """True, which XLA cannot know."""
         return ~xla.opaque_false(self.key.astype(jnp.int32) & 1)
 
-    def point(self, held: Candidate) -> dict[int, jax.Array]:
-        """The leaves of a child, or of what `form_into` returned, by their positions."""
-        in_rows = (self.center_of(held, at) for at in self.layout.in_rows)
-        return self.separate(self.layout.in_order(held.whole, tuple(in_rows)))
+    def updates_to(self, held: Candidate) -> dict[int, jax.Array]:
+        """The updates that lead to a child, or to what `form_into` returned, by their positions."""
+        whole = [
+            arithmetic.difference(leaf, self.params[at], self._base_update(at).dtype)
+            for at, leaf in zip(self.layout.whole, held.whole, strict=True)
+        ]
+        in_rows = [self._center_of(held, at) for at in self.layout.in_rows]
+        return self.separate(self.layout.in_order(whole, in_rows))
 
     def center_of(self, held: Candidate, at: int) -> jax.Array:
         """The leaves that noise is added to, in one block in rows."""
-        return self.reach(at, self._center_of(held, at))
+        return arithmetic.add(self.params[at], self._center_of(held, at))
 
     def _center_of(self, held: Candidate, at: int) -> jax.Array:
         if held.center is None:
@@ -245,14 +249,14 @@ class Population:
 
     def _formed(self, at: int, held: Candidate, sign: jax.Array) -> jax.Array:
         """The leaves of a candidate in one block in rows."""
-        return self.reach(at, self._update_of(at, held, sign))
+        return arithmetic.add(self.params[at], self._update_of(at, held, sign))
 
     def stepped(self, at: int, step: jax.Array) -> jax.Array:
         """The update that leads to parent + step, in one block."""
         return arithmetic.add(self._base_update(at), step)
 
     def reach(self, at: int, update: jax.Array) -> jax.Array:
-        """The leaves that an update leads to, in one block."""
+        """The leaves that an update leads to, in one block that holds leaves and no updates."""
         return arithmetic.reach(self.params[at], update)
 
 
