@@ -1,5 +1,6 @@
 """One evolution cycle: some generations around the parameters that the base step leads to."""
 
+from collections.abc import Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -19,10 +20,11 @@ from egd_optax.core import auxiliary
 from egd_optax.core.fitness import Snapshot, fitness_dtype
 from egd_optax.core.generation import run_generation
 from egd_optax.core.info import CycleInfo, Ran, Start, info_of
-from egd_optax.core.perturbation import check_noise
+from egd_optax.core.perturbation import Perturbation, is_of_library, lay_out
 from egd_optax.core.population import generation_key
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
 from egd_optax.factored.interpret import primitives_of
+from egd_optax.noise import Noise
 
 
 class _Carry(NamedTuple):
@@ -85,7 +87,7 @@ def run_cycle_if(
     if isinstance(due, jax.core.Tracer) or due:
         leaves = flatten(fixed)[0]
         own_params = tuple(jnp.asarray(leaves[at]) for at in mutating)
-        check_noise(spec.noise, own_params)
+        _check_noise(spec.noise, own_params)
         with advice_on_value_fn():
             carry = xla.run_if(due, with_cycle, carry, start.cycle, start.key_data, own_params)
     updates = following(carry.updates, idle, carry.jumped)
@@ -167,3 +169,27 @@ def _generations(
 def _if_left(left: jax.Array, chosen: Arrays, before: Arrays) -> Arrays:
     """The updates that a cycle chose if it left the parent, else those before."""
     return tuple(jnp.where(left, new, old) for new, old in zip(chosen, before, strict=True))
+
+
+def _check_noise(noise: Noise, leaves: Sequence[jax.Array]) -> None:
+    """Draws the noise of the smallest leaf once, unless all methods are the library's own.
+
+    Inside of manual axes nothing is drawn: no computation can run while those are traced.
+
+    Raises:
+        ValueError: the noise is NaN or infinite.
+    """
+    sizes = [leaf.size or jnp.inf for leaf in leaves]
+    if is_of_library(noise) or not leaves or jax.sharding.get_abstract_mesh().manual_axes:
+        return
+    smallest = leaves[sizes.index(min(sizes))]
+    with jax.ensure_compile_time_eval():
+        leaf = jnp.zeros(smallest.shape, smallest.dtype)
+        layout, keys = lay_out(noise, [leaf], [leaf]), jnp.zeros((1, 2), jnp.uint32)
+        (unit,) = Perturbation((leaf[None],), (), keys, layout, noise).raw_units(jnp.int32(0))
+        finite = jnp.all(jnp.isfinite(unit))
+    if not isinstance(finite, jax.core.Tracer) and not finite:
+        raise ValueError(
+            f"`noise` must be finite, got NaN or infinite numbers from {noise!r} for a leaf of "
+            f"shape {smallest.shape} and a standard deviation of one."
+        )

@@ -258,16 +258,10 @@ class Evaluation(NamedTuple):
             many, before = carry
             member = numbers[index]
             # As many trips on each device: nothing is spared for the one that has the parent.
-            drawn = self.population.draw_into(
-                before, member, (member > 0) | (self.devices.size > 1)
-            )
-            own = (
-                drawn.rows,
-                tuple(
-                    jnp.where(member > 0, leaf, parent)
-                    for leaf, parent in zip(drawn.whole, held.whole, strict=True)
-                ),
-            )
+            needed = (member > 0) | (self.devices.size > 1)
+            drawn = self.population.draw_into(before, member, needed)
+            pairs = zip(drawn.whole, held.whole, strict=True)
+            own = drawn.rows, tuple(jnp.where(member > 0, leaf, parent) for leaf, parent in pairs)
             return jax.tree.map(lambda all_, leaf: all_.at[index].set(leaf), many, own), drawn
 
         start = self.devices.varying((many, held))
