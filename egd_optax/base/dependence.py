@@ -167,11 +167,6 @@ class BlackBox:
         learned, with_learned = arrays_of(grads, NUMBERS)
         own, with_own = arrays_of(params, NUMBERS)
         extra, with_extra = arrays_of(args)
-        # `init` saw the parameters without functions. These have no update either.
-        leaves, treedef = flatten(params)
-        steps = zip(leaves, aligned(grads, params), strict=True)
-        started = [leaf if by is not None else None for leaf, by in steps]
-        first, with_first = arrays_of(jax.tree.unflatten(treedef, started), NUMBERS)
 
         def step(asked: list[list[Any]], own: list[Any]) -> tuple[optax.Updates, list[Any]]:
             states, learned, extra = asked
@@ -185,7 +180,12 @@ class BlackBox:
             tuple(map(jax.typeof, (*states, *learned, *extra, *own))),
         )
         if kind not in self.known:
-            every = frozenset(range(len(flatten(params)[0])))
+            # `init` saw the parameters without functions. These have no update either.
+            leaves, treedef = flatten(params)
+            steps = zip(leaves, aligned(grads, params), strict=True)
+            started = [leaf if by is not None else None for leaf, by in steps]
+            first, with_first = arrays_of(jax.tree.unflatten(treedef, started), NUMBERS)
+            every = frozenset(range(len(leaves)))
             try:
                 updates, after = _facts(step, [states, learned, extra], own)
                 starts = _facts(

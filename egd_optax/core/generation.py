@@ -76,8 +76,8 @@ def run_generation(
         devices: share the members.
 
     Returns:
-        The mutating leaves that it chose, any if the parent stays; the next state of the strategy;
-        and the report.
+        The updates that it chose, any if the parent stays; the next state of the strategy; and the
+        report.
     """
     sigma = spec.noise.sigma(sigma, state.noise)
     population = _population(spec, objectives, snapshot, key, sigma, state.noise)
@@ -178,10 +178,10 @@ def _compared(stage: Round, scored: Scored) -> tuple[Three, Scored]:
     """The fitness of parent, best member and child by which the outcome is chosen."""
     size = stage.spec.member_count
     fitness, child, again = scored.fitness[:size], scored.fitness[size], scored.fitness[size + 1]
-    best, is_parent = jnp.argmin(fitness).astype(jnp.int32), jnp.argmin(fitness) == 0
+    best = jnp.argmin(fitness).astype(jnp.int32)
     value_fn = stage.objectives.accept_value_fn
     if value_fn is None:
-        of_best = jnp.where((again == NEVER) | is_parent, jnp.min(fitness), again)
+        of_best = jnp.where((again == NEVER) | (best == 0), jnp.min(fitness), again)
         return (fitness[0], of_best, child), scored
     values, seen = judged(
         functools.partial(score_with, stage.fitness(value_fn)),

@@ -125,9 +125,7 @@ class Population:
 
         def draw(member: jax.Array) -> tuple[jax.Array, Arrays]:
             # The first of the pair has a number of its own.
-            first = member - self.is_mirrored(member).astype(member.dtype)
-            rows, whole = self._draw(first)
-            return rows, whole
+            return self._draw(member - self.is_mirrored(member).astype(member.dtype))
 
         numbers = xla.write_if(pred, member, draw, (held.rows, held.whole))
         if self.mirrors:
