@@ -1,7 +1,8 @@
 """`evolve`: cycles around the steps of any optax optimizer; `egd`: around those of SGD."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any, ParamSpec
 
 import jax
 import optax
@@ -22,8 +23,28 @@ from egd_optax.recombine import Recombine
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
 ScalarOrSchedule = jax.typing.ArrayLike | Schedule
+P = ParamSpec("P")
 
 
+def _settings_by_name(
+    make: Callable[P, optax.GradientTransformationExtraArgs],
+) -> Callable[P, optax.GradientTransformationExtraArgs]:
+    """The same function, which refuses settings without `**`: Python's error names no fix."""
+
+    @functools.wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> optax.GradientTransformationExtraArgs:
+        for settings in args:
+            if isinstance(settings, Mapping):
+                raise TypeError(
+                    f"settings must be passed by name, got {settings!r}: write `**` before them, "
+                    f"`{make.__name__}(..., **presets.metric())` for example."
+                )
+        return make(*args, **kwargs)
+
+    return made
+
+
+@_settings_by_name
 def evolve(
     base: optax.GradientTransformation,
     *,
@@ -219,6 +240,7 @@ def evolve(
     return optax.GradientTransformationExtraArgs(step.init, step.update)
 
 
+@_settings_by_name
 def egd(
     learning_rate: ScalarOrSchedule,
     momentum: jax.typing.ArrayLike | None = None,

@@ -49,7 +49,7 @@ def checked_spec(spec: CycleSpec) -> CycleSpec:
     _check_support(spec.recombine, population_size)
     _checks.check_flag("compares", spec.accept.compares)
     _checks.check_flag("takes_best", spec.accept.takes_best)
-    _checks.check_static("mutable", spec.mutable, "function or pytree of bools")
+    _check_mutable(spec.mutable)
     _checks.check_evaluate(spec.execution.evaluate, spec.noise)
     _check_batch_size(spec.execution.candidate_batch_size, population_size, spec.antithetic)
     es_optimizer = None
@@ -151,6 +151,19 @@ def make_key_data(key: Any) -> jax.Array:
         key = jax.random.key_data(key)
     # The state may be donated, the caller's key may not.
     return jnp.array(key, jnp.uint32, copy=True)
+
+
+def _check_mutable(mutable: Any) -> None:
+    """No model and no class, which could be called as a function of the parameters."""
+    _checks.check_static("mutable", mutable, "function or pytree of bools")
+    holds_arrays = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(mutable))
+    if holds_arrays or isinstance(mutable, type):
+        name = getattr(mutable, "__name__", type(mutable).__name__)
+        raise TypeError(
+            "`mutable` must be a pytree of bools, or a function of the parameters that returns "
+            f"one, got {name}: a filter of NNX belongs to `nnx.Optimizer(model, tx, "
+            "wrt=...)`, and the leaves of a model are no bools."
+        )
 
 
 def check_update(

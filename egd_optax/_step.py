@@ -14,7 +14,7 @@ from egd_optax._checks import check_like
 from egd_optax._programs import Programs
 from egd_optax._settings import check_update, make_key_data
 from egd_optax.backend import xla
-from egd_optax.base import arguments
+from egd_optax.base import accumulation, arguments
 from egd_optax.base.dependence import BlackBox
 from egd_optax.base.leaves import aligned, mutating_leaves
 from egd_optax.base.reset import Reset, forget_the_point, move_anchors, reset_after_jump
@@ -27,7 +27,7 @@ class EvolveState(NamedTuple):
     """State of `evolve`: some scalars and the state of the base optimizer.
 
     Attributes:
-        count: int32 `[]`, steps taken.
+        count: int32 `[]`, steps taken. One that `optax.MultiSteps` in the base skips is none.
         cycle: int32 `[]`, cycles run.
         key_data: uint32 `[2]`, the raw threefry key that all noise derives from. Typed keys
             do not pass through serialization or tree arithmetic.
@@ -154,7 +154,11 @@ class Step(NamedTuple):
             base_updates, base_state = self.base.update(
                 updates, state.base_state, params, **base_args
             )
-        after = state._replace(count=optax.safe_increment(state.count), base_state=base_state)
+        count = optax.safe_increment(state.count)
+        skipped = accumulation.skipped(state.base_state, base_state)
+        if skipped is not None:
+            count = jnp.where(skipped, state.count, count)
+        after = state._replace(count=count, base_state=base_state)
         if evolve is False:
             return base_updates, after
         traits = self.black_box.traits(updates, state.base_state, params, base_args)
@@ -167,12 +171,28 @@ class Step(NamedTuple):
         objectives = Objectives(own(value_fn), guard, extra_args, base_state)
         with jax.numpy_rank_promotion("allow"):
             return self._with_cycle(
-                evolve, mutating, traits.anchors, objectives, params, base_updates, after
+                self._due(evolve, count, skipped),
+                mutating,
+                traits.anchors,
+                objectives,
+                params,
+                base_updates,
+                after,
             )
+
+    def _due(self, evolve: bool | None, count: jax.Array, skipped: jax.Array | None) -> jax.Array:
+        """Whether a cycle runs, bool `[]`; never on a step that the base skipped."""
+        # If a cycle is certain, this is always true, and XLA cannot know. Every cycle is then
+        # a separate program behind the same boundary, and rounds in the same way.
+        certain = evolve or (
+            not isinstance(self.evolve_every, jax.Array) and self.evolve_every == 1
+        )
+        due = ~xla.opaque_false(count) if certain else is_due(count, self.evolve_every)
+        return due if skipped is None else due & ~skipped
 
     def _with_cycle(
         self,
-        evolve: bool | None,
+        due: jax.Array,
         mutating: tuple[int, ...],
         anchors: tuple[int | None, ...],
         objectives: Objectives,
@@ -185,12 +205,7 @@ class Step(NamedTuple):
         strategy.check_strategy_state(spec, state.strategy_state, params)
         check_axes(spec.execution)
         check_population_axis(spec, params, objectives.extra_args)
-        # If a cycle is certain, this is always true, and XLA cannot know. Every cycle is then
-        # a separate program behind the same boundary, and rounds in the same way.
-        certain = evolve or (
-            not isinstance(self.evolve_every, jax.Array) and self.evolve_every == 1
-        )
-        due = ~xla.opaque_false(state.count) if certain else is_due(state.count, self.evolve_every)
+        spec, strategy_state, with_functions = strategy.on_arrays(spec, state.strategy_state)
         start = info.Start(
             params=params,
             base_updates=base_updates,
@@ -198,7 +213,7 @@ class Step(NamedTuple):
             info=info.in_dtypes(state.info, info.info_like(spec.aux)),
             key_data=state.key_data.astype(jnp.uint32),
             cycle=state.cycle.astype(jnp.int32),
-            strategy_state=state.strategy_state,
+            strategy_state=strategy_state,
         )
         ran = self.programs.run_cycle(due, spec, mutating, objectives, start)
         base_state = forget_the_point(state.base_state, ran.jumped)
@@ -213,7 +228,7 @@ class Step(NamedTuple):
             cycle=jnp.where(due, optax.safe_increment(state.cycle), state.cycle),
             base_state=base_state,
             info=info.in_dtypes(ran.info, state.info),
-            strategy_state=ran.strategy_state,
+            strategy_state=with_functions(ran.strategy_state),
         )
 
     def _base_args(

@@ -14,6 +14,7 @@ from flax.training import train_state
 import jax
 import optax
 
+from egd_optax._checks import check_function
 from egd_optax.base.leaves import flatten, is_masked
 
 
@@ -100,8 +101,8 @@ def _of_whole_tree(fn: Callable[..., Any], collection: Any) -> Callable[..., Any
 
 
 def nnx_value_fn(
-    model: nnx.Module, loss: Callable[[Any], jax.Array], *, wrt: Any = nnx.Param
-) -> Callable[[optax.Params], jax.Array]:
+    model: nnx.Module, loss: Callable[..., jax.Array], *, wrt: Any = nnx.Param
+) -> Callable[..., jax.Array]:
     """The `value_fn` of an NNX model, for `nnx.Optimizer.update`.
 
     Args:
@@ -109,12 +110,17 @@ def nnx_value_fn(
         loss: maps a model to a real scalar, forward only, for example `lambda model:
             loss_fn(model, batch)`. It is given a copy of `model` in evaluation mode,
             with the parameters of a member. Dropout is off, and BatchNorm uses its running
-            statistics. All that the copy counts or stores is dropped.
+            statistics. All that the copy counts or stores is dropped. It also gets the extra
+            arguments of `update` that it names: `optimizer.update(model, grads,
+            value_fn=nnx_value_fn(model, loss), batch=batch)` for a `loss(model, batch)`.
         wrt: which variables the optimizer updates, as given to `nnx.Optimizer`.
 
     Returns:
         A function from the parameters, as `nnx.Optimizer` passes them, to the loss. It raises a
         `ValueError` if it is given other variables than `wrt` selects.
+
+    Raises:
+        TypeError: `model` is no NNX module, `loss` is no function, or `wrt` is a model or a state.
 
     Example:
         >>> import jax.numpy as jnp
@@ -135,10 +141,22 @@ def nnx_value_fn(
         >>> int(optimizer.opt_state.cycle[...])
         2
     """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"`model` must be an nnx.Module, got {type(model).__name__}: write "
+            "`nnx_value_fn(model, loss)`."
+        )
+    check_function("loss", loss, "of a model, `lambda model: loss_fn(model, batch)` for example")
+    if isinstance(wrt, nnx.Module | nnx.State):
+        raise TypeError(
+            f"`wrt` must be a filter of NNX, got {type(wrt).__name__}: pass the one that "
+            "`nnx.Optimizer` was given, `nnx.Param` for example."
+        )
     graphdef, selected, *rest = nnx.split(model, wrt, ...)
     expected = len(jax.tree.leaves(selected))
 
-    def value_fn(params: optax.Params) -> jax.Array:
+    @functools.wraps(loss)  # its signature says which other arguments it takes
+    def value_fn(params: optax.Params, /, **kwargs: Any) -> jax.Array:
         # Leaves that `optax.masked` hides count too: they are gaps to be filled, not another
         # filter. If a mask hides a whole layer, one gap replaces all leaves of it.
         leaves, _ = flatten(params)
@@ -152,6 +170,6 @@ def nnx_value_fn(
             )
         member = nnx.merge(graphdef, params, *rest, copy=True)
         member.eval()
-        return loss(member)
+        return loss(member, **kwargs)
 
     return value_fn

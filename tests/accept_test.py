@@ -230,11 +230,12 @@ def test_the_same_choices_in_batches_in_a_scan_and_outside_of_jit(way, antitheti
 
 
 @pytest.mark.crossed(1)
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("antithetic", [False, True])
-def test_eight_devices_choose_as_one_does(antithetic):
+def test_eight_devices_choose_as_one_does(antithetic, axis_type):
     settings = {"population_size": 16, "antithetic": antithetic}
     params, state = run(optimizer(**settings))
-    mesh = jax.make_mesh((8,), ("pop",), axis_types=(AxisType.Auto,))
+    mesh = jax.make_mesh((8,), ("pop",), axis_types=(axis_type,))
     tx = optimizer(execution=Execution(population_axis="pop", mesh=mesh), **settings)
     start = jax.device_put(
         (params_of(), tx.init(params_of())), NamedSharding(mesh, PartitionSpec())
@@ -248,9 +249,10 @@ def test_eight_devices_choose_as_one_does(antithetic):
     )
 
 
-def test_manual_devices_choose_as_one_does():
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_manual_devices_choose_as_one_does(axis_type):
     params, state = run(optimizer(population_size=16))
-    mesh = jax.make_mesh((8,), ("pop",), axis_types=(AxisType.Auto,))
+    mesh = jax.make_mesh((8,), ("pop",), axis_types=(axis_type,))
     tx = optimizer(population_size=16, execution=Execution(population_axis="pop"))
     spec = PartitionSpec()
 

@@ -5,7 +5,7 @@ from flax import serialization
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from layouts import Layout
 import numpy as np
 import optax
@@ -195,11 +195,12 @@ def test_inside_of_scan_outside_of_jit_and_back_from_a_checkpoint():
 @pytest.mark.parametrize("name", ["plain", "pairs", "factored", "factored pairs"])
 @pytest.mark.parametrize("rule", ["always", "best"])
 @pytest.mark.wide
-def test_devices_that_divide_the_members_find_the_same(name, rule):
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_devices_that_divide_the_members_find_the_same(name, rule, axis_type):
     settings = {"population_size": 16, **SETTINGS[name], "accept": ACCEPT[rule]}
     _, expected = run(**settings)
     execution = settings.pop("execution", Execution())
-    mesh = Layout({"pop": 4}).mesh
+    mesh = Layout({"pop": 4}, axis_type).mesh
     for given, context in ((mesh, "lanes"), (None, "mapped")):
         divided = Execution(evaluate=execution.evaluate, population_axis="pop", mesh=given)
         tx = evolve(optax.sgd(0.1), **{**GROUND, **settings, "aux": AUX, "execution": divided})
@@ -213,8 +214,9 @@ def test_devices_that_divide_the_members_find_the_same(name, rule):
         assert state.info.aux.total["count"] == state.info.evaluations
 
 
-def test_over_an_axis_of_samples_floats_are_averaged_and_counts_added_up():
-    mesh = Layout({"data": 4}).mesh
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_over_an_axis_of_samples_floats_are_averaged_and_counts_added_up(axis_type):
+    mesh = Layout({"data": 4}, axis_type).mesh
     tx = evolve(optax.sgd(0.0), **GROUND, aux={"mean": 0.0, "count": 0},
                 execution=Execution(axis_name="data"))  # fmt: skip
 
@@ -226,6 +228,7 @@ def test_over_an_axis_of_samples_floats_are_averaged_and_counts_added_up():
 
     params, x = jnp.ones(2), jnp.arange(8.0)
     specs = PartitionSpec(), PartitionSpec(), PartitionSpec("data")
+    x = jax.device_put(x, NamedSharding(mesh, specs[2]))
     aux = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec()))(
         params, tx.init(params), x
     )

@@ -5,6 +5,7 @@ import dataclasses
 import chex
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
 import numpy as np
 import optax
 import pytest
@@ -81,9 +82,10 @@ def test_pmap_replicas_agree_with_each_other_and_with_one_device(kind):
 @pytest.mark.crossed(1)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axis_name", ["data", ("data", "more")])
-def test_shard_map_replicas_agree_with_one_device(axis_name, kind):
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_shard_map_replicas_agree_with_one_device(axis_name, kind, axis_type):
     axis_names = ("data", "more")
-    mesh = jax.make_mesh((2, 2), axis_names, axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    mesh = jax.make_mesh((2, 2), axis_names, axis_types=(axis_type,) * 2)
     spec = jax.sharding.PartitionSpec
     tx = optimizer(kind, axis_name)
     batch_spec = spec(axis_name)
@@ -96,9 +98,11 @@ def test_shard_map_replicas_agree_with_one_device(axis_name, kind):
         updates, state = tx.update(grads, state, params, value_fn=loss, batch=batch)
         return optax.apply_updates(params, updates), state
 
-    params, state = PARAMS, tx.init(PARAMS)
+    place = lambda tree, to: jax.device_put(tree, NamedSharding(mesh, to))  # noqa: E731
+    params, state = place((PARAMS, tx.init(PARAMS)), spec())
+    batch = place(DATA, batch_spec)
     for _ in range(4):
-        params, state = step(params, state, DATA)
+        params, state = step(params, state, batch)
     expected, info = train_on_one_device(kind)
     np.testing.assert_allclose(params, expected, atol=2e-5)
     chex.assert_trees_all_close(state.info, info, rtol=1e-4)
@@ -124,7 +128,7 @@ def test_value_fn_gets_only_the_extra_arguments_that_it_names():
     np.testing.assert_allclose(seen["value_fn"](PARAMS, **extra), loss(PARAMS, DATA), rtol=1e-6)
 
 
-MESH = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+MESH = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 
 
 def shards(tx, mapping):
@@ -180,8 +184,10 @@ def test_along_an_axis_without_a_name_nothing_can_be_averaged():
     assert jax.pmap(step)(DATA.reshape(4, 4, 5)).shape == (4, 5)
 
 
-def test_an_axis_beside_that_of_the_population_is_not_forgotten():
-    mesh = jax.make_mesh((2, 2), ("pop", "data"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_an_axis_beside_that_of_the_population_is_not_forgotten(axis_type):
+    mesh = jax.make_mesh((2, 2), ("pop", "data"), axis_types=(axis_type,) * 2)
+    batch = jax.device_put(DATA, NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
 
     def step(batch, **axes):
         tx = egd(0.1, evolve_every=1, execution=Execution(population_axis="pop", **axes))
@@ -195,5 +201,5 @@ def test_an_axis_beside_that_of_the_population_is_not_forgotten():
         )  # fmt: skip
 
     with pytest.raises(ValueError, match="`axis_name` must name the mapped axes, got None.*'data'"):
-        jax.eval_shape(sharded(), DATA)
-    assert jax.eval_shape(sharded(axis_name="data"), DATA).shape == (5,)
+        jax.eval_shape(sharded(), batch)
+    assert jax.eval_shape(sharded(axis_name="data"), batch).shape == (5,)

@@ -3,7 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 import pytest
@@ -188,12 +188,13 @@ def test_in_bfloat16_the_step_keeps_float32_and_the_state_its_types():
     assert losses[-1] < losses[0]
 
 
-def test_devices_that_share_the_members_step_as_one_does():
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_devices_that_share_the_members_step_as_one_does(axis_type):
     settings = {**GROUND, "population_size": 16, "antithetic": True, "accept": accept.always()}
     alone, state = run(
         evolve(optax.sgd(0.1), es_optimizer=optax.adam(0.1), **settings), params_of()
     )
-    mesh = jax.make_mesh((8,), ("pop",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((8,), ("pop",), axis_types=(axis_type,))
     execution = Execution(population_axis="pop", mesh=mesh)
     tx = evolve(optax.sgd(0.1), es_optimizer=optax.adam(0.1), execution=execution, **settings)
     placed = jax.device_put(params_of(), NamedSharding(mesh, PartitionSpec()))

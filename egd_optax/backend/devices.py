@@ -1,6 +1,6 @@
 """One device, or the devices along a manual axis, each with a share of some items."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import math
 from typing import Any, NamedTuple, TypeVar
 
@@ -64,16 +64,22 @@ class Devices(NamedTuple):
         """Returns the arrays as ones that may differ from device to device."""
         if self.axis is None:
             return tree
-        axis = self.axis
-
-        def vary(leaf: jax.Array) -> jax.Array:
-            if axis in jax.typeof(leaf).manual_axis_type.varying:
-                return leaf
-            varying: jax.Array = lax.pcast(leaf, axis, to="varying")
-            return varying
-
-        result: T = jax.tree.map(vary, tree)
+        axes = (self.axis,)
+        result: T = jax.tree.map(lambda leaf: cast_to_varying(leaf, axes), tree)
         return result
+
+
+def varying_axes(value: jax.Array) -> frozenset[str]:
+    """The manual axes along which a value may differ; JAX tracks them if `check_vma` is true."""
+    varying: frozenset[str] = jax.typeof(value).manual_axis_type.varying
+    return varying
+
+
+def cast_to_varying(value: jax.Array, axes: Iterable[str]) -> jax.Array:
+    """The value, said to differ along the axes; adds nothing to a program."""
+    known = varying_axes(value)
+    missing = tuple(name for name in axes if name not in known)
+    return lax.pcast(value, missing, to="varying") if missing else value
 
 
 def on_devices(
@@ -119,6 +125,30 @@ def on_devices(
         check_vma=calls_python,
     )
     result: T = manual([leaves[at] for at in at_arrays])
+    return result
+
+
+def like_before(tree: T, before: Any) -> T:
+    """Returns the arrays in the dtypes and the shardings of those before.
+
+    A loop must give back what it got, and on a mesh of explicit axes the sharding is a part of the
+    type. On other meshes XLA chooses within a program; between programs the arrays are moved.
+    """
+
+    def like(value: Any, old: Any) -> jax.Array:
+        new: jax.Array = lax.convert_element_type(value, jnp.result_type(old))
+        if not isinstance(old, jax.Array):
+            return new
+        if not isinstance(old, jax.core.Tracer) and not isinstance(new, jax.core.Tracer):
+            if old.committed:
+                new = jax.device_put(new, old.sharding)
+            return new
+        sharding = jax.typeof(old).sharding
+        if sharding.mesh.explicit_axes and jax.typeof(new).sharding != sharding:
+            new = jax.sharding.reshard(new, sharding)
+        return new
+
+    result: T = jax.tree.map(like, tree, before)
     return result
 
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import optax
 
 from egd_optax.backend import arithmetic, xla
 from egd_optax.backend.derivatives import constant, following
+from egd_optax.backend.devices import like_before
 from egd_optax.base.arguments import NUMBERS, arrays_of
 from egd_optax.base.dependence import depends_on
 from egd_optax.base.leaves import aligned, flatten, is_masked
@@ -118,7 +118,11 @@ def reset_after_jump(
     of = with_fresh_moments(base, state, params, anchors) if reset is True else reset
     assert callable(of)  # narrows the type: it is not called where nothing is reset
 
-    def renewed(old: Any, params: optax.Params, updates: optax.Updates) -> Any:
+    # Functions and strings in a state are no data of a program.
+    held, with_held = arrays_of(state, NUMBERS)
+
+    def renewed(held: list[Any], params: optax.Params, updates: optax.Updates) -> list[Any]:
+        old = with_held(held)
         new = of(old, base.init(optax.apply_updates(params, updates)))
         structures = jax.tree.structure(new), jax.tree.structure(old)
         if len(set(structures)) > 1:
@@ -126,14 +130,14 @@ def reset_after_jump(
                 "`reset_base` must return a state of the same structure, got "
                 f"{structures[0]} for {structures[1]}: replace arrays only."
             )
-        return jax.tree.map(
-            lambda new, old: lax.convert_element_type(new, jnp.result_type(old)), new, old
-        )
+        pairs = zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
+        return like_before([value for was, value in pairs if isinstance(was, NUMBERS)], held)
 
     if not isinstance(jumped, jax.core.Tracer):  # a loop would be compiled anew on every call
-        return renewed(state, params, updates) if jumped else state
-    new = xla.run_if(jumped, renewed, constant(state), *constant((params, updates)))
-    return following(new, state, jumped)
+        return with_held(renewed(held, params, updates)) if jumped else state
+    held = [jnp.asarray(array) for array in held]
+    new = xla.run_if(jumped, renewed, constant(held), *constant((params, updates)))
+    return with_held(following(new, held, jumped))
 
 
 def with_fresh_moments(
@@ -149,12 +153,13 @@ def with_fresh_moments(
     second iterate of `optax.contrib.schedule_free` does. So do counters, keys, learned scales and
     schedules.
     """
-    is_anchor = arrays_of(state, NUMBERS)[1]([at is not None for at in anchors])
+    with_bools = arrays_of(state, NUMBERS)[1]
+    starts_there = depends_on(lambda params: arrays_of(base.init(params), NUMBERS)[0], params)
     moment = jax.tree.map(
         lambda shaped, starts_there, is_anchor: shaped and (is_anchor or not starts_there),
         _shaped_like_params(base, state, params),
-        depends_on(base.init, params),
-        is_anchor,
+        with_bools(starts_there),
+        with_bools([at is not None for at in anchors]),
     )
     structure = _structure(params)
 

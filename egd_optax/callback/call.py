@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from egd_optax._jax import buffer_callback, io_callback
+from egd_optax.backend.devices import cast_to_varying, varying_axes
 from egd_optax.callback.pieces import PIECE, TICKET, opened, sent, taken
 from egd_optax.core.fitness import counts
 
@@ -28,8 +29,8 @@ def axes_of(arrays: dict[int, jax.Array]) -> tuple[tuple[str, ...], tuple[str, .
     Both are known where `jax.shard_map` checks it (`check_vma=True`); otherwise none of either.
     """
     manual = jax.sharding.get_abstract_mesh().manual_axes
-    known = [name for name in manual if name in _varying(lax.axis_index(name))]
-    differ: set[str] = set().union(*(_varying(leaf) for leaf in arrays.values()))
+    known = [name for name in manual if name in varying_axes(lax.axis_index(name))]
+    differ: set[str] = set().union(*(varying_axes(leaf) for leaf in arrays.values()))
     return (
         tuple(name for name in known if name in differ),
         tuple(name for name in known if name not in differ),
@@ -42,18 +43,6 @@ def on_mesh(values: jax.Array) -> jax.Array:
         return values
     whole: jax.Array = jax.sharding.reshard(values, jax.sharding.PartitionSpec())
     return whole
-
-
-def cast_to_varying(value: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """The value, said to differ along the axes: JAX takes what Python returns to be the same."""
-    missing = tuple(name for name in axes if name not in _varying(value))
-    return lax.pcast(value, missing, to="varying") if missing else value
-
-
-def _varying(value: jax.Array) -> frozenset[str]:
-    """The manual axes along which a value is said to differ."""
-    varying: frozenset[str] = jax.typeof(value).manual_axis_type.varying
-    return varying
 
 
 @dataclasses.dataclass(frozen=True)

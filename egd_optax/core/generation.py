@@ -9,7 +9,7 @@ import optax
 
 from egd_optax._checks import checked_state
 from egd_optax.accept import BEST, CHILD, PARENT
-from egd_optax.backend.devices import Devices
+from egd_optax.backend.devices import Devices, like_before
 from egd_optax.backend.memory import memory_of
 from egd_optax.backend.packing import Arrays
 from egd_optax.core import auxiliary, combine
@@ -92,10 +92,10 @@ def run_generation(
     choice, of_rule = choose(spec.accept, key, compared, best, moved, state.accept)
     chosen = _chosen(stage, scored.held, choice, best)
     outcome = _outcome(stage, scored, choice != PARENT)
+    adapted = spec.noise.adapt(state.noise, outcome)
+    of_noise = checked_state("noise.adapt", spec.noise, adapted, state.noise)
     state = StrategyState(
-        noise=checked_state(
-            "noise.adapt", spec.noise, spec.noise.adapt(state.noise, outcome), state.noise
-        ),
+        noise=like_before(of_noise, state.noise),
         es_optimizer=optax.tree.where(choice == CHILD, scored.es_state, state.es_optimizer),
         accept=of_rule,
     )

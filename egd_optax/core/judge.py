@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from egd_optax._checks import checked_state
 from egd_optax.accept import BEST, CHILD, PARENT, Accept
 from egd_optax.backend import random, xla
-from egd_optax.backend.devices import Devices
+from egd_optax.backend.devices import Devices, like_before
 from egd_optax.core import auxiliary
 from egd_optax.core.auxiliary import Evaluated, Seen
 from egd_optax.core.fitness import fitness_dtype
@@ -114,4 +114,4 @@ def _checked(rule: Accept, result: Any, state: Any) -> tuple[jax.Array, Any]:
         raise TypeError(f"{must} integer, {got}.")
     if choice.shape != ():
         raise ValueError(f"{must} integer of shape [], {got}.")
-    return choice, checked_state("accept.choose", rule, after, state)
+    return choice, like_before(checked_state("accept.choose", rule, after, state), state)

@@ -1,7 +1,7 @@
 """The child through an optax transformation, and the state that passes from cycle to cycle."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,15 @@ import optax
 from egd_optax._checks import check_like
 from egd_optax.accept import Accept
 from egd_optax.backend.arithmetic import sum_dtype, widen
+from egd_optax.backend.devices import like_before
+from egd_optax.base.arguments import NUMBERS, arrays_of
 from egd_optax.base.leaves import flatten, mutating_leaves
 from egd_optax.core.fitness import Snapshot
 from egd_optax.core.population import Population
 from egd_optax.core.spec import STRAIGHT, CycleSpec, StrategyState
 from egd_optax.noise import Noise
+
+T = TypeVar("T")
 
 
 def strategy_state_of(spec: CycleSpec, params: optax.Params) -> StrategyState:
@@ -33,10 +37,39 @@ def strategy_state_of(spec: CycleSpec, params: optax.Params) -> StrategyState:
         of_noise = spec.noise.init(known)
     state = StrategyState(of_noise, of_optimizer, spec.accept.init(params))
     # Else a Python number would have another dtype in the first state than in the next ones.
-    arrays: StrategyState = jax.tree.map(
-        lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state
+    numbers, with_numbers = arrays_of(state, NUMBERS)
+    arrays: StrategyState = with_numbers(
+        [jnp.asarray(leaf, jnp.result_type(leaf)) for leaf in numbers]
     )
     return arrays
+
+
+def on_arrays(
+    spec: CycleSpec, state: StrategyState
+) -> tuple[CycleSpec, StrategyState, Callable[[StrategyState], StrategyState]]:
+    """A cycle whose `es_optimizer` keeps arrays alone, which are the data of a program.
+
+    Args:
+        spec: its `es_optimizer` may keep functions or strings, too; they stay.
+        state: of the strategy.
+
+    Returns:
+        The same cycle, its state, and a function from the state after it to one like `state`.
+    """
+    inner, kept = spec.es_optimizer, state.es_optimizer
+    held, with_held = arrays_of(kept, NUMBERS)
+    if inner is None or len(held) == len(jax.tree.leaves(kept)):
+        return spec, state, lambda after: after
+
+    def update(updates: Any, held: list[Any], params: Any) -> tuple[Any, list[Any]]:
+        updates, after = inner.update(updates, with_held(held), params)
+        return updates, arrays_of(after, NUMBERS)[0]
+
+    def with_functions(after: StrategyState) -> StrategyState:
+        return after._replace(es_optimizer=with_held(after.es_optimizer))
+
+    optimizer = optax.GradientTransformationExtraArgs(inner.init, update)
+    return spec._replace(es_optimizer=optimizer), state._replace(es_optimizer=held), with_functions
 
 
 def check_strategy_state(spec: CycleSpec, state: Any, params: optax.Params) -> None:
@@ -54,9 +87,22 @@ def check_strategy_state(spec: CycleSpec, state: Any, params: optax.Params) -> N
     plain = type(spec.accept).init is Accept.init and type(spec.noise).init is Noise.init
     if spec.es_optimizer is None and plain and not jax.tree.leaves(state):
         return  # keeps nothing, and holds nothing: nothing need be traced
-    expected = jax.eval_shape(lambda: strategy_state_of(spec, params))
+    expected = _shapes_of(lambda: strategy_state_of(spec, params))
     for name in StrategyState._fields:
         check_like(f"strategy_state.{name}", getattr(state, name), getattr(expected, name))
+
+
+def _shapes_of(make: Callable[[], T]) -> T:
+    """The shapes of the arrays in a tree that is not made; all else is as it is."""
+    made: list[Callable[[list[Any]], T]] = []
+
+    def arrays() -> list[Any]:
+        found, with_arrays = arrays_of(make(), NUMBERS)
+        made.append(with_arrays)
+        return found
+
+    shapes = jax.eval_shape(arrays)
+    return made[0](shapes)
 
 
 def es_steps(
@@ -92,8 +138,8 @@ def es_steps(
     grads_tree, params_tree = trees
     updates, after = spec.es_optimizer.update(grads_tree, state, params_tree)
     steps = flatten(updates)[0]
-    after = jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)), after, state)
-    return list(layout.stack([steps[at] for at in positions])), after
+    moved = like_before([steps[at] for at in positions], [params[at] for at in positions])
+    return list(layout.stack(moved)), like_before(after, state)
 
 
 def statistic_tree(

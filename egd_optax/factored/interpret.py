@@ -158,6 +158,7 @@ def evaluate(
         watch: called with each `Step`, if it is not None.
     """
     operands, treedef = jax.tree.flatten(args, is_leaf=is_factored)
+    operands = [one.varying() if is_factored(one) else one for one in operands]
     bases = jax.tree.unflatten(treedef, list(map(base_of, operands)))
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*bases)
     results = Interpreter(watch).run(closed.jaxpr, closed.consts, operands)

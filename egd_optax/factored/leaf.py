@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from egd_optax.backend.devices import cast_to_varying, varying_axes
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +91,15 @@ class Factored:
                 rearrange entries, or be linear along an axis: a sum of products then stays one.
         """
         return self.like(fn(self.base), each_rank(fn, self.left), each_rank(fn, self.right))
+
+    def varying(self) -> "Factored":
+        """The same array, whose three parts are said to differ along the same manual axes.
+
+        An operation on the base alone would else meet operands that differ along other axes.
+        """
+        parts = self.base, self.left, self.right
+        axes = sorted(frozenset[str]().union(*map(varying_axes, parts)))
+        return self.like(*(cast_to_varying(part, axes) for part in parts))
 
     def form(self) -> jax.Array:
         """The array itself, with all its entries for each member."""
