@@ -76,7 +76,7 @@ def idle() -> tuple[str, list[str], Rows]:
     for row in measure.load("idle_kept")["rows"]:
         rows.append({**row, "form": f"{row['form']}, freed memory kept"})
     keys = ("base", "size", "samples")
-    forms = ("in graph", "in graph, freed memory kept", "evolve=False")
+    forms = ("in graph", "in graph, freed memory kept", "host function", "evolve=False")
     header = ["base", "parameters", "samples", *forms]
     return "A step without a cycle, over the base's", header, _pivot(rows, keys, "form", forms)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 T = TypeVar("T")
@@ -128,6 +128,23 @@ def on_devices(
     return result
 
 
+def zeros_beside(leaf: jax.Array, count: int) -> jax.Array:
+    """Zeros for `count` arrays like one, `[count, ...]`, each divided over a mesh as that is."""
+    sharding = jax.typeof(leaf).sharding
+    beside = None
+    if sharding.mesh.explicit_axes:
+        beside = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+    return jnp.zeros((count, *leaf.shape), leaf.dtype, out_sharding=beside)
+
+
+def divided_like(leaf: jax.Array, other: jax.Array) -> jax.Array:
+    """The array, divided over a mesh of explicit axes as another one of its shape is."""
+    sharding = jax.typeof(other).sharding
+    if sharding.mesh.explicit_axes and jax.typeof(leaf).sharding != sharding:
+        leaf = jax.sharding.reshard(leaf, sharding)
+    return leaf
+
+
 def like_before(tree: T, before: Any) -> T:
     """Returns the arrays in the dtypes and the shardings of those before.
 
@@ -143,10 +160,7 @@ def like_before(tree: T, before: Any) -> T:
             if old.committed:
                 new = jax.device_put(new, old.sharding)
             return new
-        sharding = jax.typeof(old).sharding
-        if sharding.mesh.explicit_axes and jax.typeof(new).sharding != sharding:
-            new = jax.sharding.reshard(new, sharding)
-        return new
+        return divided_like(new, old)
 
     result: T = jax.tree.map(like, tree, before)
     return result

@@ -10,6 +10,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from egd_optax.backend import xla
+from egd_optax.backend.devices import zeros_beside
 
 T = TypeVar("T")
 Arrays = tuple[jax.Array, ...]
@@ -70,7 +71,7 @@ class Device(Memory):
 
     def empty(self, like: Arrays, count: int) -> Arrays:
         """Returns zeros."""
-        return tuple(jnp.zeros((count, *leaf.shape), leaf.dtype) for leaf in like)
+        return tuple(zeros_beside(leaf, count) for leaf in like)
 
     def put(self, pages: Arrays, slot: jax.Array, leaves: Arrays) -> Arrays:
         """Returns the pages with one replaced."""

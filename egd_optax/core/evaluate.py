@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax.backend import xla
-from egd_optax.backend.devices import Devices
+from egd_optax.backend.devices import Devices, zeros_beside
 from egd_optax.backend.memory import Memory
 from egd_optax.backend.packing import Arrays
 from egd_optax.core import auxiliary
@@ -252,7 +252,7 @@ class Evaluation(NamedTuple):
     def _drawn(self, held: Candidate, numbers: jax.Array) -> tuple[jax.Array, Any]:
         """Draws some members one after another, each pair from one draw: rows and whole leaves."""
         one = held.rows, held.whole
-        many = jax.tree.map(lambda leaf: jnp.zeros((numbers.size, *leaf.shape), leaf.dtype), one)
+        many = jax.tree.map(lambda leaf: zeros_beside(leaf, numbers.size), one)
 
         def draw(index: jax.Array, carry: Any) -> Any:
             many, before = carry

@@ -15,6 +15,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from egd_optax.backend import arithmetic, packing, random, xla
+from egd_optax.backend.devices import divided_like
 from egd_optax.backend.packing import Arrays, Layout
 from egd_optax.noise import Noise, has_factors, product, sum_of_products
 
@@ -246,6 +247,8 @@ def _stds(noise: Noise, stack: jax.Array, sigma: jax.Array, read: jax.Array | No
                 f"`noise.std` must return a scalar or an array like its leaf, {leaf.shape}, got "
                 f"shape {found.shape} from {noise!r}."
             )
+        if found.shape == leaf.shape:  # a state may be divided in another way than its leaf
+            found = divided_like(found, leaf)
         found = found.reshape(found.shape or (1,) * leaf.ndim)
         # Noise is nowhere 64 deviations away: it is finite, and no times it is zero.
         return jnp.where(jnp.isfinite(64 * found), found, jnp.zeros_like(found))
