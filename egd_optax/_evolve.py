@@ -18,7 +18,7 @@ from egd_optax.base.reset import Reset
 from egd_optax.core.cycle import run_cycle_if
 from egd_optax.core.spec import STRAIGHT, CycleSpec
 from egd_optax.execution import Execution
-from egd_optax.noise import Noise
+from egd_optax.noise.interface import Noise
 from egd_optax.recombine import Recombine
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]

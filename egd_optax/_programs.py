@@ -27,7 +27,7 @@ from egd_optax.core.fitness import as_evaluated, counted, counts
 from egd_optax.core.info import Ran, Start
 from egd_optax.core.spec import CycleSpec, Objectives
 from egd_optax.factored.interpret import is_jaxpr
-from egd_optax.noise import Noise
+from egd_optax.noise.interface import Noise
 
 # Programs that are kept, the latest ones; and so many compiled in a row are worth a warning.
 _KEPT = 8

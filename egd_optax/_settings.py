@@ -13,7 +13,7 @@ from egd_optax.accept import Accept
 from egd_optax.core import auxiliary
 from egd_optax.core.spec import STRAIGHT, CycleSpec
 from egd_optax.execution import Execution
-from egd_optax.noise import Noise
+from egd_optax.noise.interface import Noise
 from egd_optax.recombine import Recombine
 
 

@@ -17,7 +17,7 @@ from egd_optax.core.fitness import Snapshot, fitness_dtype, fitness_of
 from egd_optax.core.population import Candidate, generation_key, population_around
 from egd_optax.core.spec import STRAIGHT, CycleSpec
 from egd_optax.execution import Execution
-from egd_optax.noise import Noise
+from egd_optax.noise.interface import Noise
 
 
 class Diagnosis(NamedTuple):

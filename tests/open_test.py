@@ -39,6 +39,7 @@ ADDITIONS = {
     "adam": {"base": optax.adam(0.01), "noise": AdamScaled(), "sigma": 0.01},
     "one fifth": {"noise": OneFifth(), "accept": accept.improved()},
     "separable": {"noise": Separable()},
+    "separable of the library": {"noise": noise.separable(0.2)},
     "annealed": {"accept": Annealed()},
     "memory": {"memory": FlatPages()},
 }

@@ -24,7 +24,7 @@ from egd_optax.core.perturbation import Perturbation, is_of_library, lay_out
 from egd_optax.core.population import generation_key
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
 from egd_optax.factored.interpret import primitives_of
-from egd_optax.noise import Noise
+from egd_optax.noise.interface import Noise
 
 
 class _Carry(NamedTuple):

@@ -23,7 +23,7 @@ from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
 from egd_optax.core.stage import Round, score_with
 from egd_optax.core.strategy import es_steps, statistic_tree
 from egd_optax.core.unformed import chunks_of
-from egd_optax.noise import Noise, Outcome
+from egd_optax.noise.interface import Noise, Outcome
 
 # Of parent, best member and child.
 Three = tuple[jax.Array, jax.Array, jax.Array]

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from egd_optax.backend import arithmetic, packing, random, xla
 from egd_optax.backend.packing import Arrays, Layout
 from egd_optax.core.perturbation import Perturbation, lay_out, perturbation_of
-from egd_optax.noise import Noise
+from egd_optax.noise.interface import Noise
 
 # Purposes of the keys that a generation derives from its own.
 _OF_LEAVES, OF_ACCEPTANCE = range(2)

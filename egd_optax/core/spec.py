@@ -9,7 +9,7 @@ import optax
 from egd_optax.accept import Accept
 from egd_optax.core.auxiliary import Auxiliary
 from egd_optax.execution import Execution
-from egd_optax.noise import Noise
+from egd_optax.noise.interface import Noise
 from egd_optax.recombine import Recombine
 
 # The default of `es_optimizer`. It is known by identity, and is None in a checked `CycleSpec`: the

@@ -16,7 +16,7 @@ from egd_optax.base.leaves import flatten, mutating_leaves
 from egd_optax.core.fitness import Snapshot
 from egd_optax.core.population import Population
 from egd_optax.core.spec import STRAIGHT, CycleSpec, StrategyState
-from egd_optax.noise import Noise
+from egd_optax.noise.interface import Noise
 
 T = TypeVar("T")
 

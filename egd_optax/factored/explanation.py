@@ -12,7 +12,8 @@ from egd_optax.base.arguments import taken_by
 from egd_optax.base.leaves import mutating_leaves
 from egd_optax.factored.leaf import Factored
 from egd_optax.factored.uses import Use, at_once, reason_to_form, rows_of, uses_of
-from egd_optax.noise import Noise, has_factors, low_rank
+from egd_optax.noise.interface import Noise, has_factors
+from egd_optax.noise.low_rank import low_rank
 
 
 class ExplainedLeaf(NamedTuple):

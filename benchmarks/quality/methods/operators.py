@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from egd_optax.noise import Noise, Outcome, Parts
+from egd_optax.noise import Noise, Outcome
+from egd_optax.noise.interface import Parts
 
 # The logarithm of what sigma grows by after a success, and the share of successes that
 # keeps it as it is.
