@@ -8,7 +8,17 @@ weighted sum --es_optimizer--> child
 accept --> child, best member or parent --> update
 """
 
-from egd_optax import accept, callback, diagnose, execution, factored, noise, presets, recombine
+from egd_optax import (
+    accept,
+    callback,
+    diagnose,
+    execution,
+    factored,
+    noise,
+    presets,
+    recombine,
+    sigma,
+)
 from egd_optax._evolve import egd, evolve
 from egd_optax._step import EvolveState, is_due
 from egd_optax.core.info import CycleInfo
@@ -31,6 +41,7 @@ __all__ = [
     "noise",
     "presets",
     "recombine",
+    "sigma",
     "with_frozen",
 ]
 __version__ = "0.1.0"

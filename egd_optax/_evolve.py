@@ -20,6 +20,7 @@ from egd_optax.core.spec import STRAIGHT, CycleSpec
 from egd_optax.execution import Execution
 from egd_optax.noise.interface import Noise
 from egd_optax.recombine import Recombine
+from egd_optax.sigma import Sigma
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
 ScalarOrSchedule = jax.typing.ArrayLike | Schedule
@@ -51,7 +52,7 @@ def evolve(
     evolve_every: int = 200,
     population_size: int = 8,
     generations: int = 1,
-    sigma: ScalarOrSchedule = 0.02,
+    sigma: ScalarOrSchedule | Sigma = 0.02,
     noise: Noise = noise.gaussian(),
     antithetic: bool = False,
     recombine: Recombine = recombine.mean(),
@@ -101,7 +102,8 @@ def evolve(
             starts from the choice of the round before.
         sigma: standard deviation of the noise, or an optax schedule of the cycle index
             (0, 1, ...). It is a fraction of each leaf's root mean square. If `noise` is not
-            relative, it is in units of the parameters.
+            relative, it is in units of the parameters. `sigma.one_fifth` and `sigma.path_length`
+            adapt it.
         noise: the distribution of the perturbations. Pass `noise.gaussian()`,
             `noise.low_rank()`, or your own `noise.Noise`.
         antithetic: whether members come in mirrored pairs, parent + noise and parent -
@@ -251,7 +253,7 @@ def egd(
     evolve_every: int = 200,
     population_size: int = 8,
     generations: int = 1,
-    sigma: ScalarOrSchedule = 0.02,
+    sigma: ScalarOrSchedule | Sigma = 0.02,
     noise: Noise = noise.gaussian(),
     antithetic: bool = False,
     recombine: Recombine = recombine.mean(),

@@ -15,6 +15,7 @@ from egd_optax.core.spec import STRAIGHT, CycleSpec
 from egd_optax.execution import Execution
 from egd_optax.noise.interface import Noise
 from egd_optax.recombine import Recombine
+from egd_optax.sigma import Sigma
 
 
 def check_interval(evolve_every: Any) -> None:
@@ -42,8 +43,7 @@ def checked_spec(spec: CycleSpec) -> CycleSpec:
     _checks.check_flag("antithetic", spec.antithetic)
     population_size = _check_population(spec.population_size, spec.antithetic)
     generations = _checks.check_size("generations", spec.generations)
-    if not callable(spec.sigma):
-        _checks.check_number("sigma", spec.sigma, zero=True)
+    _check_sigma(spec.sigma, spec.accept)
     _checks.check_flag("relative", spec.noise.relative)
     _checks.check_static_number("min_scale", spec.noise.min_scale, zero=True)
     _check_support(spec.recombine, population_size)
@@ -151,6 +151,21 @@ def make_key_data(key: Any) -> jax.Array:
         key = jax.random.key_data(key)
     # The state may be donated, the caller's key may not.
     return jnp.array(key, jnp.uint32, copy=True)
+
+
+def _check_sigma(sigma: Any, accept: Accept) -> None:
+    """A number, a schedule, or a rule that adapts; some rules compare child and parent."""
+    if isinstance(sigma, Sigma):
+        _checks.check_operator("sigma", sigma, Sigma, "")
+        _checks.check_hashable("sigma", sigma)
+        if sigma.compares and not accept.compares:
+            raise ValueError(
+                f"`sigma` must be a rule that needs no fitness of the child, got {sigma!r} with "
+                f"{accept!r}, which evaluates none: pass `accept=accept.improved()`, or "
+                "`sigma=sigma.path_length(...)`."
+            )
+    elif not callable(sigma):
+        _checks.check_number("sigma", sigma, zero=True)
 
 
 def _check_mutable(mutable: Any) -> None:

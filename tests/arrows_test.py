@@ -29,7 +29,7 @@ LAYERS = {
     "core": None,
     "factored": None,
     "base": None,
-    "operators": ("_axes", "_advice", "noise", "recombine", "accept", "execution"),
+    "operators": ("_axes", "_advice", "noise", "sigma", "recombine", "accept", "execution"),
     "backend": None,
     "checks": ("_checks", "_written", "_jax"),
 }

@@ -17,7 +17,7 @@ import optax
 import pytest
 from recorded import observed_by
 
-from egd_optax import Execution, accept, evolve, noise, recombine
+from egd_optax import Execution, accept, evolve, noise, recombine, sigma
 
 DEVICES = 8
 MOST_LINES = 40
@@ -40,6 +40,8 @@ ADDITIONS = {
     "one fifth": {"noise": OneFifth(), "accept": accept.improved()},
     "separable": {"noise": Separable()},
     "separable of the library": {"noise": noise.separable(0.2)},
+    "path length": {"sigma": sigma.path_length(0.1)},
+    "one fifth of the library": {"sigma": sigma.one_fifth(0.1), "accept": accept.improved()},
     "annealed": {"accept": Annealed()},
     "memory": {"memory": FlatPages()},
 }

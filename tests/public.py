@@ -6,8 +6,8 @@ import inspect
 import egd_optax
 
 MODULES = (
-    "noise", "recombine", "accept", "execution", "presets", "callback", "factored", "diagnose",
-    "flax",
+    "noise", "sigma", "recombine", "accept", "execution", "presets", "callback", "factored",
+    "diagnose", "flax",
 )  # fmt: skip
 
 

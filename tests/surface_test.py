@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import egd_optax
-from egd_optax import Execution, accept, egd, evolve, noise, recombine
+from egd_optax import Execution, accept, egd, evolve, noise, recombine, sigma
 from egd_optax.wrappers import STATIC_ARGS
 
 PACKAGE = Path(egd_optax.__file__).parent
@@ -55,6 +55,9 @@ WRITTEN = [
     "noise.separable()",
     "noise.separable(learning_rate=0.5)",
     "noise.separable(relative=True)",
+    "sigma.one_fifth(start=0.1)",
+    "sigma.one_fifth(start=0.1, growth=2.0)",
+    "sigma.path_length(start=0.1)",
     "recombine.mean()",
     "recombine.mean(elite_fraction=0.5)",
     "recombine.softmax()",
@@ -148,7 +151,7 @@ def test_what_the_package_exports():
     assert sorted(egd_optax.__all__) == [
         "CycleInfo", "EvolveState", "Execution", "accept", "bind_value_fn", "callback", "diagnose",
         "egd", "evolve", "execution", "factored", "is_due", "noise", "presets", "recombine",
-        "with_frozen",
+        "sigma", "with_frozen",
     ]  # fmt: skip
     assert all(hasattr(egd_optax, name) for name in egd_optax.__all__)
     assert STATIC_ARGS == ("population_size", "generations", "mutable", "reset_base")
@@ -241,9 +244,12 @@ def test_an_operator_is_a_static_argument_of_jit(text):
     assert traces == [made(text)]
 
 
-@pytest.mark.parametrize("module", [noise, recombine, accept], ids=["noise", "recombine", "accept"])
+@pytest.mark.parametrize(
+    "module", [noise, sigma, recombine, accept], ids=["noise", "sigma", "recombine", "accept"]
+)
 def test_every_operator_is_written_above(module):
-    base = {noise: noise.Noise, recombine: recombine.Recombine, accept: accept.Accept}[module]
+    bases = {noise: noise.Noise, sigma: sigma.Sigma, recombine: recombine.Recombine}
+    base = bases.get(module, accept.Accept)
     name = module.__name__.split(".")[-1]
     makers = {
         maker

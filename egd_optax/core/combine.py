@@ -1,5 +1,6 @@
 """Recombine: the sum of weight * (member - parent), and the child that it leads to."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -196,13 +197,16 @@ def child_of(population: Population, held: Candidate, steps: list[jax.Array]) ->
     return Candidate(held.rows, whole, tuple(updates[at] for at in layout.in_rows))
 
 
-def statistic_of(population: Population, weights: jax.Array, devices: Devices) -> list[jax.Array]:
-    """The sum of weight * `noise.statistic(noise)` over the members, in each block.
+def statistic_of(
+    statistic: Callable[[jax.Array], jax.Array],
+    population: Population,
+    weights: jax.Array,
+    devices: Devices,
+) -> list[jax.Array]:
+    """The sum of weight * `statistic(noise)` over the members, in each block.
 
     Costs a draw for each member with a weight.
     """
-    statistic = population.perturbation.noise.statistic
-    assert statistic is not None  # narrows the type: it is not asked for otherwise
     members = jnp.arange(1, weights.size, dtype=jnp.int32)
     terms = _first_those_that_weigh(members, weights[1:], devices)
     zeros = [

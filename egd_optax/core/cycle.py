@@ -25,6 +25,7 @@ from egd_optax.core.population import generation_key
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
 from egd_optax.factored.interpret import primitives_of
 from egd_optax.noise.interface import Noise
+from egd_optax.sigma import start_of
 
 
 class _Carry(NamedTuple):
@@ -94,6 +95,7 @@ def run_cycle_if(
     # A rule, and a noise, keep something whether or not the cycle left the parent.
     state = StrategyState(
         noise=following(carry.state.noise, start.strategy_state.noise, due),
+        sigma=following(carry.state.sigma, start.strategy_state.sigma, due),
         es_optimizer=following(
             carry.state.es_optimizer, start.strategy_state.es_optimizer, carry.jumped
         ),
@@ -136,8 +138,7 @@ def _generations(
 ) -> _Carry:
     """The updates that all generations lead to, and whether these leave the base step."""
     snapshot = _snapshot(*around)
-    sigma = spec.sigma(cycle) if callable(spec.sigma) else spec.sigma
-    sigma = lax.stop_gradient(jnp.asarray(sigma, fitness_dtype()))
+    sigma = lax.stop_gradient(jnp.asarray(start_of(spec.sigma, cycle), fitness_dtype()))
     # A schedule can fall below zero, or be NaN: nothing moves then.
     sigma = jnp.where(sigma > 0, sigma, jnp.zeros_like(sigma))
 

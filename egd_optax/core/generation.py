@@ -24,6 +24,7 @@ from egd_optax.core.stage import Round, score_with
 from egd_optax.core.strategy import es_steps, statistic_tree
 from egd_optax.core.unformed import chunks_of
 from egd_optax.noise.interface import Noise, Outcome
+from egd_optax.sigma import Sigma
 
 # Of parent, best member and child.
 Three = tuple[jax.Array, jax.Array, jax.Array]
@@ -79,6 +80,8 @@ def run_generation(
         The updates that it chose, any if the parent stays; the next state of the strategy; and the
         report.
     """
+    if isinstance(spec.sigma, Sigma):
+        sigma = sigma * spec.sigma.factor(state.sigma).astype(sigma.dtype)
     sigma = spec.noise.sigma(sigma, state.noise)
     population = _population(spec, objectives, snapshot, key, sigma, state.noise)
     stage = Round(spec, objectives, snapshot, population, devices, generation)
@@ -92,10 +95,12 @@ def run_generation(
     choice, of_rule = choose(spec.accept, key, compared, best, moved, state.accept)
     chosen = _chosen(stage, scored.held, choice, best)
     outcome = _outcome(stage, scored, choice != PARENT)
-    adapted = spec.noise.adapt(state.noise, outcome)
-    of_noise = checked_state("noise.adapt", spec.noise, adapted, state.noise)
+    of_sigma = state.sigma
+    if isinstance(spec.sigma, Sigma):
+        of_sigma = _adapted("sigma", spec.sigma, of_sigma, stage, outcome)
     state = StrategyState(
-        noise=like_before(of_noise, state.noise),
+        noise=_adapted("noise", spec.noise, state.noise, stage, outcome),
+        sigma=of_sigma,
         es_optimizer=optax.tree.where(choice == CHILD, scored.es_state, state.es_optimizer),
         accept=of_rule,
     )
@@ -205,17 +210,24 @@ def _chosen(stage: Round, held: Candidate, choice: jax.Array, best: jax.Array) -
 
 
 def _outcome(stage: Round, scored: Scored, accepted: jax.Array) -> Outcome:
-    """The outcome of the generation, for a noise that adapts."""
-    spec, population = stage.spec, stage.population
-    fitness = scored.fitness[: spec.member_count]
+    """The outcome of the generation, without the statistic of an operator."""
+    fitness = scored.fitness[: stage.spec.member_count]
     weights = stage.weights(fitness)
-    statistic = None
-    if spec.noise.statistic is not None:
-        sums = combine.statistic_of(population, weights, stage.devices)
-        leaves = population.layout.unstack(sums)
-        statistic = statistic_tree(spec, stage.snapshot, leaves)
-    child = scored.fitness[spec.member_count]
-    return Outcome(fitness, weights, child, accepted, statistic)
+    signs = jnp.array((1, -1)[: stage.spec.pair], weights.dtype)
+    draws = weights[1:].reshape(-1, stage.spec.pair) @ signs
+    return Outcome(fitness, weights, draws, scored.fitness[fitness.size], accepted, None)
+
+
+def _adapted(name: str, operator: Noise | Sigma, state: Any, stage: Round, outcome: Outcome) -> Any:
+    """The next state of an operator that adapts."""
+    if operator.statistic is not None:
+        sums = combine.statistic_of(
+            operator.statistic, stage.population, outcome.weights, stage.devices
+        )
+        leaves = stage.population.layout.unstack(sums)
+        outcome = outcome._replace(statistic=statistic_tree(stage.spec, stage.snapshot, leaves))
+    after = operator.adapt(state, outcome)
+    return like_before(checked_state(f"{name}.adapt", operator, after, state), state)
 
 
 def _summary(

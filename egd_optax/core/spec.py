@@ -11,6 +11,7 @@ from egd_optax.core.auxiliary import Auxiliary
 from egd_optax.execution import Execution
 from egd_optax.noise.interface import Noise
 from egd_optax.recombine import Recombine
+from egd_optax.sigma import Sigma
 
 # The default of `es_optimizer`. It is known by identity, and is None in a checked `CycleSpec`: the
 # child is then formed in the memory of the weighted sum. Any other optimizer needs a gradient and
@@ -23,6 +24,7 @@ class StrategyState(NamedTuple):
 
     Attributes:
         noise: of `noise`.
+        sigma: of a `sigma` that adapts.
         es_optimizer: of `es_optimizer`, for the mutating leaves, in float32 or wider. It belongs
             to the last child that was taken.
         accept: of `accept`, as of the last generation.
@@ -37,6 +39,7 @@ class StrategyState(NamedTuple):
     """
 
     noise: Any = ()
+    sigma: Any = ()
     es_optimizer: optax.OptState = ()
     accept: Any = ()
 
@@ -46,7 +49,7 @@ class CycleSpec(NamedTuple):
 
     population_size: int
     generations: int
-    sigma: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike]
+    sigma: jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike] | Sigma
     noise: Noise
     antithetic: bool
     recombine: Recombine

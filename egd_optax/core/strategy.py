@@ -17,6 +17,7 @@ from egd_optax.core.fitness import Snapshot
 from egd_optax.core.population import Population
 from egd_optax.core.spec import STRAIGHT, CycleSpec, StrategyState
 from egd_optax.noise.interface import Noise
+from egd_optax.sigma import Sigma
 
 T = TypeVar("T")
 
@@ -28,14 +29,15 @@ def strategy_state_of(spec: CycleSpec, params: optax.Params) -> StrategyState:
     the place of others.
     """
     es_optimizer = spec.es_optimizer
-    of_optimizer, of_noise = STRAIGHT.init(()), ()  # no state: no leaf need be widened
-    if es_optimizer is not None or type(spec.noise).init is not Noise.init:
+    of_optimizer, of_noise, of_sigma = STRAIGHT.init(()), (), ()
+    if _keeps_arrays(spec):  # else no leaf need be widened
         leaves, treedef = flatten(params)
         mutating = mutating_leaves(params, spec.mutable)
         known = _tree(treedef, len(leaves), {at: widen(leaves[at]) for at in mutating})
         of_optimizer = of_optimizer if es_optimizer is None else es_optimizer.init(known)
         of_noise = spec.noise.init(known)
-    state = StrategyState(of_noise, of_optimizer, spec.accept.init(params))
+        of_sigma = spec.sigma.init(known) if isinstance(spec.sigma, Sigma) else ()
+    state = StrategyState(of_noise, of_sigma, of_optimizer, spec.accept.init(params))
     # Else a Python number would have another dtype in the first state than in the next ones.
     numbers, with_numbers = arrays_of(state, NUMBERS)
     arrays: StrategyState = with_numbers(
@@ -84,8 +86,8 @@ def check_strategy_state(spec: CycleSpec, state: Any, params: optax.Params) -> N
             f"`state.strategy_state` must be a StrategyState, got {type(state).__name__}: restore "
             "it into the structure of `tx.init(params)`."
         )
-    plain = type(spec.accept).init is Accept.init and type(spec.noise).init is Noise.init
-    if spec.es_optimizer is None and plain and not jax.tree.leaves(state):
+    plain = type(spec.accept).init is Accept.init and not _keeps_arrays(spec)
+    if plain and not jax.tree.leaves(state):
         return  # keeps nothing, and holds nothing: nothing need be traced
     expected = _shapes_of(lambda: strategy_state_of(spec, params))
     for name in StrategyState._fields:
@@ -103,6 +105,12 @@ def _shapes_of(make: Callable[[], T]) -> T:
 
     shapes = jax.eval_shape(arrays)
     return made[0](shapes)
+
+
+def _keeps_arrays(spec: CycleSpec) -> bool:
+    """Whether a part of the strategy makes a state from the parameters that mutate."""
+    has_noise = type(spec.noise).init is not Noise.init
+    return spec.es_optimizer is not None or has_noise or isinstance(spec.sigma, Sigma)
 
 
 def es_steps(

@@ -23,6 +23,8 @@ class Outcome(NamedTuple):
     Attributes:
         fitness: of all members, `[n]`, the parent's first; +inf if not finite.
         weights: the weight of each member in the child, `[n]`.
+        draw_weights: the weight of each draw of noise in the child, `[draws]`: of a mirrored pair
+            the difference of its weights.
         child_fitness: `[]`, +inf if the child was not evaluated.
         accepted: bool `[]`, whether the parameters left the parent.
         statistic: the sum of weight * `Noise.statistic(noise)` over all members but the parent, a
@@ -49,6 +51,7 @@ class Outcome(NamedTuple):
 
     fitness: jax.Array
     weights: jax.Array
+    draw_weights: jax.Array
     child_fitness: jax.Array
     accepted: jax.Array
     statistic: optax.Params | None
