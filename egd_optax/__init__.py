@@ -11,6 +11,7 @@ accept --> child, best member or parent --> update
 from egd_optax import (
     accept,
     callback,
+    checkpoint,
     diagnose,
     execution,
     factored,
@@ -32,6 +33,7 @@ __all__ = [
     "accept",
     "bind_value_fn",
     "callback",
+    "checkpoint",
     "diagnose",
     "egd",
     "evolve",

@@ -14,6 +14,7 @@ from egd_optax._checks import check_like
 from egd_optax._programs import Programs
 from egd_optax._settings import check_update, make_key_data
 from egd_optax.backend import xla
+from egd_optax.backend.placement import replicate_uncommitted
 from egd_optax.base import accumulation, arguments
 from egd_optax.base.dependence import BlackBox
 from egd_optax.base.leaves import aligned, mutating_leaves
@@ -110,7 +111,7 @@ class Step(NamedTuple):
     def init(self, params: optax.Params) -> EvolveState:
         """The state before the first step."""
         mutating_leaves(params, self.spec.mutable)
-        return EvolveState(
+        state = EvolveState(
             count=jnp.zeros([], jnp.int32),
             cycle=jnp.zeros([], jnp.int32),
             key_data=make_key_data(self.key),
@@ -118,6 +119,8 @@ class Step(NamedTuple):
             info=info.no_cycle_yet(self.spec.aux),
             strategy_state=strategy.strategy_state_of(self.spec, params),
         )
+        placed: EvolveState = replicate_uncommitted(state, params)
+        return placed
 
     def update(
         self,

@@ -23,6 +23,7 @@ LAYERS = {
         "presets",
         "flax",
         "diagnose",
+        "checkpoint",
         "wrappers",
     ),
     "callback": None,

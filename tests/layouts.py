@@ -11,6 +11,7 @@ import optax
 import orbax.checkpoint as ocp
 
 from egd_optax import Execution, evolve
+from egd_optax.checkpoint import abstract_state
 from xla_options import known
 
 STEPS = 4
@@ -96,22 +97,16 @@ def start(layout, tx):
 
 def restored(folder, layout, tx):
     """Parameters and state from a checkpoint, in a layout that need not be the one it had."""
-    whole = NamedSharding(layout.mesh, PartitionSpec())
-    params, state, _ = jax.eval_shape(lambda: start(layout, tx))
-    target = {
-        "params": {
-            name: _abstract(leaf, NamedSharding(layout.mesh, layout.params[name]))
-            for name, leaf in params.items()
-        },
-        "state": jax.tree.map(lambda leaf: _abstract(leaf, whole), state),
+    params = {
+        name: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=NamedSharding(layout.mesh, layout.params[name])
+        )
+        for name, leaf in initial_params().items()
     }
+    target = {"params": params, "state": abstract_state(tx, params)}
     with ocp.StandardCheckpointer() as checkpointer:
         found = checkpointer.restore(folder, target)
     return found["params"], found["state"]
-
-
-def _abstract(leaf, sharding):
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def train(layout, steps=STEPS, exact=False, execution=PLAIN, **kwargs):

@@ -6,7 +6,8 @@ import inspect
 import egd_optax
 
 MODULES = (
-    "noise", "sigma", "recombine", "accept", "execution", "presets", "callback", "factored",
+    "noise", "sigma", "recombine", "accept", "execution", "presets", "callback", "checkpoint",
+    "factored",
     "diagnose", "flax",
 )  # fmt: skip
 

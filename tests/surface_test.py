@@ -149,9 +149,9 @@ def test_defaults_are_those_of_the_operators():
 
 def test_what_the_package_exports():
     assert sorted(egd_optax.__all__) == [
-        "CycleInfo", "EvolveState", "Execution", "accept", "bind_value_fn", "callback", "diagnose",
-        "egd", "evolve", "execution", "factored", "is_due", "noise", "presets", "recombine",
-        "sigma", "with_frozen",
+        "CycleInfo", "EvolveState", "Execution", "accept", "bind_value_fn", "callback",
+        "checkpoint", "diagnose", "egd", "evolve", "execution", "factored", "is_due", "noise",
+        "presets", "recombine", "sigma", "with_frozen",
     ]  # fmt: skip
     assert all(hasattr(egd_optax, name) for name in egd_optax.__all__)
     assert STATIC_ARGS == ("population_size", "generations", "mutable", "reset_base")

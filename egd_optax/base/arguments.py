@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterable, Mapping
 import difflib
 import functools
 import inspect
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from egd_optax._advice import advice_on_gaps
+
+T = TypeVar("T")
 
 # Leaves that become data of a program; of the parameters, numbers do so too.
 ARRAYS = jax.Array | np.ndarray
@@ -116,6 +118,19 @@ def arrays_of(tree: Any, kind: Any = ARRAYS) -> tuple[list[Any], Callable[[list[
         return jax.tree.unflatten(treedef, filled)
 
     return [leaf for leaf in leaves if isinstance(leaf, kind)], with_arrays
+
+
+def shapes_of(fn: Callable[..., T], *args: Any) -> T:
+    """The shapes of the arrays in what a function returns, which is not made; all else as it is."""
+    made: list[Callable[[list[Any]], T]] = []
+
+    def arrays(*args: Any) -> list[Any]:
+        found, with_arrays = arrays_of(fn(*args), NUMBERS)
+        made.append(with_arrays)
+        return found
+
+    shapes = jax.eval_shape(arrays, *args)
+    return made[0](shapes)
 
 
 _OF_UPDATE = {"value_fn", "accept_value_fn", "base_value_fn", "evolve"}

@@ -1,7 +1,7 @@
 """The child through an optax transformation, and the state that passes from cycle to cycle."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,13 @@ from egd_optax._checks import check_like
 from egd_optax.accept import Accept
 from egd_optax.backend.arithmetic import sum_dtype, widen
 from egd_optax.backend.devices import like_before
-from egd_optax.base.arguments import NUMBERS, arrays_of
+from egd_optax.base.arguments import NUMBERS, arrays_of, shapes_of
 from egd_optax.base.leaves import flatten, mutating_leaves
 from egd_optax.core.fitness import Snapshot
 from egd_optax.core.population import Population
 from egd_optax.core.spec import STRAIGHT, CycleSpec, StrategyState
 from egd_optax.noise.interface import Noise
 from egd_optax.sigma import Sigma
-
-T = TypeVar("T")
 
 
 def strategy_state_of(spec: CycleSpec, params: optax.Params) -> StrategyState:
@@ -89,22 +87,9 @@ def check_strategy_state(spec: CycleSpec, state: Any, params: optax.Params) -> N
     plain = type(spec.accept).init is Accept.init and not _keeps_arrays(spec)
     if plain and not jax.tree.leaves(state):
         return  # keeps nothing, and holds nothing: nothing need be traced
-    expected = _shapes_of(lambda: strategy_state_of(spec, params))
+    expected = shapes_of(lambda: strategy_state_of(spec, params))
     for name in StrategyState._fields:
         check_like(f"strategy_state.{name}", getattr(state, name), getattr(expected, name))
-
-
-def _shapes_of(make: Callable[[], T]) -> T:
-    """The shapes of the arrays in a tree that is not made; all else is as it is."""
-    made: list[Callable[[list[Any]], T]] = []
-
-    def arrays() -> list[Any]:
-        found, with_arrays = arrays_of(make(), NUMBERS)
-        made.append(with_arrays)
-        return found
-
-    shapes = jax.eval_shape(arrays)
-    return made[0](shapes)
 
 
 def _keeps_arrays(spec: CycleSpec) -> bool:
