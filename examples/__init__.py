@@ -1,1 +1,1 @@
-"""Programs to read: what members that are never formed are for."""
+"""Programs to read: members that are never formed, and a run that is killed and goes on."""
