@@ -12,13 +12,13 @@ import pytest
 from states import make
 from states.make import advance, loss
 
-from egd_optax import Execution, evolve
+from egd_optax import Execution, evolve, noise
 
 STATES = sorted((Path(__file__).parent / "states").glob("*.msgpack"))
 PARAMS = {"w": jnp.linspace(-1.0, 2.0, 12).reshape(4, 3), "b": jnp.ones(3, jnp.bfloat16)}
 
 
-def optimizer(memory="host", base=None):
+def optimizer(memory="host", base=None, **kwargs):
     base = optax.adam(0.01) if base is None else base
     return evolve(
         base,
@@ -26,6 +26,7 @@ def optimizer(memory="host", base=None):
         sigma=0.1,
         execution=Execution(memory=memory),
         key=jax.random.key(5),
+        **kwargs,
     )
 
 
@@ -52,8 +53,9 @@ def test_orbax_resumes_in_the_middle_of_an_interval(tmp_path, memory, target):
     assert int(resumed[1].cycle) == 3
 
 
-def test_flax_serialization_round_trips_the_state():
-    tx = optimizer()
+@pytest.mark.parametrize("made", [noise.gaussian(), noise.low_rank(), noise.separable()], ids=repr)
+def test_flax_serialization_round_trips_the_state(made):
+    tx = optimizer(noise=made)
     params, state = advance(tx, PARAMS, tx.init(PARAMS), 4)
     data = serialization.to_bytes(state)
     restored = serialization.from_bytes(tx.init(PARAMS), data)

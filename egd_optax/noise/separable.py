@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,9 +76,7 @@ def separable(
     return _Separable(learning_rate, relative, min_scale)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class SeparableState:
+class SeparableState(NamedTuple):
     """The state of `separable`.
 
     Attributes:

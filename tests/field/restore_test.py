@@ -3,7 +3,6 @@
 import contextlib
 import functools
 
-from additions import Separable
 import chex
 from flax import serialization
 import jax
@@ -15,7 +14,7 @@ from optax import contrib
 import orbax.checkpoint as ocp
 import pytest
 
-from egd_optax import evolve
+from egd_optax import evolve, noise
 from egd_optax.checkpoint import abstract_state
 from xla_options import known
 
@@ -28,17 +27,10 @@ SPECS = {"large": ROWS, "small": ROWS, "whole": WHOLE}
 STEPS = 3  # the middle of an interval
 
 
-class ShardedStd(Separable):
-    """The standard deviation of each parameter, which is sharded like it."""
-
-    def init(self, params):
-        return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.log(self.first)), params)
-
-
 def optimizer(base=None, **kwargs):
     base = optax.adam(0.01) if base is None else base
-    es_optimizer = optax.adam(0.1)
-    return evolve(base, evolve_every=2, es_optimizer=es_optimizer, noise=ShardedStd(), **kwargs)
+    settings = {"es_optimizer": optax.adam(0.1), "noise": noise.separable()}
+    return evolve(base, evolve_every=2, **settings, **kwargs)
 
 
 TX = optimizer()
