@@ -7,8 +7,7 @@ import egd_optax
 
 MODULES = (
     "noise", "sigma", "recombine", "accept", "execution", "presets", "callback", "checkpoint",
-    "factored",
-    "diagnose", "flax",
+    "factored", "diagnose", "flax",
 )  # fmt: skip
 
 
