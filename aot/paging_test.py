@@ -143,7 +143,7 @@ def test_a_cycle_moves_an_elite_when_it_enters_and_when_it_recombines(
     sites = program.host_copies()
     pages = elites * params_bytes(chips)
     assert moved(sites, "to host", *CYCLE, "while", "while") == pages
-    assert moved(sites, "to device", *CYCLE, "while", "while", "while", "while") == pages
+    assert moved(sites, "to device", *CYCLE, "while", "while", "while") == pages
     assert sum(site.size for site in sites) == 2 * pages
 
     own = {site.path[-1][:2] for site in sites}

@@ -10,6 +10,7 @@ from typing import Any
 
 from jax.experimental import io_callback
 from jax.experimental.buffer_callback import buffer_callback
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend import source_info_util
 import jax.extend.core
 from jax.extend.core import Jaxpr, Literal, jaxpr_as_fun
@@ -21,6 +22,7 @@ __all__ = [
     "as_where_traced",
     "bound",
     "buffer_callback",
+    "custom_partitioning",
     "io_callback",
     "jaxpr_as_fun",
     "line_of",

@@ -18,6 +18,7 @@ from egd_optax import Execution, egd, noise, recombine
 
 # Pages and slots are nobody's interface: what they hold in the middle of a cycle is tested here.
 from egd_optax.backend.memory import Device, PinnedHost, has_pinned_host
+from egd_optax.backend.unwritten import unwritten
 from egd_optax.core.select import empty_slots, slots_of
 
 pytestmark = pytest.mark.exact
@@ -342,3 +343,16 @@ def test_importing_the_library_starts_no_backend_and_needs_no_flax():
         "assert not bridge.backends_are_initialized()"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_blank_page_is_like_its_leaf_on_every_platform(devices):
+    mesh = jax.make_mesh((devices,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharded = jax.sharding.NamedSharding(mesh, jax.P("x"))
+    leaf = jax.device_put(jnp.ones((8, 4, 5), jnp.bfloat16), sharded)
+    for fn in (unwritten, jax.vmap(unwritten), jax.vmap(unwritten, in_axes=1, out_axes=1)):
+        blank = jax.jit(fn)(leaf)
+        assert (blank.shape, blank.dtype) == (leaf.shape, leaf.dtype)
+        # A GPU among several is given the size of its part when the program is divided.
+        lowered = jax.jit(fn).trace(leaf).lower(lowering_platforms=("cuda",)).as_text()
+        assert ("@AllocateBuffer" if devices == 1 else "@CustomSPMDPartitioning") in lowered

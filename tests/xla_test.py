@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from egd_optax.backend import xla
+from egd_optax.backend.unwritten import unwritten
 
 pytestmark = pytest.mark.exact
 
@@ -249,3 +250,27 @@ def test_a_sum_of_complex_numbers_by_parts_is_rounded_as_that_of_real_ones():
         assert (plain != apart).any()  # the target itself
     else:  # XLA does not simplify it any more
         np.testing.assert_array_equal(plain, apart)
+
+
+def test_an_unwritten_buffer_is_divided_as_its_leaf_is_on_a_gpu():
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    leaf = jax.device_put(jnp.ones((8, 4)), jax.sharding.NamedSharding(mesh, jax.P("x")))
+
+    def lowered(fn):
+        return jax.jit(fn).trace(leaf).lower(lowering_platforms=("cuda",)).as_text()
+
+    assert "@CustomSPMDPartitioning" in lowered(unwritten)
+    plain = lowered(lambda leaf: lax.empty(leaf.shape, leaf.dtype))
+    assert "@CustomSPMDPartitioning" not in plain  # as large on every device as the whole leaf
+    assert "@AllocateBuffer" in plain
+
+
+def test_a_barrier_passes_an_array_once():
+    """A second one would be held, in bfloat16 on a TPU, even if nobody reads it."""
+    traced = jax.jit(lambda x, y: xla.barrier((x, {"again": x, "other": y}, x))).trace(ONES, ONES)
+    (equation,) = [one for one in traced.jaxpr.eqns if "barrier" in one.primitive.name]
+    assert len(equation.invars) == 2
+    x, others, again = jax.jit(lambda x, y: xla.barrier((x, {"other": y}, x)))(ONES, 2 * ONES)
+    assert (x == ONES).all()
+    assert (again == ONES).all()
+    assert (others["other"] == 2 * ONES).all()

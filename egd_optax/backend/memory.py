@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from egd_optax.backend import xla
 from egd_optax.backend.devices import zeros_beside
+from egd_optax.backend.unwritten import unwritten
 
 T = TypeVar("T")
 Arrays = tuple[jax.Array, ...]
@@ -96,8 +97,8 @@ class PinnedHost(Memory):
     """
 
     def empty(self, like: Arrays, count: int) -> tuple[Arrays, ...]:
-        """Returns zeros."""
-        return tuple(_to_host(tuple(map(jnp.zeros_like, like))) for _ in range(count))
+        """Returns buffers without numbers: zeros would cross the link first."""
+        return tuple(_to_host(tuple(map(unwritten, like))) for _ in range(count))
 
     def put(self, pages: tuple[Arrays, ...], slot: jax.Array, leaves: Arrays) -> tuple[Arrays, ...]:
         """Returns the pages with one replaced."""

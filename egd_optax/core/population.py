@@ -218,16 +218,28 @@ class Population:
 
         return held._replace(center=xla.write_if(pred, member, form, held.center))
 
+    def _witness(self) -> jax.Array:
+        """Integers that are never negative, which XLA cannot know."""
+        return self.key.astype(jnp.int32) & 1
+
     def _always(self) -> jax.Array:
         """True, which XLA cannot know."""
-        return ~xla.opaque_false(self.key.astype(jnp.int32) & 1)
+        return ~xla.opaque_false(self._witness())
 
     def updates_to(self, held: Candidate) -> dict[int, jax.Array]:
         """The updates that lead to a child, or to what `form_into` returned, by their positions."""
-        whole = [
-            arithmetic.difference(leaf, self.params[at], self._base_update(at).dtype)
-            for at, leaf in zip(self.layout.whole, held.whole, strict=True)
-        ]
+        places = self.layout.whole
+        dtypes = [self._base_update(at).dtype for at in places]
+
+        def steps(leaves: Arrays, params: Arrays) -> Arrays:
+            pairs = zip(leaves, params, dtypes, strict=True)
+            return tuple(arithmetic.difference(leaf, param, dtype) for leaf, param, dtype in pairs)
+
+        whole, params = held.whole, tuple(self.params[at] for at in places)
+        if all(leaf.dtype == dtype for leaf, dtype in zip(whole, dtypes, strict=True)):
+            whole = xla.in_memory_of(whole, self._witness(), steps, params)
+        else:
+            whole = steps(whole, params)
         in_rows = [self._center_of(held, at) for at in self.layout.in_rows]
         return self.separate(self.layout.in_order(whole, in_rows))
 
