@@ -192,7 +192,7 @@ def compile_step(name: str, chips: int, pop: int, what: str | None) -> Compiled:
             without; "forward" for a forward pass.
     """
     mesh = _mesh(chips, pop)
-    loss = make_loss(MODELS[name], mesh)
+    loss = make_loss(MODELS[name])
     params = _params(MODELS[name], mesh)
     trained, scored = _sequences(mesh, mesh.axis_names), _sequences(mesh, ("fsdp",))
     division = {"population_axis": "pop", "mesh": mesh} if pop > 1 else {}
@@ -234,11 +234,12 @@ def compile_step(name: str, chips: int, pop: int, what: str | None) -> Compiled:
     )
 
 
-def make_loss(model: Model, mesh: Mesh) -> Callable[[Any, jax.Array], jax.Array]:
+def make_loss(model: Model) -> Callable[[Any, jax.Array], jax.Array]:
     """The mean loss of the next token, float32, of parameters and tokens."""
 
     def place(weight: jax.Array, *axes: str) -> jax.Array:
-        return lax.with_sharding_constraint(weight, NamedSharding(mesh, PartitionSpec(*axes)))
+        # No mesh: within a cycle the axis of the members is a manual one.
+        return lax.with_sharding_constraint(weight, PartitionSpec(*axes))
 
     @jax.custom_vjp
     def gathered(weight: jax.Array) -> jax.Array:
