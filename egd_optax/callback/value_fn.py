@@ -81,6 +81,9 @@ def host_value_fn(
         `Execution(candidate_batch_size=...)` that many members come together. With
         `population_axis` in `jax.jit` these are as many as there are devices times that.
         Otherwise members come one by one, and `workers` have nothing to share.
+        JAX dispatches a program that calls back in another way, which takes longer. So a step
+        without a cycle takes longer too, see the column "host function" of `docs/results/costs.md`.
+        Decide in the loop, `evolve=is_due(step, evolve_every)`, and such a step calls nothing.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np, optax
