@@ -166,6 +166,7 @@ def test_an_addition_finds_the_same_on_eight_devices(name, axis_type):
     assert state.info.evaluations == reference[1].info.evaluations
 
 
+@pytest.mark.exact
 @pytest.mark.crossed(2)
 @each
 def test_an_addition_finds_the_same_in_a_scan_after_a_resume_and_outside_of_jit(name):

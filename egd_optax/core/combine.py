@@ -219,7 +219,7 @@ def statistic_of(
         member = terms.members[index]
         sign, weight = inside.sign_of(member), terms.weights[index]
         return [
-            total + weight * statistic(sign * unit).astype(total.dtype)
+            total + xla.round_for_fma(weight * statistic(sign * unit).astype(total.dtype))
             for total, unit in zip(
                 totals, inside.perturbation.units(inside.draw_of(member)), strict=True
             )

@@ -9,6 +9,7 @@ import optax
 
 from egd_optax._checks import checked_state
 from egd_optax.accept import BEST, CHILD, PARENT
+from egd_optax.backend import xla
 from egd_optax.backend.devices import Devices, like_before
 from egd_optax.backend.memory import memory_of
 from egd_optax.backend.packing import Arrays
@@ -226,8 +227,15 @@ def _adapted(name: str, operator: Noise | Sigma, state: Any, stage: Round, outco
         )
         leaves = stage.population.layout.unstack(sums)
         outcome = outcome._replace(statistic=statistic_tree(stage.spec, stage.snapshot, leaves))
-    after = operator.adapt(state, outcome)
-    return like_before(checked_state(f"{name}.adapt", operator, after, state), state)
+
+    def adapt(state: Any, outcome: Outcome) -> Any:
+        after = operator.adapt(state, outcome)
+        return like_before(checked_state(f"{name}.adapt", operator, after, state), state)
+
+    if not jax.tree.leaves(state):
+        return adapt(state, outcome)
+    # In a program of its own, which rounds in the same way in every memory mode.
+    return xla.in_memory_of(state, stage.population.witness(), adapt, outcome)
 
 
 def _summary(
