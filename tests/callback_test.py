@@ -605,6 +605,24 @@ def test_arrays_are_those_of_numpy_with_their_dtypes_and_all_their_numbers():
     np.testing.assert_array_equal(kwargs["key"], jax.random.key_data(key))
 
 
+@pytest.mark.parametrize("params", [SMALL, LARGE], ids=["at once", "in pieces"])
+def test_a_call_runs_no_program_of_jax(params):
+    # Such a program could wait for the one that waits for the call.
+    threads = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            threads.append(threading.get_ident())
+
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        run(host_value_fn(loss), optimizer(), params, steps=1)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert set(threads) == {threading.get_ident()}
+
+
 def test_float64():
     with jax.enable_x64(True):
         tiny = lambda p: 1 + 1e-12 * float(p[0])  # noqa: E731

@@ -236,7 +236,9 @@ def _calls(answer: Answer, shapes: Shapes) -> Callable[..., Found]:
         ticket: Any, counted: Any, arrays: dict[int, Any], sizes: dict[int, Any], form: Form
     ) -> tuple[list[np.ndarray], np.int32]:
         pieces = taken(int(ticket))
-        large = {at: np.concatenate(pieces[at]).reshape(sizes[at]) for at in sizes}
+        # Of NumPy: to take numbers out of an array of JAX is a program, which could wait forever.
+        own = {at: np.asarray(size) for at, size in sizes.items()}
+        large = {at: np.concatenate(pieces[at]).reshape(size) for at, size in own.items()}
         for leaf in large.values():
             leaf.setflags(write=False)  # as are those that come at once
         return kept_at_once(counted, {**arrays, **large}, form)
