@@ -88,7 +88,7 @@ def run_cycle_if(
     if isinstance(due, jax.core.Tracer) or due:
         leaves = flatten(fixed)[0]
         own_params = tuple(jnp.asarray(leaves[at]) for at in mutating)
-        _check_noise(spec.noise, own_params)
+        check_noise(spec.noise, own_params)
         with advice_on_value_fn():
             carry = xla.run_if(due, with_cycle, carry, start.cycle, start.key_data, own_params)
     updates = following(carry.updates, idle, carry.jumped)
@@ -115,7 +115,7 @@ def _calls_python(objectives: Objectives, params: optax.Params) -> bool:
     return any("callback" in name for name in names)
 
 
-def _snapshot(
+def snapshot_of(
     params: optax.Params, base_updates: optax.Updates, mutating: tuple[int, ...], own: Arrays
 ) -> Snapshot:
     """The parameters after the base step, without the updates of those that mutate."""
@@ -125,6 +125,13 @@ def _snapshot(
         for leaf, by in zip(leaves, aligned(base_updates, params), strict=True)
     ]
     return Snapshot(own, (), tuple(moved), treedef, tuple(map(int, mutating)))
+
+
+def sigma_of(spec: CycleSpec, cycle: jax.Array) -> jax.Array:
+    """The sigma that a cycle starts from, `[]`, before what adapts it."""
+    sigma = lax.stop_gradient(jnp.asarray(start_of(spec.sigma, cycle), fitness_dtype()))
+    # A schedule can fall below zero, or be NaN: nothing moves then.
+    return jnp.where(sigma > 0, sigma, jnp.zeros_like(sigma))
 
 
 def _generations(
@@ -137,10 +144,7 @@ def _generations(
     key_data: jax.Array,
 ) -> _Carry:
     """The updates that all generations lead to, and whether these leave the base step."""
-    snapshot = _snapshot(*around)
-    sigma = lax.stop_gradient(jnp.asarray(start_of(spec.sigma, cycle), fitness_dtype()))
-    # A schedule can fall below zero, or be NaN: nothing moves then.
-    sigma = jnp.where(sigma > 0, sigma, jnp.zeros_like(sigma))
+    snapshot, sigma = snapshot_of(*around), sigma_of(spec, cycle)
 
     def generation(index: jax.Array, updates: Arrays, state: StrategyState) -> Any:
         parent = snapshot._replace(updates=updates)
@@ -172,7 +176,7 @@ def _if_left(left: jax.Array, chosen: Arrays, before: Arrays) -> Arrays:
     return tuple(jnp.where(left, new, old) for new, old in zip(chosen, before, strict=True))
 
 
-def _check_noise(noise: Noise, leaves: Sequence[jax.Array]) -> None:
+def check_noise(noise: Noise, leaves: Sequence[jax.Array]) -> None:
     """Draws the noise of the smallest leaf once, unless all methods are the library's own.
 
     Inside of manual axes nothing is drawn: no computation can run while those are traced.

@@ -22,7 +22,7 @@ from egd_optax.core.population import Candidate, Population, population_around
 from egd_optax.core.select import Slots
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
 from egd_optax.core.stage import Round, score_with
-from egd_optax.core.strategy import es_steps, statistic_tree
+from egd_optax.core.strategy import adapted_sigma, es_steps, statistic_tree
 from egd_optax.core.unformed import chunks_of
 from egd_optax.noise.interface import Noise, Outcome
 from egd_optax.sigma import Sigma
@@ -81,17 +81,36 @@ def run_generation(
         The updates that it chose, any if the parent stays; the next state of the strategy; and the
         report.
     """
-    if isinstance(spec.sigma, Sigma):
-        sigma = sigma * spec.sigma.factor(state.sigma).astype(sigma.dtype)
-    sigma = spec.noise.sigma(sigma, state.noise)
+    sigma = adapted_sigma(spec, sigma, state)
     population = _population(spec, objectives, snapshot, key, sigma, state.noise)
-    stage = Round(spec, objectives, snapshot, population, devices, generation)
-    scored = _evaluated(stage, state.es_optimizer)
+    stage = Round(spec, snapshot, population, devices, sigma)
+    objectives = objectives._replace(generation=generation)
+    scored = _evaluated(stage, objectives, state.es_optimizer)
+    best = _fitness_of_best(stage, scored)
+    compared, scored = _compared(stage, objectives, scored, best)
+    return concluded(stage, scored, best, compared, state)
+
+
+def concluded(
+    stage: Round, scored: Scored, best_fitness: jax.Array, compared: Three, state: StrategyState
+) -> tuple[Arrays, StrategyState, Generation]:
+    """Ends a generation whose candidates have their fitness.
+
+    Args:
+        stage: the parent and the members.
+        scored: the child, and the fitness of all.
+        best_fitness: that of the best member, `[]`.
+        compared: the fitness by which the outcome is chosen.
+        state: the state of the strategy.
+
+    Returns:
+        See `run_generation`.
+    """
+    spec, key = stage.spec, stage.population.key
     fitness = scored.fitness[: spec.member_count]
-    compared, scored = _compared(stage, scored)
     moved = jnp.any(stage.weights(fitness)[1:] != 0)
     if type(spec.noise).std is Noise.std:  # another one may not use sigma
-        moved &= sigma != 0
+        moved &= stage.sigma != 0
     best = jnp.argmin(fitness).astype(jnp.int32)
     choice, of_rule = choose(spec.accept, key, compared, best, moved, state.accept)
     chosen = _chosen(stage, scored.held, choice, best)
@@ -105,7 +124,7 @@ def run_generation(
         es_optimizer=optax.tree.where(choice == CHILD, scored.es_state, state.es_optimizer),
         accept=of_rule,
     )
-    return chosen, state, _summary(stage, scored, compared[1], choice != PARENT, sigma)
+    return chosen, state, _summary(stage, scored, best_fitness, choice != PARENT)
 
 
 def _population(
@@ -130,23 +149,23 @@ def _population(
     )
 
 
-def _evaluated(stage: Round, es_state: optax.OptState) -> Scored:
+def _evaluated(stage: Round, objectives: Objectives, es_state: optax.OptState) -> Scored:
     """Evaluates all candidates, and makes the child."""
     spec, population = stage.spec, stage.population
-    fitness = stage.fitness(stage.objectives.value_fn)
+    fitness = stage.fitness(objectives, objectives.value_fn)
     score = functools.partial(score_with, fitness)
     factored, batch_size = chunks_of(spec, population, fitness)
     in_chunks = factored is not None or batch_size > 1 or stage.devices.axis is not None
     memory = memory_of(spec.execution.memory, spec.support or 0)
     if spec.support is None or factored is not None or stage.devices.axis is not None:
         memory = memory_of("replay", 0)
-    compares_best = stage.objectives.accept_value_fn is None and spec.accept.takes_best
+    compares_best = objectives.accept_value_fn is None and spec.accept.takes_best
     evaluation = Evaluation(
         population=population,
         size=spec.member_count,
         score=score,
         score_many=(factored or score) if in_chunks else None,
-        land=functools.partial(_landed, stage, memory),
+        land=functools.partial(landed, stage, memory),
         devices=stage.devices,
         memory=memory,
         keeps=spec.support or 0 if memory.keeps and population.layout.whole else 0,
@@ -159,7 +178,7 @@ def _evaluated(stage: Round, es_state: optax.OptState) -> Scored:
     return evaluation.run(es_state, seen)
 
 
-def _landed(
+def landed(
     stage: Round,
     memory: Any,
     both: tuple[Candidate, optax.OptState],
@@ -180,17 +199,25 @@ def _landed(
     return combine.child_of(population, held, steps), es_state
 
 
-def _compared(stage: Round, scored: Scored) -> tuple[Three, Scored]:
+def _fitness_of_best(stage: Round, scored: Scored) -> jax.Array:
+    """The fitness of the best member, that of its second evaluation if it has one."""
+    size = stage.spec.member_count
+    fitness, again = scored.fitness[:size], scored.fitness[size + 1]
+    best = jnp.argmin(fitness).astype(jnp.int32)
+    return jnp.where((again == NEVER) | (best == 0), jnp.min(fitness), again)
+
+
+def _compared(
+    stage: Round, objectives: Objectives, scored: Scored, best_fitness: jax.Array
+) -> tuple[Three, Scored]:
     """The fitness of parent, best member and child by which the outcome is chosen."""
     size = stage.spec.member_count
-    fitness, child, again = scored.fitness[:size], scored.fitness[size], scored.fitness[size + 1]
-    best = jnp.argmin(fitness).astype(jnp.int32)
-    value_fn = stage.objectives.accept_value_fn
+    child, value_fn = scored.fitness[size], objectives.accept_value_fn
     if value_fn is None:
-        of_best = jnp.where((again == NEVER) | (best == 0), jnp.min(fitness), again)
-        return (fitness[0], of_best, child), scored
+        return (scored.fitness[0], best_fitness, child), scored
+    best = jnp.argmin(scored.fitness[:size]).astype(jnp.int32)
     values, seen = judged(
-        functools.partial(score_with, stage.fitness(value_fn)),
+        functools.partial(score_with, stage.fitness(objectives, value_fn)),
         stage.population,
         stage.devices,
         scored.held,
@@ -238,13 +265,9 @@ def _adapted(name: str, operator: Noise | Sigma, state: Any, stage: Round, outco
     return xla.in_memory_of(state, stage.population.witness(), adapt, outcome)
 
 
-def _summary(
-    stage: Round, scored: Scored, best: jax.Array, accepted: jax.Array, sigma: jax.Array
-) -> Generation:
+def _summary(stage: Round, scored: Scored, best: jax.Array, accepted: jax.Array) -> Generation:
     spec = stage.spec
     fitness = scored.fitness[: spec.member_count]
-    # The best member once more, if it was evaluated so; not by `accept_value_fn`.
-    best = best if stage.objectives.accept_value_fn is None else jnp.min(fitness)
     again = (scored.fitness[spec.member_count + 1] != NEVER).astype(jnp.int32)
     evaluations = spec.member_count - spec.skips_parent + spec.accept.compares + again
     return Generation(
@@ -253,7 +276,7 @@ def _summary(
         mean=_mean(fitness),
         child=scored.fitness[spec.member_count],
         accepted=accepted,
-        sigma=sigma,
+        sigma=stage.sigma,
         evaluations=evaluations.astype(jnp.int32),
         aux=None if scored.seen is None else scored.seen.aux,
     )

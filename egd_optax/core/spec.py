@@ -90,9 +90,12 @@ class Objectives(NamedTuple):
             `value_fn`.
         extra_args: extra arguments of `update`; each function gets those that it names.
         base_state: the state of the base after the step, for the argument `base_state`.
+        generation: its index in the cycle, int32 `[]`, for the argument `generation`; None before
+            the first one.
     """
 
     value_fn: Callable[..., Any]
     accept_value_fn: Callable[..., Any] | None
     extra_args: Mapping[str, Any]
     base_state: Any = None
+    generation: jax.Array | None = None

@@ -1,4 +1,4 @@
-"""The data that all stages of a generation share: the parent, the members, and the fitness."""
+"""The data that all stages of a generation share: the parent and the members."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,24 +20,22 @@ class Round(NamedTuple):
 
     Attributes:
         spec: the settings of the cycle.
-        objectives: the functions to select by.
         snapshot: the parameters after the base step, the parent.
         population: the members.
         devices: share them.
-        generation: its index in the cycle, int32 `[]`.
+        sigma: the sigma that is used, float `[]`.
     """
 
     spec: CycleSpec
-    objectives: Objectives
     snapshot: Snapshot
     population: Population
     devices: Devices
-    generation: jax.Array
+    sigma: jax.Array
 
-    def fitness(self, value_fn: Callable[..., Any]) -> Fitness:
-        """The fitness of candidates by an objective."""
-        added = {"generation": self.generation, "base_state": self.objectives.base_state}
-        kwargs = taken_by(value_fn, self.objectives.extra_args, added)
+    def fitness(self, objectives: Objectives, value_fn: Callable[..., Any]) -> Fitness:
+        """The fitness of candidates by one of the objectives."""
+        added = {"generation": objectives.generation, "base_state": objectives.base_state}
+        kwargs = taken_by(value_fn, objectives.extra_args, added)
         execution, aux = self.spec.execution, self.spec.aux
         return fitness_of(value_fn, self.snapshot, kwargs=kwargs, execution=execution, aux=aux)
 

@@ -98,6 +98,13 @@ def _keeps_arrays(spec: CycleSpec) -> bool:
     return spec.es_optimizer is not None or has_noise or isinstance(spec.sigma, Sigma)
 
 
+def adapted_sigma(spec: CycleSpec, sigma: jax.Array, state: StrategyState) -> jax.Array:
+    """The sigma of a generation, `[]`, from the one that its cycle starts from."""
+    if isinstance(spec.sigma, Sigma):
+        sigma = sigma * spec.sigma.factor(state.sigma).astype(sigma.dtype)
+    return spec.noise.sigma(sigma, state.noise)
+
+
 def es_steps(
     spec: CycleSpec,
     snapshot: Snapshot,
