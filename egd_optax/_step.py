@@ -10,50 +10,17 @@ import optax
 
 from egd_optax._advice import advice_on_state, warn_inside_multi_steps
 from egd_optax._axes import check_axes, check_population_axis
-from egd_optax._checks import check_like
 from egd_optax._programs import Programs
 from egd_optax._settings import check_update, make_key_data
+from egd_optax._state import EvolveState, check_state, holds_evolve
 from egd_optax.backend import xla
 from egd_optax.backend.placement import replicate_uncommitted
 from egd_optax.base import accumulation, arguments
-from egd_optax.base.dependence import BlackBox
+from egd_optax.base.dependence import BlackBox, Traits
 from egd_optax.base.leaves import aligned, mutating_leaves
 from egd_optax.base.reset import Reset, forget_the_point, move_anchors, reset_after_jump
 from egd_optax.core import info, strategy
-from egd_optax.core.info import CycleInfo
-from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
-
-
-class EvolveState(NamedTuple):
-    """State of `evolve`: some scalars and the state of the base optimizer.
-
-    Attributes:
-        count: int32 `[]`, steps taken. One that `optax.MultiSteps` in the base skips is none.
-        cycle: int32 `[]`, cycles run.
-        key_data: uint32 `[2]`, the raw threefry key that all noise derives from. Typed keys
-            do not pass through serialization or tree arithmetic.
-        base_state: state of the base optimizer.
-        info: the report of the latest cycle, `CycleInfo`.
-        strategy_state: the state of `noise`, `es_optimizer` and `accept`, `StrategyState`.
-
-    Example:
-        >>> import jax.numpy as jnp, optax
-        >>> from egd_optax import evolve
-        >>> tx = evolve(optax.sgd(0.1), evolve_every=2)
-        >>> params = jnp.ones(3)
-        >>> state = tx.init(params)
-        >>> for _ in range(4):
-        ...   updates, state = tx.update(params, state, params, value_fn=jnp.sum)
-        >>> int(state.count), int(state.cycle), bool(jnp.isfinite(state.info.best_fitness))
-        (4, 2, True)
-    """
-
-    count: jax.Array  # type: ignore[assignment]  # hides tuple.count, as in optax's states
-    cycle: jax.Array
-    key_data: jax.Array
-    base_state: optax.OptState
-    info: CycleInfo
-    strategy_state: StrategyState = StrategyState()
+from egd_optax.core.spec import CycleSpec, Objectives
 
 
 def is_due(step: Any, evolve_every: Any) -> Any:
@@ -135,7 +102,7 @@ class Step(NamedTuple):
         **extra_args: Any,
     ) -> tuple[optax.Updates, EvolveState]:
         """The updates of a step and the state after it; see `egd_optax.evolve`."""
-        _check_state(state, self.spec)
+        check_state(state, self.spec)
         state = state._replace(  # a checkpoint can give back Python numbers
             count=jnp.asarray(state.count),
             cycle=jnp.asarray(state.cycle),
@@ -152,7 +119,7 @@ class Step(NamedTuple):
         given = [fn for fn in functions.values() if fn is not None]
         arguments.check_spelling(extra_args, given)
         arguments.check_reserved(extra_args, given)
-        base_args = self._base_args(state.base_state, functions, evolve, extra_args)
+        base_args = self.base_args(state.base_state, functions, evolve, extra_args)
         with advice_on_state(self.base, state.base_state, params):
             base_updates, base_state = self.base.update(
                 updates, state.base_state, params, **base_args
@@ -165,9 +132,7 @@ class Step(NamedTuple):
         if evolve is False:
             return base_updates, after
         traits = self.black_box.traits(updates, state.base_state, params, base_args)
-        mutating = mutating_leaves(params, self.spec.mutable, base_updates)
-        if self.spec.mutable is None:
-            mutating = tuple(at for at in mutating if at in traits.moving)
+        mutating = self.mutating(traits, params, base_updates)
         assert value_fn is not None  # narrows the type: checked above
         own = _with_own_promotion
         guard = None if accept_value_fn is None else own(accept_value_fn)
@@ -182,6 +147,15 @@ class Step(NamedTuple):
                 base_updates,
                 after,
             )
+
+    def mutating(
+        self, traits: Traits, params: optax.Params, base_updates: optax.Updates
+    ) -> tuple[int, ...]:
+        """The positions of the leaves that mutate."""
+        mutating = mutating_leaves(params, self.spec.mutable, base_updates)
+        if self.spec.mutable is None:
+            mutating = tuple(at for at in mutating if at in traits.moving)
+        return mutating
 
     def _due(self, evolve: bool | None, count: jax.Array, skipped: jax.Array | None) -> jax.Array:
         """Whether a cycle runs, bool `[]`; never on a step that the base skipped."""
@@ -204,21 +178,40 @@ class Step(NamedTuple):
         state: EvolveState,
     ) -> tuple[optax.Updates, EvolveState]:
         """Runs a cycle behind the base step, if one is due."""
-        spec = self.spec
-        strategy.check_strategy_state(spec, state.strategy_state, params)
-        check_axes(spec.execution)
-        check_population_axis(spec, params, objectives.extra_args)
-        spec, strategy_state, with_functions = strategy.on_arrays(spec, state.strategy_state)
-        start = info.Start(
+        start = self.start(params, base_updates, state)
+        check_axes(self.spec.execution)
+        check_population_axis(self.spec, params, objectives.extra_args)
+        spec, arrays, with_functions = strategy.on_arrays(self.spec, start.strategy_state)
+        start = start._replace(strategy_state=arrays)
+        ran = self.programs.run_cycle(due, spec, mutating, objectives, start)
+        ran = ran._replace(strategy_state=with_functions(ran.strategy_state))
+        return self.after_cycle(ran, due, params, base_updates, anchors, state)
+
+    def start(
+        self, params: optax.Params, base_updates: optax.Updates, state: EvolveState
+    ) -> info.Start:
+        """The step before its cycle; the state of its strategy is checked."""
+        strategy.check_strategy_state(self.spec, state.strategy_state, params)
+        return info.Start(
             params=params,
             base_updates=base_updates,
             # In the dtypes of a cycle, for a state that was cast or made under another x64.
-            info=info.in_dtypes(state.info, info.info_like(spec.aux)),
+            info=info.in_dtypes(state.info, info.info_like(self.spec.aux)),
             key_data=state.key_data.astype(jnp.uint32),
             cycle=state.cycle.astype(jnp.int32),
-            strategy_state=strategy_state,
+            strategy_state=state.strategy_state,
         )
-        ran = self.programs.run_cycle(due, spec, mutating, objectives, start)
+
+    def after_cycle(
+        self,
+        ran: info.Ran,
+        due: jax.Array,
+        params: optax.Params,
+        base_updates: optax.Updates,
+        anchors: tuple[int | None, ...],
+        state: EvolveState,
+    ) -> tuple[optax.Updates, EvolveState]:
+        """The updates that a cycle found, and the state behind it."""
         base_state = forget_the_point(state.base_state, ran.jumped)
         if self.reset_base is not True:
             both = aligned(ran.updates, params), aligned(base_updates, params)
@@ -231,10 +224,10 @@ class Step(NamedTuple):
             cycle=jnp.where(due, optax.safe_increment(state.cycle), state.cycle),
             base_state=base_state,
             info=info.in_dtypes(ran.info, state.info),
-            strategy_state=with_functions(ran.strategy_state),
+            strategy_state=ran.strategy_state,
         )
 
-    def _base_args(
+    def base_args(
         self,
         base_state: optax.OptState,
         functions: dict[str, Callable[..., Any] | None],
@@ -247,7 +240,7 @@ class Step(NamedTuple):
         """
         args: dict[str, Any] = {}
         objective = functions["base_value_fn"] or functions["value_fn"]
-        if _holds_evolve(base_state):
+        if holds_evolve(base_state):
             args = {name: fn for name, fn in functions.items() if fn is not None}
             args["evolve"] = evolve
         elif objective is not None:
@@ -257,23 +250,6 @@ class Step(NamedTuple):
                 objective, extra_args, added, has_aux=has_aux
             )
         return arguments.taken_by(self.base.update, extra_args | args, behind=3)
-
-
-def _check_state(state: Any, spec: CycleSpec) -> None:
-    """Refuses the state of another optimizer, which a checkpoint may give back."""
-    if not isinstance(state, EvolveState):
-        raise TypeError(
-            f"`state` must be an EvolveState, got {type(state).__name__}: restore it into the "
-            "structure of `tx.init(params)`."
-        )
-    whole = jax.ShapeDtypeStruct((), jnp.int32)
-    key_data = jax.ShapeDtypeStruct((2,), jnp.uint32)
-    own = state.count, state.cycle, state.key_data, state.info
-    expected = whole, whole, key_data, info.info_like(spec.aux)
-    for name, found, like in zip(
-        ("count", "cycle", "key_data", "info"), own, expected, strict=True
-    ):
-        check_like(name, found, like)
 
 
 def _with_own_promotion(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -286,8 +262,3 @@ def _with_own_promotion(fn: Callable[..., Any]) -> Callable[..., Any]:
             return fn(*args, **kwargs)
 
     return value_fn
-
-
-def _holds_evolve(state: optax.OptState) -> bool:
-    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, EvolveState))
-    return any(isinstance(node, EvolveState) for node in nodes)
