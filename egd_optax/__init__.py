@@ -10,6 +10,7 @@ accept --> child, best member or parent --> update
 
 from egd_optax import (
     accept,
+    ask_tell,
     callback,
     checkpoint,
     diagnose,
@@ -21,7 +22,8 @@ from egd_optax import (
     sigma,
 )
 from egd_optax._evolve import egd, evolve
-from egd_optax._step import EvolveState, is_due
+from egd_optax._state import EvolveState
+from egd_optax._step import is_due
 from egd_optax.core.info import CycleInfo
 from egd_optax.execution import Execution
 from egd_optax.wrappers import bind_value_fn, with_frozen
@@ -31,6 +33,7 @@ __all__ = [
     "EvolveState",
     "Execution",
     "accept",
+    "ask_tell",
     "bind_value_fn",
     "callback",
     "checkpoint",

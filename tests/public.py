@@ -6,8 +6,8 @@ import inspect
 import egd_optax
 
 MODULES = (
-    "noise", "sigma", "recombine", "accept", "execution", "presets", "callback", "checkpoint",
-    "factored", "diagnose", "flax",
+    "noise", "sigma", "recombine", "accept", "execution", "presets", "callback", "ask_tell",
+    "checkpoint", "factored", "diagnose", "flax",
 )  # fmt: skip
 
 

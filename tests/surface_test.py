@@ -149,7 +149,7 @@ def test_defaults_are_those_of_the_operators():
 
 def test_what_the_package_exports():
     assert sorted(egd_optax.__all__) == [
-        "CycleInfo", "EvolveState", "Execution", "accept", "bind_value_fn", "callback",
+        "CycleInfo", "EvolveState", "Execution", "accept", "ask_tell", "bind_value_fn", "callback",
         "checkpoint", "diagnose", "egd", "evolve", "execution", "factored", "is_due", "noise",
         "presets", "recombine", "sigma", "with_frozen",
     ]  # fmt: skip
