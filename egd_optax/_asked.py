@@ -34,8 +34,8 @@ from egd_optax.base.leaves import aligned, flatten, replaced
 from egd_optax.core import cycle
 from egd_optax.core.evaluate import NEVER, Scored
 from egd_optax.core.fitness import fitness_dtype
-from egd_optax.core.generation import Generation, concluded, landed
-from egd_optax.core.info import CycleInfo, Ran, info_of
+from egd_optax.core.generation import concluded, landed
+from egd_optax.core.info import CycleInfo, Generation, Ran, info_of
 from egd_optax.core.population import Candidate
 from egd_optax.core.spec import StrategyState
 from egd_optax.core.stage import Round

@@ -17,7 +17,7 @@ import optax
 
 from egd_optax._checks import check_number, check_static_number
 from egd_optax._written import Written, settle
-from egd_optax.noise.interface import Outcome
+from egd_optax.noise.outcome import Outcome
 
 __all__ = ["Sigma", "one_fifth", "path_length"]
 

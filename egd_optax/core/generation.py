@@ -1,7 +1,7 @@
 """One round: snapshot, draw and evaluate, weigh, combine, accept."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ from egd_optax.backend.devices import Devices, like_before
 from egd_optax.backend.memory import memory_of
 from egd_optax.backend.packing import Arrays
 from egd_optax.core import auxiliary, combine
-from egd_optax.core.auxiliary import Aux
 from egd_optax.core.evaluate import NEVER, Evaluation, Scored
 from egd_optax.core.fitness import Snapshot, fitness_dtype
+from egd_optax.core.info import Generation, finite_mean
 from egd_optax.core.judge import choose, judged
 from egd_optax.core.population import Candidate, Population, population_around
 from egd_optax.core.select import Slots
@@ -24,35 +24,12 @@ from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
 from egd_optax.core.stage import Round, score_with
 from egd_optax.core.strategy import adapted_sigma, es_steps, statistic_tree
 from egd_optax.core.unformed import chunks_of
-from egd_optax.noise.interface import Noise, Outcome
+from egd_optax.noise.interface import Noise
+from egd_optax.noise.outcome import Outcome
 from egd_optax.sigma import Sigma
 
 # Of parent, best member and child.
 Three = tuple[jax.Array, jax.Array, jax.Array]
-
-
-class Generation(NamedTuple):
-    """The report of a generation; scalars but for `aux`.
-
-    Attributes:
-        parent: fitness of its parent, +inf if it was not evaluated.
-        best: fitness of its best member.
-        mean: mean over its members of finite fitness, +inf if there is none.
-        child: fitness of its child, +inf if it was not evaluated.
-        accepted: bool, whether it left its parent.
-        sigma: the sigma that was used.
-        evaluations: int32, how often `value_fn` was evaluated.
-        aux: the aux that `value_fn` returned, None if none.
-    """
-
-    parent: jax.Array
-    best: jax.Array
-    mean: jax.Array
-    child: jax.Array
-    accepted: jax.Array
-    sigma: jax.Array
-    evaluations: jax.Array
-    aux: Aux | None
 
 
 def run_generation(
@@ -273,18 +250,10 @@ def _summary(stage: Round, scored: Scored, best: jax.Array, accepted: jax.Array)
     return Generation(
         parent=fitness[0],
         best=best,
-        mean=_mean(fitness),
+        mean=finite_mean(fitness),
         child=scored.fitness[spec.member_count],
         accepted=accepted,
         sigma=stage.sigma,
         evaluations=evaluations.astype(jnp.int32),
         aux=None if scored.seen is None else scored.seen.aux,
     )
-
-
-def _mean(fitness: jax.Array) -> jax.Array:
-    """The mean over the finite ones, +inf if there is none."""
-    finite = jnp.isfinite(fitness)
-    count = jnp.sum(finite.astype(fitness.dtype))
-    mean = jnp.sum(fitness, where=finite) / jnp.maximum(count, jnp.ones_like(count))
-    return jnp.where(jnp.any(finite), mean, jnp.inf)

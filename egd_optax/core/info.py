@@ -147,3 +147,35 @@ class Ran(NamedTuple):
     jumped: jax.Array
     info: CycleInfo
     strategy_state: StrategyState
+
+
+class Generation(NamedTuple):
+    """The report of a generation; scalars but for `aux`.
+
+    Attributes:
+        parent: fitness of its parent, +inf if it was not evaluated.
+        best: fitness of its best member.
+        mean: mean over its members of finite fitness, +inf if there is none.
+        child: fitness of its child, +inf if it was not evaluated.
+        accepted: bool, whether it left its parent.
+        sigma: the sigma that was used.
+        evaluations: int32, how often `value_fn` was evaluated.
+        aux: the aux that `value_fn` returned, None if none.
+    """
+
+    parent: jax.Array
+    best: jax.Array
+    mean: jax.Array
+    child: jax.Array
+    accepted: jax.Array
+    sigma: jax.Array
+    evaluations: jax.Array
+    aux: Aux | None
+
+
+def finite_mean(fitness: jax.Array) -> jax.Array:
+    """The mean over the finite ones, +inf if there is none."""
+    finite = jnp.isfinite(fitness)
+    count = jnp.sum(finite.astype(fitness.dtype))
+    mean = jnp.sum(fitness, where=finite) / jnp.maximum(count, jnp.ones_like(count))
+    return jnp.where(jnp.any(finite), mean, jnp.inf)

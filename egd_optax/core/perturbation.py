@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from egd_optax.backend import arithmetic, packing, random, xla
 from egd_optax.backend.devices import divided_like
 from egd_optax.backend.packing import Arrays, Layout
+from egd_optax.backend.products import product, sum_of_products
 from egd_optax.noise.interface import Noise, has_factors
-from egd_optax.noise.products import product, sum_of_products
 
 # Purpose of the keys of a noise that draws its numbers itself; of a complex leaf also the next one.
 _OTHER_DRAWS = 2

@@ -10,7 +10,8 @@ import optax
 
 from egd_optax._checks import check_static_number
 from egd_optax._written import Written, settle
-from egd_optax.noise.interface import Noise, Outcome, check_scale
+from egd_optax.noise.interface import Noise, check_scale
+from egd_optax.noise.outcome import Outcome
 
 
 def separable(
