@@ -9,7 +9,6 @@ import optax
 
 from egd_optax._checks import checked_state
 from egd_optax.accept import BEST, CHILD, PARENT
-from egd_optax.backend import xla
 from egd_optax.backend.devices import Devices, like_before
 from egd_optax.backend.memory import memory_of
 from egd_optax.backend.packing import Arrays
@@ -231,15 +230,8 @@ def _adapted(name: str, operator: Noise | Sigma, state: Any, stage: Round, outco
         )
         leaves = stage.population.layout.unstack(sums)
         outcome = outcome._replace(statistic=statistic_tree(stage.spec, stage.snapshot, leaves))
-
-    def adapt(state: Any, outcome: Outcome) -> Any:
-        after = operator.adapt(state, outcome)
-        return like_before(checked_state(f"{name}.adapt", operator, after, state), state)
-
-    if not jax.tree.leaves(state):
-        return adapt(state, outcome)
-    # In a program of its own, which rounds in the same way in every memory mode.
-    return xla.in_memory_of(state, stage.population.witness(), adapt, outcome)
+    after = operator.adapt(state, outcome)
+    return like_before(checked_state(f"{name}.adapt", operator, after, state), state)
 
 
 def _summary(stage: Round, scored: Scored, best: jax.Array, accepted: jax.Array) -> Generation:
