@@ -74,7 +74,7 @@ $(AOT)/installed: requirements.lock aot/requirements.txt
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock \
 	  --requirement benchmarks/requirements.txt
-	$(BIN)/python -m benchmarks idle memory side_by_side
+	$(BIN)/python -m benchmarks idle idle_host memory side_by_side
 	$(BIN)/python -m benchmarks --keep-freed-memory idle cycle noise draws
 	$(BIN)/python -m xla_options plain_products \
 	  $(BIN)/python -m benchmarks --keep-freed-memory factored

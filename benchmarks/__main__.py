@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import figure, measure, table
 
-NAMES = ("idle", "cycle", "memory", "noise", "draws", "factored", "side_by_side")
+NAMES = ("idle", "idle_host", "cycle", "memory", "noise", "draws", "factored", "side_by_side")
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 

@@ -15,7 +15,7 @@ weight once:
 
     forward  = 2 N (fsdp - 1) / fsdp
     forwards = ceil(P / pop) + 1              the members of a chip, and the child
-    own      = 2 N / fsdp (pop - 1) / pop     the parts of the child
+    own      = 8 N / fsdp (pop - 1) / pop     the sum for the child, in float32 to all chips
              + 4 P (pop - 1) / pop            the fitness of the members
     cycle    = forwards * forward + own
 
@@ -171,7 +171,7 @@ def formula(parameters: int, pop: int, fsdp: int) -> dict[str, float]:
     """The formula above: forward passes of a chip, and bytes."""
     forwards = math.ceil(POPULATION / pop) + 1
     shard = 2 * parameters / fsdp
-    own = (shard + 4 * POPULATION) * (pop - 1) / pop
+    own = (4 * shard + 4 * POPULATION) * (pop - 1) / pop
     return {
         "forwards": forwards,
         "formula_received": forwards * shard * (fsdp - 1) + own,

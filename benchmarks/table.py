@@ -16,6 +16,7 @@ def tables() -> Iterator[tuple[str, list[str], Rows]]:
     """Title, header and rows of every table."""
     for make in (
         idle,
+        idle_host,
         cycle,
         noise,
         draws,
@@ -35,7 +36,7 @@ def tables() -> Iterator[tuple[str, list[str], Rows]]:
 def documents() -> dict[Path, dict[str, list[tuple[str, list[str], Rows]]]]:
     """The files that hold tables, by the name of their marks."""
     return {
-        ROOT / "docs/results/costs.md": {"costs": [idle(), cycle(), noise()]},
+        ROOT / "docs/results/costs.md": {"costs": [idle(), idle_host(), cycle(), noise()]},
         ROOT / "docs/guide/diagnosing.md": {"diagnosis": [diagnosis()]},
         ROOT / "docs/guide/factored.md": {"costs": [factored(), factored_gpu()]},
         ROOT / "benchmarks" / "README.md": {"costs": list(tables()), "pod_plan": [pod_plan()]},
@@ -76,9 +77,17 @@ def idle() -> tuple[str, list[str], Rows]:
     for row in measure.load("idle_kept")["rows"]:
         rows.append({**row, "form": f"{row['form']}, freed memory kept"})
     keys = ("base", "size", "samples")
-    forms = ("in graph", "in graph, freed memory kept", "host function", "evolve=False")
+    forms = ("in graph", "in graph, freed memory kept", "evolve=False")
     header = ["base", "parameters", "samples", *forms]
     return "A step without a cycle, over the base's", header, _pivot(rows, keys, "form", forms)
+
+
+def idle_host() -> tuple[str, list[str], Rows]:
+    """Steps without a cycle, of programs that call Python in a cycle, and of others."""
+    forms = ("evolve=False", "in graph", "host function")
+    rows = measure.load("idle_host")["rows"]
+    title = "A step without a cycle of a small network, over the base's"
+    return title, ["parameters", *forms], _pivot(rows, ("size",), "form", forms)
 
 
 def cycle() -> tuple[str, list[str], Rows]:
