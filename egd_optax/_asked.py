@@ -138,7 +138,7 @@ def _generation(step: Step, asked: Asked, base_state: optax.OptState, index: jax
     ticket = dataclasses.replace(
         asked.ticket, generation=index, sigma=sigma, kind=MEMBERS, numbers=numbers
     )
-    read = spec.noise.reads(base_state, state.noise)
+    read = spec.noise.reads(base_state, state.of_noise)
     reads = None if read is None else snapshot_of(ticket, asked.parent).leaves_of(read)
     time = jnp.stack([ticket.count, ticket.cycle, index])
     parent = asked.parent._replace(time=time, reads=reads, child=None)

@@ -51,7 +51,7 @@ class Sigma:
         ...   def adapt(self, state, outcome):
         ...     return jnp.where(outcome.accepted, 0.0, state + 1.0)
         >>> tx = evolve(optax.sgd(0.1), sigma=Patient())
-        >>> tx.init(jnp.ones(3)).strategy_state.sigma.item()
+        >>> tx.init(jnp.ones(3)).strategy_state.of_sigma.item()
         0.0
     """
 
@@ -60,7 +60,7 @@ class Sigma:
     statistic: Callable[[jax.Array], jax.Array] | None = None
 
     def init(self, params: optax.Params) -> Any:
-        """Returns the state at the start of a run; `strategy_state.sigma` holds it.
+        """Returns the state at the start of a run; `strategy_state.of_sigma` holds it.
 
         Args:
             params: the parameters in float32 or wider, with `optax.MaskedNode` for leaves that do

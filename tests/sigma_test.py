@@ -81,7 +81,7 @@ def test_the_path_is_that_of_numpy(rule, antithetic):
         path = (1 - rate) * path + np.sqrt(rate * (2 - rate) / squares) * total
         of_random = np.sqrt(size) * (1 - 1 / (4 * size) + 1 / (21 * size**2))
         width *= np.exp(rate / damping * (np.linalg.norm(path) / of_random - 1))
-        found = state.strategy_state.sigma
+        found = state.strategy_state.of_sigma
         np.testing.assert_allclose(flat(found.path), path, atol=2e-4)
         np.testing.assert_allclose(0.3 * np.exp(found.log_factor), width, rtol=1e-4)
         members.clear()
@@ -100,7 +100,7 @@ def test_random_selection_leaves_sigma_where_it_is():
         def step(carry, _):
             params, state = carry
             _, state = tx.update(params, state, params, value_fn=noisy)
-            return (params, state), state.strategy_state.sigma.log_factor
+            return (params, state), state.strategy_state.of_sigma.log_factor
 
         return jax.lax.scan(step, (PARAMS, tx.init(PARAMS)), length=40)[1][-1]
 
@@ -150,8 +150,8 @@ def test_a_schedule_multiplies_what_was_learned():
 def test_a_generation_without_a_finite_member_teaches_nothing():
     nowhere = lambda params: jnp.inf * loss(params)  # noqa: E731
     *_, (_, state) = run(strategy(sigma=sigma.path_length(0.3)), 3, nowhere)
-    assert state.strategy_state.sigma.log_factor == 0
-    assert all((leaf == 0).all() for leaf in jax.tree.leaves(state.strategy_state.sigma.path))
+    assert state.strategy_state.of_sigma.log_factor == 0
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(state.strategy_state.of_sigma.path))
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,10 @@ def test_bad_input_is_named(make, named):
 
 def test_both_optimizers_take_it():
     for tx in (egd(0.1, sigma=sigma.path_length(0.1)), strategy(sigma=sigma.path_length(0.1))):
-        assert tx.init(PARAMS).strategy_state.sigma.path["b"].shape == (3,)
+        assert tx.init(PARAMS).strategy_state.of_sigma.path["b"].shape == (3,)
 
 
 def test_the_state_of_another_sigma_is_refused_by_name():
     state = strategy(sigma=0.1).init(PARAMS)
-    with pytest.raises(ValueError, match="`state.strategy_state.sigma` must be that of"):
+    with pytest.raises(ValueError, match="`state.strategy_state.noise` must be that of"):
         strategy(sigma=sigma.path_length(0.1)).update(PARAMS, state, PARAMS, value_fn=loss)

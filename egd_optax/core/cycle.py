@@ -95,7 +95,6 @@ def run_cycle_if(
     # A rule, and a noise, keep something whether or not the cycle left the parent.
     state = StrategyState(
         noise=following(carry.state.noise, start.strategy_state.noise, due),
-        sigma=following(carry.state.sigma, start.strategy_state.sigma, due),
         es_optimizer=following(
             carry.state.es_optimizer, start.strategy_state.es_optimizer, carry.jumped
         ),

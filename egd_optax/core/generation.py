@@ -19,7 +19,7 @@ from egd_optax.core.info import Generation, finite_mean
 from egd_optax.core.judge import choose, judged
 from egd_optax.core.population import Candidate, Population, population_around
 from egd_optax.core.select import Slots
-from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
+from egd_optax.core.spec import CycleSpec, NoiseAndSigma, Objectives, StrategyState
 from egd_optax.core.stage import Round, score_with
 from egd_optax.core.strategy import adapted_sigma, es_steps, statistic_tree
 from egd_optax.core.unformed import chunks_of
@@ -58,7 +58,7 @@ def run_generation(
         report.
     """
     sigma = adapted_sigma(spec, sigma, state)
-    population = _population(spec, objectives, snapshot, key, sigma, state.noise)
+    population = _population(spec, objectives, snapshot, key, sigma, state.of_noise)
     stage = Round(spec, snapshot, population, devices, sigma)
     objectives = objectives._replace(generation=generation)
     scored = _evaluated(stage, objectives, state.es_optimizer)
@@ -91,12 +91,12 @@ def concluded(
     choice, of_rule = choose(spec.accept, key, compared, best, moved, state.accept)
     chosen = _chosen(stage, scored.held, choice, best)
     outcome = _outcome(stage, scored, choice != PARENT)
-    of_sigma = state.sigma
+    of_noise = _adapted("noise", spec.noise, state.of_noise, stage, outcome)
     if isinstance(spec.sigma, Sigma):
-        of_sigma = _adapted("sigma", spec.sigma, of_sigma, stage, outcome)
+        of_sigma = _adapted("sigma", spec.sigma, state.of_sigma, stage, outcome)
+        of_noise = NoiseAndSigma(of_noise, of_sigma)
     state = StrategyState(
-        noise=_adapted("noise", spec.noise, state.noise, stage, outcome),
-        sigma=of_sigma,
+        noise=of_noise,
         es_optimizer=optax.tree.where(choice == CHILD, scored.es_state, state.es_optimizer),
         accept=of_rule,
     )

@@ -19,12 +19,23 @@ from egd_optax.sigma import Sigma
 STRAIGHT = optax.sgd(1.0)
 
 
+class NoiseAndSigma(NamedTuple):
+    """The state of `noise`, and that of a `sigma` that adapts.
+
+    Attributes:
+        of_noise: of the noise.
+        of_sigma: of sigma.
+    """
+
+    of_noise: Any
+    of_sigma: Any
+
+
 class StrategyState(NamedTuple):
     """The state of the parts of a cycle that keep something from one cycle to the next.
 
     Attributes:
-        noise: of `noise`.
-        sigma: of a `sigma` that adapts.
+        noise: of `noise`; with a `sigma` that adapts `NoiseAndSigma`, the states of both.
         es_optimizer: of `es_optimizer`, for the mutating leaves, in float32 or wider. It belongs
             to the last child that was taken.
         accept: of `accept`, as of the last generation.
@@ -39,9 +50,18 @@ class StrategyState(NamedTuple):
     """
 
     noise: Any = ()
-    sigma: Any = ()
     es_optimizer: optax.OptState = ()
     accept: Any = ()
+
+    @property
+    def of_noise(self) -> Any:
+        """The state of `noise` alone."""
+        return self.noise.of_noise if isinstance(self.noise, NoiseAndSigma) else self.noise
+
+    @property
+    def of_sigma(self) -> Any:
+        """The state of a `sigma` that adapts; empty if it is another one."""
+        return self.noise.of_sigma if isinstance(self.noise, NoiseAndSigma) else ()
 
 
 class CycleSpec(NamedTuple):

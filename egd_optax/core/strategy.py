@@ -15,7 +15,7 @@ from egd_optax.base.arguments import NUMBERS, arrays_of, shapes_of
 from egd_optax.base.leaves import flatten, mutating_leaves
 from egd_optax.core.fitness import Snapshot
 from egd_optax.core.population import Population
-from egd_optax.core.spec import STRAIGHT, CycleSpec, StrategyState
+from egd_optax.core.spec import STRAIGHT, CycleSpec, NoiseAndSigma, StrategyState
 from egd_optax.noise.interface import Noise
 from egd_optax.sigma import Sigma
 
@@ -27,15 +27,17 @@ def strategy_state_of(spec: CycleSpec, params: optax.Params) -> StrategyState:
     the place of others.
     """
     es_optimizer = spec.es_optimizer
-    of_optimizer, of_noise, of_sigma = STRAIGHT.init(()), (), ()
+    of_optimizer: Any = STRAIGHT.init(())
+    of_noise: Any = ()
     if _keeps_arrays(spec):  # else no leaf need be widened
         leaves, treedef = flatten(params)
         mutating = mutating_leaves(params, spec.mutable)
         known = _tree(treedef, len(leaves), {at: widen(leaves[at]) for at in mutating})
         of_optimizer = of_optimizer if es_optimizer is None else es_optimizer.init(known)
         of_noise = spec.noise.init(known)
-        of_sigma = spec.sigma.init(known) if isinstance(spec.sigma, Sigma) else ()
-    state = StrategyState(of_noise, of_sigma, of_optimizer, spec.accept.init(params))
+        if isinstance(spec.sigma, Sigma):
+            of_noise = NoiseAndSigma(of_noise, spec.sigma.init(known))
+    state = StrategyState(of_noise, of_optimizer, spec.accept.init(params))
     # Else a Python number would have another dtype in the first state than in the next ones.
     numbers, with_numbers = arrays_of(state, NUMBERS)
     arrays: StrategyState = with_numbers(
@@ -101,8 +103,8 @@ def _keeps_arrays(spec: CycleSpec) -> bool:
 def adapted_sigma(spec: CycleSpec, sigma: jax.Array, state: StrategyState) -> jax.Array:
     """The sigma of a generation, `[]`, from the one that its cycle starts from."""
     if isinstance(spec.sigma, Sigma):
-        sigma = sigma * spec.sigma.factor(state.sigma).astype(sigma.dtype)
-    return spec.noise.sigma(sigma, state.noise)
+        sigma = sigma * spec.sigma.factor(state.of_sigma).astype(sigma.dtype)
+    return spec.noise.sigma(sigma, state.of_noise)
 
 
 def es_steps(
