@@ -102,13 +102,15 @@ def opened(
     spec = step.spec
     with jax.numpy_rank_promotion("allow"):
         start = step.start(params, base_updates, state)
-        leaves, steps = flatten(params)[0], aligned(base_updates, params)
+        (leaves, treedef), steps = flatten(params), aligned(base_updates, params)
         own = tuple(jnp.asarray(leaves[at]) for at in mutating)
         cycle.check_noise(spec.noise, own)
-        moved = cycle.snapshot_of(params, base_updates, mutating, own)
+        moved = list(cycle.after_step(leaves, steps, mutating))
+        for at, leaf in zip(mutating, own, strict=True):
+            moved[at] = leaf
         updates = tuple(jnp.asarray(steps[at]) for at in mutating)
         time = jnp.zeros([3], jnp.int32)
-        parent = Parent(moved.tree(dict(enumerate(own))), updates, time)
+        parent = Parent(jax.tree.unflatten(treedef, moved), updates, time)
         ticket = Ticket(
             key=start.key_data,
             count=state.count,
@@ -167,8 +169,8 @@ def told(
     step: Step = update.__self__
     spec, kind = step.spec, asked.ticket.kind
     with jax.numpy_rank_promotion("allow"):
-        population = population_of(asked.ticket, asked.parent)
         snapshot = snapshot_of(asked.ticket, asked.parent)
+        population = population_of(asked.ticket, asked.parent, snapshot)
         stage = Round(spec, snapshot, population, Devices(), asked.ticket.sigma)
         fitness = jnp.where(fitness == 0, jnp.zeros_like(fitness), fitness)  # none is -0.0
         fitness = jnp.where(jnp.isfinite(fitness), fitness, jnp.inf)
@@ -192,8 +194,8 @@ def told(
 
 def _with_child(asked: Asked, stage: Round) -> Asked:
     """Asks for the child."""
-    updates = stage.population.updates_to(_child(asked, stage)[0])
-    parent = asked.parent._replace(child=tuple(updates[at] for at in range(len(updates))))
+    child = _in_order(stage.population.updates_to(_child(asked, stage)[0]), stage)
+    parent = asked.parent._replace(child=child)
     ticket = dataclasses.replace(asked.ticket, kind=CHILD, numbers=(asked.ticket.members,))
     return dataclasses.replace(asked, ticket=ticket, parent=parent)
 
@@ -236,6 +238,7 @@ def _ended(asked: Asked, stage: Round, fitness: jax.Array) -> Asked:
     all_fitness = jnp.append(members, jnp.stack([child, jnp.full_like(child, NEVER)]))
     scored = Scored(held, all_fitness, None, None, None, es_state)
     chosen, state, found = concluded(stage, scored, best_fitness, compared, asked.strategy_state)
+    chosen = _in_order(chosen, stage)
     updates = optax.tree.where(found.accepted, chosen, asked.parent.updates)
     return dataclasses.replace(
         asked,
@@ -243,6 +246,12 @@ def _ended(asked: Asked, stage: Round, fitness: jax.Array) -> Asked:
         strategy_state=state,
         info=_info_after(asked, found),
     )
+
+
+def _in_order(blocks: Arrays, stage: Round) -> Arrays:
+    """The leaves in blocks, in the order of their positions."""
+    leaves = stage.population.separate(blocks)
+    return tuple(leaves[at] for at in range(len(leaves)))
 
 
 def _info_after(asked: Asked, found: Generation) -> CycleInfo:

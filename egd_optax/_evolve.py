@@ -181,8 +181,8 @@ def evolve(
         stores or moves the parent. Device memory holds the updates of `base`, and the active
         members or one sum, whatever the population size. It also holds the parent while
         members of low rank are evaluated, and with `generations` above 1.
-        All leaves of at most 2**15 numbers are together held up to nine times. If XLA decides
-        how they are divided, each device holds them whole.
+        All leaves of at most 2**15 numbers are together held up to nine times, each in rows of 64
+        numbers. If XLA decides how they are divided, each device holds them whole.
         Under `jax.vmap` of the optimizer a cycle runs on the steps on which any is due. A jitted
         step takes longer to compile than that of `base`: `benchmarks/README.md` has a table.
         Outside of `jax.jit` `value_fn` is traced on every cycle, and its compiled program is

@@ -14,7 +14,7 @@ import optax
 from egd_optax.backend.packing import Arrays
 from egd_optax.base.leaves import flatten
 from egd_optax.core.fitness import Snapshot
-from egd_optax.core.population import Population, generation_key, population_around
+from egd_optax.core.population import Population, blocks_of, generation_key, population_around
 from egd_optax.core.spec import CycleSpec
 from egd_optax.noise.interface import Noise
 from egd_optax.sigma import Sigma
@@ -149,16 +149,14 @@ def settings_of(spec: CycleSpec) -> str:
 def snapshot_of(ticket: Ticket, parent: Parent) -> Snapshot:
     """The parameters after the step of the base."""
     leaves, treedef = flatten(parent.params)
-    own = tuple(leaves[at] for at in ticket.mutating)
-    return Snapshot(own, parent.updates, tuple(leaves), treedef, ticket.mutating)
+    blocks = blocks_of(ticket.noise, [leaves[at] for at in ticket.mutating], parent.updates)
+    return Snapshot(blocks, tuple(leaves), treedef, ticket.mutating)
 
 
-def population_of(ticket: Ticket, parent: Parent) -> Population:
+def population_of(ticket: Ticket, parent: Parent, snapshot: Snapshot) -> Population:
     """The members around the parent, none of them drawn yet."""
-    snapshot = snapshot_of(ticket, parent)
     return population_around(
-        snapshot.params,
-        snapshot.updates,
+        snapshot.blocks,
         snapshot.positions,
         noise=ticket.noise,
         mirrors=ticket.mirrors,
@@ -254,7 +252,8 @@ def _member(ticket: Ticket, parent: Parent, index: jax.Array) -> optax.Params:
         updates = optax.tree.where(is_child, parent.child, parent.updates)
         parent = parent._replace(updates=updates)
         number = jnp.where(is_child, 0, number)
-    population = population_of(ticket, parent)
+    snapshot = snapshot_of(ticket, parent)
+    population = population_of(ticket, parent, snapshot)
     held = population.redraw_into(population.parent(), number, number > 0)
     leaves = population.leaves(held, population.sign_of(number))
-    return snapshot_of(ticket, parent).tree(leaves)
+    return snapshot.tree(leaves)

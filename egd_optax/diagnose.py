@@ -14,7 +14,7 @@ from egd_optax.backend.arithmetic import widen
 from egd_optax.base.arguments import taken_by
 from egd_optax.base.leaves import aligned, flatten, mutating_leaves
 from egd_optax.core.fitness import Snapshot, fitness_dtype, fitness_of
-from egd_optax.core.population import Candidate, generation_key, population_around
+from egd_optax.core.population import Candidate, blocks_of, generation_key, population_around
 from egd_optax.core.spec import STRAIGHT, CycleSpec
 from egd_optax.execution import Execution
 from egd_optax.noise.interface import Noise
@@ -163,10 +163,10 @@ def _differences_around(
     leaves, treedef = flatten(params)
     own = tuple(jnp.asarray(leaves[at]) for at in mutating)
     zeros = tuple(map(jnp.zeros_like, own))
-    snapshot = Snapshot(own, zeros, tuple(leaves), treedef, mutating)
+    blocks = blocks_of(spec.noise, own, zeros)
+    snapshot = Snapshot(blocks, tuple(leaves), treedef, mutating)
     population = population_around(
-        own,
-        zeros,
+        blocks,
         mutating,
         noise=spec.noise,
         mirrors=True,

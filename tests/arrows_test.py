@@ -53,6 +53,7 @@ CORE = (
     "fitness",
     "population",
     "perturbation",
+    "deviation",
     "spec",
     "auxiliary",
 )

@@ -92,7 +92,7 @@ def test_the_noise_of_rank_one_is_a_product():
 def test_numbers_of_factors_have_half_of_their_digits():
     """So that a product of two is exact, wherever XLA computes it."""
     leaf = jnp.zeros((300, 200))
-    layout = packing.lay_out([leaf], [leaf], noise.low_rank().normals)
+    layout = packing.lay_out([leaf], [leaf], noise.low_rank().normals, lambda _: False)
     left, right = layout.blocks[0].read(draw_rows(layout, KEY[None], jnp.int32(0)))
     product = np.multiply.outer(np.float64(left[0, :, 0]), np.float64(right[0, :, 0]))
     np.testing.assert_array_equal(product, product.astype(np.float32))

@@ -11,6 +11,7 @@ import pytest
 
 from egd_optax import Execution, accept, evolve, noise, presets, recombine
 from egd_optax.backend import packing
+from egd_optax.backend.unpacking import unpack
 
 # How leaves are laid out is nobody's interface: fewer pieces of program are the reason for it.
 from egd_optax.core.perturbation import draw_rows
@@ -54,32 +55,38 @@ def test_the_noise_of_a_leaf_does_not_depend_on_its_company(kind):
 
 
 @pytest.mark.crossed(2)
+@pytest.mark.parametrize("is_cut", [False, True], ids=["stacked", "cut"])
 @pytest.mark.parametrize("length", [1, 5, 63, 64, 65, 4096])
-def test_a_row_goes_on_where_the_one_before_it_ended(length):
+def test_a_row_goes_on_where_the_one_before_it_ended(length, is_cut):
     leaves = [jnp.ones(length)] * 3
-    layout = packing.lay_out(leaves, leaves, lambda leaf: (leaf.shape,))
+    layout = laid_out(leaves, is_cut)
     keys = jax.random.bits(jax.random.key(2), (3, 2), jnp.uint32)
     rows = draw_rows(layout, keys, jnp.int32(5))
     assert rows.size <= 3 * (length + packing.LENGTH)
-    for block in layout.blocks:
-        (numbers,) = block.read(rows)
-        for leaf, position in zip(numbers, block.leaves, strict=True):
-            alone = packing.lay_out(leaves[:1], leaves[:1], lambda leaf: (leaf.shape,))
-            drawn = draw_rows(alone, keys[position][None], jnp.int32(5))
-            (expected,) = alone.blocks[0].read(drawn)
-            np.testing.assert_array_equal(leaf, expected[0])
+    numbers = unpack(layout, [block.read(rows)[0] for block in layout.blocks], jnp.int32(0))
+    for position in range(3):
+        alone = laid_out(leaves[:1], is_cut=False)
+        drawn = draw_rows(alone, keys[position][None], jnp.int32(5))
+        (expected,) = alone.blocks[0].read(drawn)
+        np.testing.assert_array_equal(numbers[position], expected[0])
 
 
-def test_a_stack_has_leaves_of_one_shape_and_kind_and_gives_them_back():
-    shapes = [(8, 8), (64,), (16, 4)] * 9 + [(packing.LARGEST + 1,)] * 2
+@pytest.mark.parametrize("is_cut", [False, True], ids=["stacked", "cut"])
+def test_a_block_has_leaves_of_one_kind_and_gives_them_back(is_cut):
+    shapes = [(8, 8), (64,), (16, 4), (5, 7), (), (0, 3)] * 9 + [(packing.LARGEST + 1,)] * 2
     leaves = leaves_of(shapes) + leaves_of(shapes, jnp.bfloat16)
-    layout = packing.lay_out(leaves, leaves, lambda leaf: (leaf.shape,))
+    layout = laid_out(leaves, is_cut)
     for block in layout.blocks:
-        assert len({(leaves[at].shape, leaves[at].dtype) for at in block.leaves}) == 1
+        like = {(leaves[at].dtype, None if is_cut else leaves[at].shape) for at in block.leaves}
+        assert len(like) == 1
         assert block.many == 1 or leaves[block.leaves[0]].size <= packing.LARGEST
-    unstacked = layout.unstack(layout.stack(leaves))
-    chex.assert_trees_all_equal([unstacked[at] for at in range(len(leaves))], leaves)
+    unpacked = unpack(layout, layout.stack(leaves), jnp.int32(0))
+    chex.assert_trees_all_equal([unpacked[at] for at in range(len(leaves))], leaves)
     assert len(layout.blocks) < len(leaves) / 2
+
+
+def laid_out(leaves, is_cut):
+    return packing.lay_out(leaves, leaves, lambda leaf: (leaf.shape,), lambda leaf: is_cut)
 
 
 def text_of(count, **kwargs):

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from egd_optax.backend import xla
@@ -59,6 +60,26 @@ def reach(leaf: jax.Array, update: jax.Array) -> jax.Array:
         # lead elsewhere. The second point is fixed.
         point = add(leaf, difference(point, leaf, update.dtype))
     return point
+
+
+def pairwise_sum(terms: jax.Array) -> jax.Array:
+    """The sums over the last axis of a matrix, whose length is a power of two, in a fixed order.
+
+    A reduction of XLA adds in an order that depends on the other axis. Here each trip of a loop
+    adds entry by entry: first parts of the length eight, and then halves.
+    """
+    length = terms.shape[1]
+    width = min(length, 8)
+
+    def add(trip: jax.Array, total: jax.Array) -> jax.Array:
+        return total + lax.dynamic_slice_in_dim(terms, trip * width, width, 1)
+
+    def fold(trip: jax.Array, total: jax.Array) -> jax.Array:
+        twice = jnp.concatenate([total, total], 1)
+        return total + lax.dynamic_slice_in_dim(twice, width >> (trip + 1), width, 1)
+
+    total = xla.loop(1, length // width, add, terms[:, :width])
+    return xla.loop(0, width.bit_length() - 1, fold, total)[:, 0]
 
 
 def _at_least_float32(dtype: jnp.dtype) -> jnp.dtype:

@@ -1,23 +1,29 @@
-"""Arrays side by side: equal small ones in a stack, and the random numbers of many in rows.
+"""Arrays side by side: small ones in stacks or cut into rows, and the random numbers of many.
 
 XLA compiles each different piece of a program once. An operation on a hundred small arrays would be
-a hundred pieces, even with a dozen shapes. Small arrays of one shape are stacked, so that they are
-one piece. A stack is a copy, so large arrays are not stacked.
+a hundred pieces, even with a dozen shapes. So small arrays are one array, on which an operation is
+one piece. If the operation treats all entries alike, arrays of any shape are cut into rows. Else
+those of one shape are stacked. Both are copies, so large arrays are left alone.
 
 All random numbers that are held come as rows of one draw, so that XLA compiles the generator once.
 Each row has its own key and counter.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
+import functools
 import itertools
 import math
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-# An array of more entries than this (128 KiB in float32) is not stacked.
+from egd_optax.backend import arithmetic, xla
+
+# An array of more entries than this (128 KiB in float32) is left alone.
 LARGEST = 2**15
 # Numbers in a row, always the same: XLA rounds differently in the remainder of a vector loop.
 LENGTH = 64
@@ -27,28 +33,98 @@ Arrays = tuple[jax.Array, ...]
 Shapes = tuple[tuple[int, ...], ...]
 
 
-class Block(NamedTuple):
-    """Arrays of one shape and dtype; static.
+class Run(NamedTuple):
+    """Arrays of one shape, one after another in a block that is cut into rows; static.
 
     Attributes:
         leaves: their positions among all arrays.
-        like: shape and dtype of each.
-        parts: shapes of the random numbers that each is made of.
+        shape: the shape of each.
+        first: the first row of the first one.
+    """
+
+    leaves: tuple[int, ...]
+    shape: tuple[int, ...]
+    first: int
+
+    @property
+    def height(self) -> int:
+        """How many rows each of them has."""
+        return _row_count(self.shape)
+
+    def stacked(self, rows: jax.Array) -> jax.Array:
+        """Returns the arrays in a stack, `[many, *shape]`, from the rows of the block."""
+        many, size = len(self.leaves), math.prod(self.shape)
+        own = lax.slice_in_dim(rows, self.first, self.first + many * self.height)
+        own = own.reshape(many, self.height * LENGTH)
+        return own[:, :size].reshape(many, *self.shape)
+
+    def entries(self, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+        """Returns vectors that are the rows of the arrays, one after another."""
+        many, size = len(self.leaves), math.prod(self.shape)
+        flat = [leaves[at].reshape(1, -1) for at in self.leaves]
+        spare = self.height * LENGTH - size
+        if many == 1:  # as another operand: to pad would be a piece of program for each shape
+            one = flat[0].reshape(-1)
+            return [one, lax.full_like(one, 0, shape=(spare,))] if spare else [one]
+        stack = jnp.concatenate(flat)
+        return [jnp.pad(stack, ((0, 0), (0, spare))).reshape(-1)]
+
+
+class Block(NamedTuple):
+    """Arrays of one dtype that are one array, a stack of like ones; static.
+
+    Attributes:
+        leaves: the positions of its arrays among all arrays.
+        like: shape and dtype of each part of the stack.
+        parts: shapes of the random numbers that each of these is made of.
         rows: the first row of each part. None if its numbers are not held in rows.
+        runs: its arrays, if they are cut into rows. Empty if each is a part of the stack.
     """
 
     leaves: tuple[int, ...]
     like: jax.ShapeDtypeStruct
     parts: Shapes
     rows: tuple[int, ...] | None
+    runs: tuple[Run, ...] = ()
 
     @property
     def many(self) -> int:
-        """How many arrays it has."""
-        return len(self.leaves)
+        """How long the stack is."""
+        return sum(self.heights) if self.runs else len(self.leaves)
+
+    @property
+    def heights(self) -> list[int]:
+        """How many rows each of its arrays has, if they are cut into rows."""
+        return [run.height for run in self.runs for _ in run.leaves]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """How many entries each of its arrays has, if they are cut into rows."""
+        return np.array([math.prod(run.shape) for run in self.runs for _ in run.leaves])
+
+    def sums(self, rows: jax.Array) -> jax.Array:
+        """Returns the sum over each array that is cut into rows, `[leaves]`, of floats.
+
+        The bits of a sum do not depend on the other arrays. Entries behind the end of an array
+        count for nothing.
+        """
+        heights = np.array(self.heights)
+        firsts, widths = np.cumsum(heights) - heights, _powers_of_two(heights)
+        filled = np.full(self.many, LENGTH)
+        filled[(firsts + heights - 1)[heights > 0]] -= (heights * LENGTH - self.sizes)[heights > 0]
+        if (filled < LENGTH).any():
+            rows = jnp.where(np.arange(LENGTH) < filled[:, None], rows, jnp.zeros_like(rows))
+        of_rows = jnp.pad(arithmetic.pairwise_sum(rows), (0, 1))  # the last one is zero
+        found = []
+        for width in sorted(set(widths)):  # in the order of the arrays
+            of_width = widths == width
+            within = np.arange(width) < heights[of_width, None]
+            table = np.where(within, firsts[of_width, None] + np.arange(width), self.many)
+            found.append(arithmetic.pairwise_sum(of_rows[table]))
+        return jnp.concatenate(found)
 
     def read(self, rows: jax.Array) -> Arrays:
-        """Returns the parts of its arrays, `[many, *part]`, from the rows of a draw."""
+        """Returns the numbers of its stack, `[many, *part]`, from the rows of a draw."""
         assert self.rows is not None  # narrows the type: only blocks in rows are read
         parts = []
         for first, shape in zip(self.rows, self.parts, strict=True):
@@ -58,8 +134,9 @@ class Block(NamedTuple):
         return tuple(parts)
 
 
-class Layout(NamedTuple):
-    """How arrays are laid out in blocks; static.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layout:
+    """How arrays are laid out in blocks; static, and one leaf in a pytree.
 
     Attributes:
         blocks: the blocks.
@@ -99,6 +176,9 @@ class Layout(NamedTuple):
 
     def stack_one(self, at: int, leaves: Sequence[jax.Array]) -> jax.Array:
         """Returns one block of these arrays."""
+        if runs := self.blocks[at].runs:
+            entries = itertools.chain.from_iterable(run.entries(leaves) for run in runs)
+            return jnp.concatenate(list(entries)).reshape(-1, LENGTH)
         first, *others = (leaves[position] for position in self.blocks[at].leaves)
         if not others:
             return first[None]
@@ -106,53 +186,94 @@ class Layout(NamedTuple):
         flat = jnp.concatenate([leaf.reshape(-1) for leaf in (first, *others)])
         return flat.reshape(1 + len(others), *first.shape)
 
-    def unstack(self, blocks: Sequence[jax.Array]) -> dict[int, jax.Array]:
-        """Returns the arrays by their positions."""
-        pairs = zip(self.blocks, blocks, strict=True)
-        return {at: stack[index] for block, stack in pairs for index, at in enumerate(block.leaves)}
-
 
 def lay_out(
-    leaves: Sequence[Any], companions: Sequence[Any], parts_of: Callable[[Any], Shapes | None]
+    leaves: Sequence[Any],
+    companions: Sequence[Any],
+    parts_of: Callable[[Any], Shapes | None],
+    is_entrywise: Callable[[Any], bool],
 ) -> Layout:
-    """Decides which arrays are stacked, and which numbers are held in rows.
+    """Decides which arrays are one array, and which numbers are held in rows.
 
     Args:
         leaves: arrays.
         companions: arrays of the same shapes, which are laid out in the same way.
         parts_of: maps the shape and dtype of an array to the shapes of the random numbers that it
             is made of; None if those are drawn in another way.
+        is_entrywise: maps the shape and dtype of an array to whether all operations on it go entry
+            by entry, with a random number for each.
     """
+    parts_of, is_entrywise = functools.cache(parts_of), functools.cache(is_entrywise)
+    likes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    cut: dict[Any, list[int]] = {}
     alike: dict[Any, list[int]] = {}
-    for at, (leaf, companion) in enumerate(zip(leaves, companions, strict=True)):
-        alone = leaf.size > LARGEST or _is_divided(leaf) or _is_divided(companion)
-        kind = at if alone else (leaf.shape, leaf.dtype, companion.dtype)
-        alike.setdefault(kind, []).append(at)
+    for at, (pair, like) in enumerate(
+        zip(zip(leaves, companions, strict=True), likes, strict=True)
+    ):
+        # One array would vary over all the manual axes that one of its parts varies over.
+        kind = tuple((one.dtype, xla.manual_axis_type(one)) for one in pair)
+        if like.size > LARGEST or any(map(_is_divided, pair)):
+            alike[at] = [at]
+        elif is_entrywise(like) and _in_rows(leaves[at], parts_of(like) or ()):
+            cut.setdefault(kind, []).append(at)
+        else:
+            alike.setdefault((like.shape, *kind), []).append(at)
 
-    blocks: list[Block] = []
-    rows: list[tuple[int, int, bool]] = []
+    table: list[tuple[int, int, bool]] = []
+    blocks = [_cut(positions, likes, parts_of, table) for positions in cut.values()]
     for positions in itertools.chain.from_iterable(map(_stacks, alike.values())):
-        leaf = leaves[positions[0]]
-        like = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        like = likes[positions[0]]
         parts = parts_of(like)
-        if parts is None or not _in_rows(leaf, parts):
+        if parts is None or not _in_rows(leaves[positions[0]], parts):
             blocks.extend(Block((at,), like, parts or (), None) for at in positions)
             continue
-        firsts, start = [], 0
-        for shape in parts:
-            firsts.append(len(rows))
-            for at in positions:
-                starts = (start + LENGTH * row for row in range(_row_count(shape)))
-                rows.extend((at, first, len(parts) > 1) for first in starts)
-            start += LENGTH * _row_count(shape)
-        blocks.append(Block(tuple(positions), like, parts, tuple(firsts)))
-    table = np.array(rows, np.int64).reshape(-1, 3)
+        firsts = _add_rows(table, positions, [parts] * len(positions))
+        blocks.append(Block(tuple(positions), like, parts, firsts))
+    rows = np.array(table, np.int64).reshape(-1, 3)
     return Layout(
         tuple(blocks),
-        table[:, 0].astype(np.int32),
-        table[:, 1].astype(np.uint32),
-        table[:, 2].astype(np.bool_),
+        rows[:, 0].astype(np.int32),
+        rows[:, 1].astype(np.uint32),
+        rows[:, 2].astype(np.bool_),
     )
+
+
+def _cut(
+    positions: list[int],
+    likes: Sequence[jax.ShapeDtypeStruct],
+    parts_of: Callable[[Any], Shapes | None],
+    table: list[tuple[int, int, bool]],
+) -> Block:
+    """A block of arrays that are cut into rows, in the order of their heights and shapes."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for at in positions:
+        alike.setdefault(likes[at].shape, []).append(at)
+    runs: list[Run] = []
+    first = 0
+    for shape in sorted(alike, key=lambda shape: (_row_count(shape), shape)):
+        for stack in _stacks(alike[shape]):
+            runs.append(Run(tuple(stack), shape, first))
+            first += len(stack) * _row_count(shape)
+    order = tuple(at for run in runs for at in run.leaves)
+    firsts = _add_rows(table, order, [parts_of(likes[at]) or () for at in order])
+    like = jax.ShapeDtypeStruct((LENGTH,), likes[positions[0]].dtype)
+    return Block(order, like, (like.shape,) * len(firsts), firsts, tuple(runs))
+
+
+def _add_rows(
+    table: list[tuple[int, int, bool]], positions: Sequence[int], parts: Sequence[Shapes]
+) -> tuple[int, ...]:
+    """Adds the rows of some arrays to a table; returns the first row of each of their parts."""
+    firsts, starts = [], [0] * len(positions)
+    for part in range(len(parts[0])):
+        firsts.append(len(table))
+        for index, at in enumerate(positions):
+            count = _row_count(parts[index][part])
+            table.extend(
+                (at, starts[index] + LENGTH * row, len(parts[0]) > 1) for row in range(count)
+            )
+            starts[index] += LENGTH * count
+    return tuple(firsts)
 
 
 def _stacks(positions: list[int]) -> list[list[int]]:
@@ -171,6 +292,11 @@ def _in_rows(leaf: Any, parts: Shapes) -> bool:
     numbers = sum(map(math.prod, parts))
     small = leaf.size <= LARGEST and not _is_divided(leaf)
     return numbers < leaf.size or (small and numbers <= LARGEST)
+
+
+def _powers_of_two(counts: np.ndarray) -> np.ndarray:
+    """The powers of two that are at least as large."""
+    return np.array([1 << max(int(count) - 1, 0).bit_length() for count in counts])
 
 
 def _row_count(shape: tuple[int, ...]) -> int:

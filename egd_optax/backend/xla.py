@@ -26,7 +26,7 @@ def barrier(tree: T) -> T:
     leaves, treedef = jax.tree.flatten(tree)
     kinds: dict[Any, dict[int, Any]] = {}
     for leaf in leaves:
-        kinds.setdefault(_manual_axis_type(leaf), {})[id(leaf)] = leaf
+        kinds.setdefault(manual_axis_type(leaf), {})[id(leaf)] = leaf
     fixed: dict[int, Any] = {}
     for different in kinds.values():
         fixed.update(zip(different, lax.optimization_barrier([*different.values()]), strict=True))
@@ -34,7 +34,8 @@ def barrier(tree: T) -> T:
     return result
 
 
-def _manual_axis_type(leaf: Any) -> Any:
+def manual_axis_type(leaf: Any) -> Any:
+    """The manual axes that an array varies over, in JAX's own form; None in older versions."""
     return getattr(jax.typeof(leaf), "manual_axis_type", None)
 
 

@@ -15,6 +15,7 @@ select        fitness -> weights; which members are kept
 fitness       value_fn -> a number that can be compared
 population    candidates, drawn from keys
 perturbation  the noise of one draw in each block
+deviation     the standard deviation of the noise in each block
 spec          plain data
 auxiliary     the aux that `value_fn` returns with the fitness
 """

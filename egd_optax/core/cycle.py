@@ -14,6 +14,7 @@ from egd_optax.backend import xla
 from egd_optax.backend.derivatives import constant, following
 from egd_optax.backend.devices import Devices, on_devices
 from egd_optax.backend.packing import Arrays
+from egd_optax.backend.unpacking import unpack_if
 from egd_optax.base.arguments import taken_by
 from egd_optax.base.leaves import aligned, flatten, is_masked, replaced
 from egd_optax.core import auxiliary
@@ -21,7 +22,7 @@ from egd_optax.core.fitness import Snapshot, fitness_dtype
 from egd_optax.core.generation import run_generation
 from egd_optax.core.info import CycleInfo, Ran, Start, info_of
 from egd_optax.core.perturbation import Perturbation, is_of_library, lay_out
-from egd_optax.core.population import generation_key
+from egd_optax.core.population import blocks_of, generation_key
 from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
 from egd_optax.factored.interpret import primitives_of
 from egd_optax.noise.interface import Noise
@@ -32,7 +33,7 @@ class _Carry(NamedTuple):
     """The data that a step with a cycle changes; a step without one passes it on in place.
 
     Attributes:
-        updates: of the mutating leaves.
+        updates: of the mutating leaves; within a cycle in blocks.
         state: the state of the strategy.
         info: the report of the latest cycle.
         jumped: bool `[]`, whether a cycle left the base step.
@@ -64,30 +65,35 @@ def run_cycle_if(
     idle = tuple(jnp.asarray(steps[at]) for at in mutating)
     never = jnp.zeros([], jnp.bool_)
     carry = _Carry(constant(idle), constant(start.strategy_state), start.info, never)
-    fixed, fixed_updates = constant((start.params, start.base_updates))
+    fixed, fixed_steps = constant((start.params, steps))
+    leaves, treedef = flatten(fixed)
+    own_params = tuple(jnp.asarray(leaves[at]) for at in mutating)
 
     def with_cycle(before: _Carry, cycle: jax.Array, key_data: jax.Array, own: Arrays) -> _Carry:
+        # Outside of the branch, which is then given a few blocks, and not each leaf.
+        blocks = blocks_of(spec.noise, own, before.updates)
+
         def run() -> _Carry:
+            others = after_step(leaves, fixed_steps, mutating)
+            snapshot = Snapshot(blocks, others, treedef, mutating)
             axis, mesh = spec.execution.population_axis, spec.execution.mesh
             on_each = functools.partial(_generations, spec)
-            around = fixed, fixed_updates, mutating, own
             return on_devices(
-                axis, mesh, on_each, objectives, around, before, cycle, key_data,
+                axis, mesh, on_each, objectives, snapshot, before.state, cycle, key_data,
                 calls_python=axis is not None and _calls_python(objectives, fixed),
             )  # fmt: skip
 
         def instead() -> _Carry:
-            return before._replace(updates=tuple(map(jnp.zeros_like, before.updates)))
+            return before._replace(updates=tuple(map(jnp.zeros_like, blocks.updates)))
 
         # The cycle is in a branch. XLA would else move its draws out, and idle steps pay for them.
         # The choice is outside. The branch would else hold both its result and the base updates.
         after = xla.hold_in_branch(cycle, run, instead)
-        return after._replace(updates=_if_left(after.jumped, after.updates, before.updates))
+        updates = unpack_if(after.jumped, blocks.layout, after.updates, before.updates)
+        return after._replace(updates=updates)
 
     # Outside of jit, if none is due, there is nothing to compile.
     if isinstance(due, jax.core.Tracer) or due:
-        leaves = flatten(fixed)[0]
-        own_params = tuple(jnp.asarray(leaves[at]) for at in mutating)
         check_noise(spec.noise, own_params)
         with advice_on_value_fn():
             carry = xla.run_if(due, with_cycle, carry, start.cycle, start.key_data, own_params)
@@ -114,16 +120,18 @@ def _calls_python(objectives: Objectives, params: optax.Params) -> bool:
     return any("callback" in name for name in names)
 
 
-def snapshot_of(
-    params: optax.Params, base_updates: optax.Updates, mutating: tuple[int, ...], own: Arrays
-) -> Snapshot:
-    """The parameters after the base step, without the updates of those that mutate."""
-    leaves, treedef = flatten(params)
-    moved = [
-        leaf if by is None or is_masked(leaf) else optax.apply_updates(leaf, by)
-        for leaf, by in zip(leaves, aligned(base_updates, params), strict=True)
-    ]
-    return Snapshot(own, (), tuple(moved), treedef, tuple(map(int, mutating)))
+def after_step(
+    leaves: Sequence[Any], steps: Sequence[Any], mutating: tuple[int, ...]
+) -> tuple[Any, ...]:
+    """All leaves after the base step; of those that mutate the shapes alone."""
+
+    def after(at: int, leaf: Any, step: Any) -> Any:
+        if at in own:
+            return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+        return leaf if step is None or is_masked(leaf) else optax.apply_updates(leaf, step)
+
+    own = set(mutating)
+    return tuple(map(after, range(len(leaves)), leaves, steps))
 
 
 def sigma_of(spec: CycleSpec, cycle: jax.Array) -> jax.Array:
@@ -137,16 +145,16 @@ def _generations(
     spec: CycleSpec,
     devices: Devices,
     objectives: Objectives,
-    around: tuple[Any, ...],
-    before: _Carry,
+    snapshot: Snapshot,
+    before: StrategyState,
     cycle: jax.Array,
     key_data: jax.Array,
 ) -> _Carry:
-    """The updates that all generations lead to, and whether these leave the base step."""
-    snapshot, sigma = snapshot_of(*around), sigma_of(spec, cycle)
+    """The updates that all generations lead to, in blocks, and whether they leave the base step."""
+    sigma = sigma_of(spec, cycle)
 
     def generation(index: jax.Array, updates: Arrays, state: StrategyState) -> Any:
-        parent = snapshot._replace(updates=updates)
+        parent = snapshot._replace(blocks=snapshot.blocks._replace(updates=updates))
         key = generation_key(key_data, cycle, index)
         return run_generation(spec, objectives, parent, key, sigma, index, state, devices)
 
@@ -160,10 +168,10 @@ def _generations(
 
     if spec.generations > 1:
         indices = jnp.arange(spec.generations, dtype=jnp.int32)
-        begin = before.updates, before.state, auxiliary.nothing_kept(spec.aux)
+        begin = snapshot.blocks.updates, before, auxiliary.nothing_kept(spec.aux)
         (updates, state, aux), found = lax.scan(next_generation, begin, indices)
     else:
-        updates, state, found = generation(jnp.int32(0), before.updates, before.state)
+        updates, state, found = generation(jnp.int32(0), snapshot.blocks.updates, before)
         aux = found.aux
         found = jax.tree.map(lambda scalar: scalar[None], found._replace(aux=None))
     jumped = jnp.any(found.accepted)

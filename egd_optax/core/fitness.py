@@ -14,6 +14,7 @@ import optax
 from egd_optax._advice import advice_on_gaps, advice_on_tracers
 from egd_optax._axes import check_replicas
 from egd_optax.core.auxiliary import Auxiliary, Evaluated, split_off
+from egd_optax.core.population import Blocks
 from egd_optax.execution import Execution
 
 _COUNTS: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("counts", default=None)
@@ -44,16 +45,14 @@ class Snapshot(NamedTuple):
     """The parameters after the base step.
 
     Attributes:
-        params: the mutating leaves before the step.
-        updates: their base updates.
-        others: all leaves after the step, without use if they mutate; an `optax.MaskedNode` is a
-            leaf.
+        blocks: the mutating leaves before the step, and their base updates.
+        others: all leaves after the step, their shapes alone if they mutate; an
+            `optax.MaskedNode` is a leaf.
         treedef: the structure of all leaves.
         positions: of the mutating leaves among all.
     """
 
-    params: tuple[jax.Array, ...]
-    updates: tuple[jax.Array, ...]
+    blocks: Blocks
     others: tuple[Any, ...]
     treedef: jax.tree_util.PyTreeDef
     positions: tuple[int, ...]

@@ -54,8 +54,8 @@ def run_generation(
         devices: share the members.
 
     Returns:
-        The updates that it chose, any if the parent stays; the next state of the strategy; and the
-        report.
+        The updates that it chose, in blocks, any if the parent stays; the next state of the
+        strategy; and the report.
     """
     sigma = adapted_sigma(spec, sigma, state)
     population = _population(spec, objectives, snapshot, key, sigma, state.of_noise)
@@ -114,8 +114,7 @@ def _population(
     """The members around the parent, none of them drawn yet."""
     read = spec.noise.reads(objectives.base_state, noise_state)
     return population_around(
-        snapshot.params,
-        snapshot.updates,
+        snapshot.blocks,
         snapshot.positions,
         noise=spec.noise,
         mirrors=spec.antithetic,
@@ -205,12 +204,11 @@ def _compared(
 
 
 def _chosen(stage: Round, held: Candidate, choice: jax.Array, best: jax.Array) -> Arrays:
-    """The updates to the best member or the child, any if the parent stays."""
+    """The updates to the best member or the child, in blocks, any if the parent stays."""
     population = stage.population
     if stage.spec.accept.takes_best:
         held = population.form_into(held, best, choice == BEST)
-    updates = population.updates_to(held)
-    return tuple(updates[at] for at in range(len(updates)))
+    return population.updates_to(held)
 
 
 def _outcome(stage: Round, scored: Scored, accepted: jax.Array) -> Outcome:
@@ -228,7 +226,7 @@ def _adapted(name: str, operator: Noise | Sigma, state: Any, stage: Round, outco
         sums = combine.statistic_of(
             operator.statistic, stage.population, outcome.weights, stage.devices
         )
-        leaves = stage.population.layout.unstack(sums)
+        leaves = stage.population.separate(sums)
         outcome = outcome._replace(statistic=statistic_tree(stage.spec, stage.snapshot, leaves))
     after = operator.adapt(state, outcome)
     return like_before(checked_state(f"{name}.adapt", operator, after, state), state)

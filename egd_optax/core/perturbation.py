@@ -15,10 +15,10 @@ from jax import lax
 import jax.numpy as jnp
 
 from egd_optax.backend import arithmetic, packing, random, xla
-from egd_optax.backend.devices import divided_like
 from egd_optax.backend.packing import Arrays, Layout
 from egd_optax.backend.products import product, sum_of_products
-from egd_optax.noise.interface import Noise, has_factors
+from egd_optax.core.deviation import stds_of
+from egd_optax.noise.interface import Noise, has_factors, is_entrywise
 
 # Purpose of the keys of a noise that draws its numbers itself; of a complex leaf also the next one.
 _OTHER_DRAWS = 2
@@ -214,10 +214,15 @@ def perturbation_of(
         sigma: `[]`.
         keys: the keys of the leaves, uint32 `[leaves, 2]`.
     """
-    reads = (None,) * len(params) if read is None else layout.stack(read)
-    pairs = zip(parents, reads, strict=True)
-    stds = tuple(_stds(noise, parent, sigma, read) for parent, read in pairs)
-    return Perturbation(params, stds, keys, layout, noise)
+    reads = [
+        None if read is None or block.runs else layout.stack_one(at, read)
+        for at, block in enumerate(layout.blocks)
+    ]
+    stds = (
+        stds_of(noise, block, parent, sigma, own)
+        for block, parent, own in zip(layout.blocks, parents, reads, strict=True)
+    )
+    return Perturbation(params, tuple(stds), keys, layout, noise)
 
 
 def is_of_library(noise: Noise) -> bool:
@@ -233,33 +238,12 @@ def _finite(noise: jax.Array) -> jax.Array:
 
 def lay_out(noise: Noise, params: Sequence[jax.Array], updates: Sequence[jax.Array]) -> Layout:
     """Decides which leaves are stacked, and which numbers are held in rows."""
-    return packing.lay_out(params, updates, functools.partial(_parts_of, noise))
-
-
-def _stds(noise: Noise, stack: jax.Array, sigma: jax.Array, read: jax.Array | None) -> jax.Array:
-    """The standard deviations in a block, leaf by leaf: the same bits as for one leaf alone."""
-    real = arithmetic.real_dtype(stack.dtype)
-
-    def std(leaf: jax.Array, read: jax.Array | None) -> jax.Array:
-        found = jnp.asarray(noise.std(leaf, sigma.astype(real), read), real)
-        fits = all(own in (1, size) for own, size in zip(found.shape, leaf.shape, strict=False))
-        if found.ndim not in (0, leaf.ndim) or not fits:
-            raise ValueError(
-                f"`noise.std` must return a scalar or an array like its leaf, {leaf.shape}, got "
-                f"shape {found.shape} from {noise!r}."
-            )
-        if found.shape == leaf.shape:  # a state may be divided in another way than its leaf
-            found = divided_like(found, leaf)
-        found = found.reshape(found.shape or (1,) * leaf.ndim)
-        # Noise is nowhere 64 deviations away: it is finite, and no times it is zero.
-        return jnp.where(jnp.isfinite(64 * found), found, jnp.zeros_like(found))
-
-    if not stack.size:
-        return jnp.zeros((stack.shape[0], *(1,) * (stack.ndim - 1)), real)
-    if stack.shape[0] == 1:
-        return std(stack[0], None if read is None else read[0])[None]
-    stds: jax.Array = lax.map(lambda pair: std(*pair), (stack, read))
-    return stds
+    return packing.lay_out(
+        params,
+        updates,
+        functools.partial(_parts_of, noise),
+        functools.partial(is_entrywise, noise),
+    )
 
 
 def _parts_of(noise: Noise, leaf: jax.ShapeDtypeStruct) -> packing.Shapes | None:

@@ -13,14 +13,14 @@ the point that `optax.apply_updates` leads to, to the bit.
 from collections.abc import Sequence
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from egd_optax.backend import arithmetic, packing, random, xla
 from egd_optax.backend.packing import Arrays, Layout
+from egd_optax.backend.unpacking import unpack
 from egd_optax.core.perturbation import Perturbation, lay_out, perturbation_of
 from egd_optax.noise.interface import Noise
 
@@ -33,6 +33,26 @@ _PURPOSE = 0x45474421
 def generation_key(key: jax.Array, cycle: jax.Array, generation: jax.Array) -> jax.Array:
     """The key of a generation, uint32 `[2]`, from that of the run."""
     return random.derive(random.derive(key, _PURPOSE, cycle), 0, generation)
+
+
+class Blocks(NamedTuple):
+    """The mutating leaves before the step, and their base updates, in blocks.
+
+    Attributes:
+        layout: how leaves are laid out in blocks.
+        params: the leaves.
+        updates: their base updates.
+    """
+
+    layout: Layout
+    params: Arrays
+    updates: Arrays
+
+
+def blocks_of(noise: Noise, params: Sequence[jax.Array], updates: Sequence[jax.Array]) -> Blocks:
+    """Lays out the mutating leaves and their base updates in blocks."""
+    layout = lay_out(noise, params, updates)
+    return Blocks(layout, layout.stack(params), layout.stack(updates))
 
 
 class Candidate(NamedTuple):
@@ -60,7 +80,7 @@ class Population:
 
     Attributes:
         params: the parameters before the step, in blocks.
-        updates: the base updates, leaf by leaf. Stacks of them would take memory too.
+        updates: the base updates, in blocks.
         perturbation: the noise.
         key: that of the generation, uint32 `[2]`.
         mirrors: whether members come in pairs.
@@ -105,7 +125,7 @@ class Population:
         return arithmetic.add(self.params[at], self._base_update(at))
 
     def _base_update(self, at: int) -> jax.Array:
-        return self.layout.stack_one(at, self.updates)
+        return self.updates[at]
 
     def draw_into(self, held: Candidate, member: jax.Array, pred: jax.Array) -> Candidate:
         """Returns a member in the memory of another candidate if `pred` holds, else that one.
@@ -176,35 +196,15 @@ class Population:
                 (inside, fixed), _ = xla.no_hoist((self, (held, sign)), index)
                 return tuple(inside._formed(at, *fixed) for at in stacks)
 
-            blank = tuple(jnp.zeros_like(self.params[at]) for at in stacks)
+            # Like the leaves that are formed, which may vary over a manual axis.
+            blank = tuple(jnp.zeros_like(self._formed(at, held, sign)) for at in stacks)
             always, index = self._always(), jnp.int32(0)
             blocks |= zip(stacks, xla.write_if(always, index, form, blank), strict=True)
         return self.separate([blocks.get(at) for at in range(len(layout.blocks))])
 
     def separate(self, blocks: Sequence[jax.Array | None]) -> dict[int, jax.Array]:
-        """The leaves in some blocks by their positions; those of a stack as buffers of their own.
-
-        XLA would take a leaf out of its stack within the operation that uses it. Each layer of a
-        network would then be another piece of program.
-        """
-        pairs = [
-            (block, stack)
-            for block, stack in zip(self.layout.blocks, blocks, strict=True)
-            if stack is not None
-        ]
-        leaves = {block.leaves[0]: stack[0] for block, stack in pairs if block.many == 1}
-        stacks = {block.leaves: stack for block, stack in pairs if block.many > 1}
-        if stacks:
-            blank = {
-                of: tuple(jnp.zeros_like(leaf) for leaf in stack) for of, stack in stacks.items()
-            }
-
-            def split(_: Any, stacks: dict[Any, jax.Array]) -> dict[Any, Arrays]:
-                return {of: _split(stack) for of, stack in stacks.items()}
-
-            for of, singles in xla.run_if(self._always(), split, blank, stacks).items():
-                leaves.update(zip(of, singles, strict=True))
-        return leaves
+        """The leaves in some blocks by their positions, each in a buffer of its own."""
+        return unpack(self.layout, blocks, self.key.astype(jnp.int32) & 1)
 
     def form_into(self, held: Candidate, member: jax.Array, pred: jax.Array) -> Candidate:
         """A member in the memory of the child if `pred` holds, else the child."""
@@ -226,8 +226,8 @@ class Population:
         """True, which XLA cannot know."""
         return ~xla.opaque_false(self._witness())
 
-    def updates_to(self, held: Candidate) -> dict[int, jax.Array]:
-        """The updates that lead to a child, or to what `form_into` returned, by their positions."""
+    def updates_to(self, held: Candidate) -> Arrays:
+        """The updates that lead to a child, or to what `form_into` returned, in blocks."""
         places = self.layout.whole
         dtypes = [self._base_update(at).dtype for at in places]
 
@@ -241,7 +241,7 @@ class Population:
         else:
             whole = steps(whole, params)
         in_rows = [self._center_of(held, at) for at in self.layout.in_rows]
-        return self.separate(self.layout.in_order(whole, in_rows))
+        return tuple(self.layout.in_order(whole, in_rows))
 
     def center_of(self, held: Candidate, at: int) -> jax.Array:
         """The leaves that noise is added to, in one block in rows."""
@@ -271,8 +271,7 @@ class Population:
 
 
 def population_around(
-    params: Sequence[jax.Array],
-    updates: Sequence[jax.Array],
+    blocks: Blocks,
     positions: Sequence[int],
     *,
     noise: Noise,
@@ -284,8 +283,7 @@ def population_around(
     """Prepares the candidates around `params + updates`; draws nothing.
 
     Args:
-        params: the mutating leaves before the step.
-        updates: their base updates.
+        blocks: the mutating leaves before the step, and their base updates.
         positions: of these leaves among all leaves of the parameters.
         noise: the distribution of the perturbations.
         mirrors: whether members come in mirrored pairs.
@@ -293,18 +291,13 @@ def population_around(
         read: the arrays that the noise reads, a leaf for each of these; None for nothing.
         key: of the generation, uint32 `[2]`.
     """
-    layout = lay_out(noise, params, updates)
-    stacks = layout.stack(params)
-    parents = tuple(map(arithmetic.add, stacks, layout.stack(updates)))
+    layout, params, updates = blocks
+    parents = tuple(map(arithmetic.add, params, updates))
     of_leaves = random.derive(key, _OF_LEAVES, 0)
     keys = random.derive(of_leaves, 0, jnp.asarray(positions, jnp.uint32))
-    perturbation = perturbation_of(noise, layout, stacks, parents, read, sigma, keys)
-    return Population(stacks, tuple(updates), perturbation, key, mirrors)
+    perturbation = perturbation_of(noise, layout, params, parents, read, sigma, keys)
+    return Population(params, updates, perturbation, key, mirrors)
 
 
 def _mirror(whole: Arrays, population: Population) -> Arrays:
     return population.mirrored_whole(whole)
-
-
-def _split(stack: jax.Array) -> Arrays:
-    return tuple(lax.squeeze(leaf, [0]) for leaf in lax.split(stack, (1,) * stack.shape[0]))

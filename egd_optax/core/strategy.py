@@ -129,10 +129,10 @@ def es_steps(
     """
     if spec.es_optimizer is None:  # straight
         return sums, state
-    layout, positions = population.layout, snapshot.positions
-    parents = layout.unstack([widen(population.parent_block(at)) for at in range(len(sums))])
-    totals = layout.unstack(sums)
-    params = {at: widen(leaf) for at, leaf in _known(spec, snapshot).items()}
+    positions = snapshot.positions
+    parents = population.separate([widen(population.parent_block(at)) for at in range(len(sums))])
+    totals = population.separate(sums)
+    params = {at: widen(leaf) for at, leaf in _frozen(spec, snapshot).items()}
     grads = {at: jnp.zeros_like(leaf) for at, leaf in params.items()}
     params |= {positions[at]: leaf for at, leaf in parents.items()}
     grads |= {positions[at]: -total.astype(parents[at].dtype) for at, total in totals.items()}
@@ -141,7 +141,7 @@ def es_steps(
     updates, after = spec.es_optimizer.update(grads_tree, state, params_tree)
     steps = flatten(updates)[0]
     moved = like_before([steps[at] for at in positions], [params[at] for at in positions])
-    return list(layout.stack(moved)), like_before(after, state)
+    return list(population.layout.stack(moved)), like_before(after, state)
 
 
 def statistic_tree(
@@ -156,16 +156,17 @@ def statistic_tree(
         snapshot: all leaves.
         leaves: the statistic of the mutating leaves, by their positions among these.
     """
-    known = _known(spec, snapshot)
-    whole = {at: jnp.zeros_like(leaf, sum_dtype(leaf.dtype)) for at, leaf in known.items()}
+    frozen = _frozen(spec, snapshot)
+    whole = {at: jnp.zeros_like(leaf, sum_dtype(leaf.dtype)) for at, leaf in frozen.items()}
     whole |= {snapshot.positions[at]: leaf for at, leaf in leaves.items()}
     return _tree(snapshot.treedef, len(snapshot.others), whole)
 
 
-def _known(spec: CycleSpec, snapshot: Snapshot) -> dict[int, jax.Array]:
-    """The leaves that `strategy_state_of` knows, those that the base freezes among them."""
+def _frozen(spec: CycleSpec, snapshot: Snapshot) -> dict[int, jax.Array]:
+    """The leaves that `strategy_state_of` knows and that the base freezes."""
     params = jax.tree.unflatten(snapshot.treedef, snapshot.others)
-    return {at: snapshot.others[at] for at in mutating_leaves(params, spec.mutable)}
+    known = mutating_leaves(params, spec.mutable)
+    return {at: snapshot.others[at] for at in known if at not in snapshot.positions}
 
 
 def _tree(treedef: jax.tree_util.PyTreeDef, count: int, leaves: dict[int, jax.Array]) -> Any:

@@ -95,9 +95,7 @@ class Noise:
         if not self.relative:
             return sigma
         squares = jnp.square(jnp.abs(leaf).astype(sigma.dtype))
-        return sigma * jnp.maximum(
-            jnp.sqrt(jnp.mean(squares)), jnp.asarray(self.min_scale, sigma.dtype)
-        )
+        return relative_std(self, sigma, jnp.mean(squares))
 
     def normals(self, leaf: jax.ShapeDtypeStruct) -> tuple[tuple[int, ...], ...]:
         """Returns the shapes of the standard normal numbers that the noise of a leaf is made of.
@@ -205,3 +203,21 @@ def has_factors(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
         return False
     parts = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in noise.normals(leaf))
     return jax.eval_shape(lambda *parts: noise.factors(parts, leaf), *parts) is not None
+
+
+def is_entrywise(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
+    """Whether each entry of a leaf has a number of its own, times one standard deviation for all.
+
+    Nothing is known of a noise with methods of its own.
+    """
+    methods = ("std", "normals", "draw", "form", "form_sum", "factors")
+    own = any(getattr(type(noise), name).__module__ != Noise.__module__ for name in methods)
+    if own or noise.statistic is not None:
+        return False
+    return noise.normals(leaf) == (leaf.shape,)
+
+
+def relative_std(noise: Noise, sigma: jax.Array, mean_square: jax.Array) -> jax.Array:
+    """Sigma times a root mean square, at least `min_scale`."""
+    least = jnp.asarray(noise.min_scale, sigma.dtype)
+    return sigma * jnp.maximum(jnp.sqrt(mean_square), least)
