@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from egd_optax.backend.devices import placed_like
 from egd_optax.backend.packing import Arrays
 from egd_optax.base.leaves import flatten
 from egd_optax.core.fitness import Snapshot
@@ -220,8 +221,9 @@ def member(ticket: Ticket, parent: Parent, index: Any) -> optax.Params:
             f"`index` must be from 0 to {ticket.size - 1}, got {index}: the ticket asks for "
             f"{ticket.size} candidates of the kind {ticket.kind!r}."
         )
-    candidates: optax.Params = _members(ticket, parent, index.astype(np.int32))
-    return candidates
+    candidates = _members(ticket, parent, index.astype(np.int32))
+    placed: optax.Params = jax.tree.map(placed_like, candidates, parent.params)
+    return placed
 
 
 def _check_together(ticket: Ticket, parent: Parent) -> None:

@@ -145,6 +145,20 @@ def divided_like(leaf: jax.Array, other: jax.Array) -> jax.Array:
     return leaf
 
 
+def placed_like(array: jax.Array, like: Any) -> jax.Array:
+    """The array where another one is; the leading axes that it has more are not divided.
+
+    Within `jax.jit`, and of an array that is not committed, XLA decides.
+    """
+    if isinstance(array, jax.core.Tracer) or not isinstance(like, jax.Array) or not like.committed:
+        return array
+    sharding, more = like.sharding, array.ndim - like.ndim
+    if isinstance(sharding, NamedSharding) and more:
+        spec = PartitionSpec(*(None,) * more, *sharding.spec)
+        sharding = NamedSharding(sharding.mesh, spec, memory_kind=sharding.memory_kind)
+    return jax.device_put(array, sharding)
+
+
 def like_before(tree: T, before: Any) -> T:
     """Returns the arrays in the dtypes and the shardings of those before.
 

@@ -63,7 +63,9 @@ def _stds_of_rows(noise: Noise, block: Block, rows: jax.Array, sigma: jax.Array)
     if not noise.relative:
         return _usable(sigma).reshape(1, 1)
     squares = jnp.square(jnp.abs(rows).astype(sigma.dtype))
-    means = block.sums(squares) / np.maximum(block.sizes, 1).astype(sigma.dtype)
+    # A product: XLA may turn a division by constants into one, or not.
+    shares = 1 / np.maximum(block.sizes, 1)
+    means = block.sums(squares) * shares.astype(sigma.dtype)
     stds = _usable(relative_std(noise, sigma, means))
     return stds[np.repeat(np.arange(len(block.leaves)), block.heights)][:, None]
 

@@ -199,22 +199,26 @@ def has_factors(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
     # A sum of products of floats of a few digits differs from the float that it rounds to.
     if not jnp.issubdtype(leaf.dtype, jnp.floating) or jnp.finfo(leaf.dtype).bits < 16:
         return False
-    if not noise.has_factors:
-        return False
+    return noise.has_factors and _factors_like(noise, leaf) is not None
+
+
+def _factors_like(noise: Noise, leaf: jax.ShapeDtypeStruct) -> Any:
+    """Shapes and dtypes of the factors of a leaf, None if it has none."""
+    if type(noise).factors is Noise.factors:
+        return None
     parts = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in noise.normals(leaf))
-    return jax.eval_shape(lambda *parts: noise.factors(parts, leaf), *parts) is not None
+    return jax.eval_shape(lambda *parts: noise.factors(parts, leaf), *parts)
 
 
 def is_entrywise(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
     """Whether each entry of a leaf has a number of its own, times one standard deviation for all.
 
-    Nothing is known of a noise with methods of its own.
+    Nothing is known of a noise that forms a leaf in its own way.
     """
-    methods = ("std", "normals", "draw", "form", "form_sum", "factors")
-    own = any(getattr(type(noise), name).__module__ != Noise.__module__ for name in methods)
-    if own or noise.statistic is not None:
+    plain = ("std", "draw", "form", "form_sum", "statistic")
+    if any(getattr(type(noise), name) is not getattr(Noise, name) for name in plain):
         return False
-    return noise.normals(leaf) == (leaf.shape,)
+    return noise.normals(leaf) == (leaf.shape,) and _factors_like(noise, leaf) is None
 
 
 def relative_std(noise: Noise, sigma: jax.Array, mean_square: jax.Array) -> jax.Array:
