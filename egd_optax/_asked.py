@@ -36,6 +36,7 @@ from egd_optax.core.evaluate import NEVER, Scored
 from egd_optax.core.fitness import fitness_dtype
 from egd_optax.core.generation import concluded, landed
 from egd_optax.core.info import CycleInfo, Generation, Ran, info_of
+from egd_optax.core.norm import update_norm
 from egd_optax.core.population import Candidate
 from egd_optax.core.spec import StrategyState
 from egd_optax.core.stage import Round
@@ -240,12 +241,10 @@ def _ended(asked: Asked, stage: Round, fitness: jax.Array) -> Asked:
     chosen, state, found = concluded(stage, scored, best_fitness, compared, asked.strategy_state)
     chosen = _in_order(chosen, stage)
     updates = optax.tree.where(found.accepted, chosen, asked.parent.updates)
-    return dataclasses.replace(
-        asked,
-        parent=asked.parent._replace(updates=updates),
-        strategy_state=state,
-        info=_info_after(asked, found),
+    after = dataclasses.replace(
+        asked, parent=asked.parent._replace(updates=updates), strategy_state=state
     )
+    return dataclasses.replace(after, info=_info_after(after, found))
 
 
 def _in_order(blocks: Arrays, stage: Round) -> Arrays:
@@ -255,12 +254,16 @@ def _in_order(blocks: Arrays, stage: Round) -> Arrays:
 
 
 def _info_after(asked: Asked, found: Generation) -> CycleInfo:
-    """The report of the cycle so far."""
+    """The report of the cycle so far, whose last generation led to the parent."""
     before, later = asked.info, asked.ticket.generation > 0
     scalars = jax.tree.map(lambda scalar: scalar[None], found)
     jumped = found.accepted | (later & before.accepted)
+    steps = aligned(asked.base_updates, asked.parent.params)
+    base = asked.parent._replace(updates=tuple(steps[at] for at in asked.ticket.mutating))
+    blocks = snapshot_of(asked.ticket, base).blocks
     info = info_of(asked.ticket.cycle, scalars, jumped, None)
     return info._replace(
         parent_fitness=jnp.where(later, before.parent_fitness, info.parent_fitness),
         evaluations=info.evaluations + jnp.where(later, before.evaluations, 0),
+        update_norm=update_norm(blocks, blocks.layout.stack(asked.parent.updates)),
     )

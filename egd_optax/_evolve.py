@@ -94,6 +94,9 @@ def evolve(
       False to decide when the step is traced. With False `value_fn` may be left out.
     * `extra` is also passed to `base`, as far as that takes it.
 
+    `grads` is None if `base` looks at no gradients, as `optax.set_to_zero()` does. No zeros are
+    then held.
+
     Args:
         base: the optimizer that steps.
         evolve_every: steps between cycles.

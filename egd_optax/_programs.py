@@ -25,7 +25,7 @@ from egd_optax.base.arguments import NUMBERS, arrays_of, taken_by
 from egd_optax.core.auxiliary import Auxiliary, Evaluated
 from egd_optax.core.fitness import as_evaluated, counted, counts
 from egd_optax.core.info import Ran, Start
-from egd_optax.core.spec import CycleSpec, Objectives
+from egd_optax.core.spec import CycleSpec, Mutating, Objectives
 from egd_optax.factored.interpret import is_jaxpr
 from egd_optax.noise.interface import Noise
 
@@ -59,7 +59,7 @@ class Programs:
         self,
         due: Any,
         spec: CycleSpec,
-        mutating: tuple[int, ...],
+        mutating: Mutating,
         objectives: Objectives,
         start: Start,
     ) -> Ran:
@@ -68,7 +68,7 @@ class Programs:
         Args:
             due: bool `[]`.
             spec: the settings of the cycle.
-            mutating: positions of the leaves that mutate.
+            mutating: the leaves that mutate.
             objectives: the functions to select by.
             start: the step before its cycle.
         """
@@ -168,7 +168,7 @@ def _known(
 def _program(
     run_cycle_if: Callable[..., Ran],
     spec: CycleSpec,
-    mutating: tuple[int, ...],
+    mutating: Mutating,
     jaxprs: Mapping[str, Any],
     with_own: Callable[[list[Any]], optax.Params],
 ) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ from egd_optax.base.dependence import BlackBox, Traits
 from egd_optax.base.leaves import aligned, mutating_leaves
 from egd_optax.base.reset import Reset, forget_the_point, move_anchors, reset_after_jump
 from egd_optax.core import info, strategy
-from egd_optax.core.spec import CycleSpec, Objectives
+from egd_optax.core.spec import CycleSpec, Mutating, Objectives
 
 
 def is_due(step: Any, evolve_every: Any) -> Any:
@@ -91,7 +91,7 @@ class Step(NamedTuple):
 
     def update(
         self,
-        updates: optax.Updates,
+        updates: optax.Updates | None,
         state: EvolveState,
         params: optax.Params | None = None,
         *,
@@ -120,6 +120,8 @@ class Step(NamedTuple):
         arguments.check_spelling(extra_args, given)
         arguments.check_reserved(extra_args, given)
         base_args = self.base_args(state.base_state, functions, evolve, extra_args)
+        if updates is None:
+            updates = self.no_gradients(state.base_state, params, base_args)
         with advice_on_state(self.base, state.base_state, params):
             base_updates, base_state = self.base.update(
                 updates, state.base_state, params, **base_args
@@ -132,7 +134,7 @@ class Step(NamedTuple):
         if evolve is False:
             return base_updates, after
         traits = self.black_box.traits(updates, state.base_state, params, base_args)
-        mutating = self.mutating(traits, params, base_updates)
+        mutating = Mutating(self.mutating(traits, params, base_updates), traits.still)
         assert value_fn is not None  # narrows the type: checked above
         own = _with_own_promotion
         guard = None if accept_value_fn is None else own(accept_value_fn)
@@ -147,6 +149,26 @@ class Step(NamedTuple):
                 base_updates,
                 after,
             )
+
+    def no_gradients(
+        self, base_state: optax.OptState, params: optax.Params, base_args: dict[str, Any]
+    ) -> optax.Updates:
+        """Gradients of zero, for a base that looks at none; XLA drops them.
+
+        Raises:
+            ValueError: the base looks at gradients.
+        """
+
+        def zeros_like(leaf: Any) -> jax.Array | None:
+            return jnp.zeros_like(leaf) if isinstance(leaf, arguments.NUMBERS) else None
+
+        zeros = jax.tree.map(zeros_like, params)
+        if self.black_box.traits(zeros, base_state, params, base_args).moves:
+            raise ValueError(
+                "`updates` must be the gradients, got None, and the base steps along them: pass "
+                "`jax.grad(loss)(params)`, or take `optax.set_to_zero()` as the base."
+            )
+        return zeros
 
     def mutating(
         self, traits: Traits, params: optax.Params, base_updates: optax.Updates
@@ -170,7 +192,7 @@ class Step(NamedTuple):
     def _with_cycle(
         self,
         due: jax.Array,
-        mutating: tuple[int, ...],
+        mutating: Mutating,
         anchors: tuple[int | None, ...],
         objectives: Objectives,
         params: optax.Params,

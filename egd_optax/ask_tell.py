@@ -44,7 +44,7 @@ __all__ = ["Asked", "Parent", "Ticket", "ask", "member", "tell"]
 
 def ask(
     tx: optax.GradientTransformation,
-    updates: optax.Updates,
+    updates: optax.Updates | None,
     state: EvolveState,
     params: optax.Params,
     *,
@@ -61,7 +61,7 @@ def ask(
         tx: what `evolve` or `egd` returned. Its settings are read from there, so that
             they cannot differ from those of `tx.update`. A wrapper such as `optax.chain` changes
             what `update` does, and is refused: put other transformations into the base.
-        updates: pytree, the gradients.
+        updates: pytree, the gradients; None for a base that looks at none.
         state: the state before the step.
         params: pytree, the parameters before the step.
         accept_fitness: whether `accept` compares parent, best member and child by another fitness,
@@ -101,11 +101,13 @@ def ask(
     """
     step = _step_of(tx)
     _check_ask(step, accept_fitness, state, extra_args)
+    functions = {"value_fn": None, "base_value_fn": base_value_fn}
+    base_args = step.base_args(state.base_state, functions, False, extra_args)
+    if updates is None:
+        updates = step.no_gradients(state.base_state, params, base_args)
     base_updates, after = step.update(
         updates, state, params, base_value_fn=base_value_fn, evolve=False, **extra_args
     )
-    functions = {"value_fn": None, "base_value_fn": base_value_fn}
-    base_args = step.base_args(state.base_state, functions, False, extra_args)
     traits = step.black_box.traits(updates, state.base_state, params, base_args)
     mutating = step.mutating(traits, params, base_updates)
     asked = _asked.opened(

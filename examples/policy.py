@@ -77,7 +77,7 @@ def negative_return(params: Params, key: jax.Array, episodes: int = 4) -> jax.Ar
 def optimizer(population: int, execution: Execution) -> optax.GradientTransformationExtraArgs:
     """Evolution alone."""
     return evolve(
-        optax.identity(), evolve_every=1, population_size=population, antithetic=True, sigma=0.1,
+        optax.set_to_zero(), evolve_every=1, population_size=population, antithetic=True, sigma=0.1,
         noise=noise.low_rank(), recombine=recombine.centered_rank(), accept=accept.always(),
         execution=execution,
     )  # fmt: skip
@@ -88,8 +88,7 @@ def step_of(tx: optax.GradientTransformationExtraArgs) -> Any:
 
     @jax.jit
     def step(params: Params, state: Any, key: jax.Array) -> Any:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        updates, state = tx.update(zeros, state, params, value_fn=negative_return, key=key)
+        updates, state = tx.update(None, state, params, value_fn=negative_return, key=key)
         return optax.apply_updates(params, updates), state
 
     return step

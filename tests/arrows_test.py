@@ -49,6 +49,7 @@ CORE = (
     "evaluate",
     "unformed",
     "info",
+    "norm",
     "select",
     "fitness",
     "population",

@@ -52,6 +52,8 @@ WRITTEN = [
     "noise.low_rank(rank=3)",
     "noise.low_rank(relative=False)",
     "noise.low_rank(min_scale=0.5)",
+    "noise.rademacher()",
+    "noise.rademacher(relative=False)",
     "noise.separable()",
     "noise.separable(learning_rate=0.5)",
     "noise.separable(relative=True)",

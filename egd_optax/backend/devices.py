@@ -156,7 +156,8 @@ def placed_like(array: jax.Array, like: Any) -> jax.Array:
     if isinstance(sharding, NamedSharding) and more:
         spec = PartitionSpec(*(None,) * more, *sharding.spec)
         sharding = NamedSharding(sharding.mesh, spec, memory_kind=sharding.memory_kind)
-    return jax.device_put(array, sharding)
+    placed: jax.Array = jax.device_put(array, sharding)
+    return placed
 
 
 def like_before(tree: T, before: Any) -> T:

@@ -49,7 +49,12 @@ def unpack(
 
 
 def unpack_if(
-    pred: jax.Array, layout: Layout, blocks: Sequence[jax.Array], arrays: Arrays
+    pred: jax.Array,
+    layout: Layout,
+    blocks: Sequence[jax.Array],
+    arrays: Arrays,
+    *,
+    chosen: bool,
 ) -> Arrays:
     """Returns the arrays in all blocks, in the memory of others, if `pred` holds, else those.
 
@@ -58,6 +63,8 @@ def unpack_if(
         layout: how they are laid out.
         blocks: the blocks.
         arrays: of the shapes and dtypes of those in the blocks, in the order of their positions.
+        chosen: whether the blocks hold these if `pred` does not hold. Arrays that have no equal
+            are then those of their blocks.
     """
 
     def write(
@@ -67,12 +74,17 @@ def unpack_if(
         found = _alone(layout, blocks) | _split(_of_stacks(layout, blocks) | of_rows)
         return {at: found[at] for at in before}
 
-    whole = {layout.blocks[at].leaves[0]: blocks[at][0] for at in layout.whole}
-    others = {at: array for at, array in enumerate(arrays) if at not in whole}
-    chosen = {at: jnp.where(pred, array, arrays[at]) for at, array in whole.items()}
+    found = {
+        block.leaves[0]: array[0]
+        for block, array in zip(layout.blocks, blocks, strict=True)
+        if block.many == 1 and not block.runs
+    }
+    others = {at: array for at, array in enumerate(arrays) if at not in found}
+    if not chosen:
+        found = {at: jnp.where(pred, array, arrays[at]) for at, array in found.items()}
     if others:
-        chosen |= xla.run_if(pred, write, others, list(blocks), pred)
-    return tuple(chosen[at] for at in range(len(arrays)))
+        found |= xla.run_if(pred, write, others, list(blocks), pred)
+    return tuple(found[at] for at in range(len(arrays)))
 
 
 def _alone(layout: Layout, blocks: Sequence[jax.Array | None]) -> dict[int, jax.Array]:

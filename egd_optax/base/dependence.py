@@ -116,12 +116,16 @@ class Traits(NamedTuple):
     """What is known of a base optimizer.
 
     Attributes:
-        moving: the positions of the leaves that it can move.
+        moving: the positions of the leaves that it can move, all if it moves none.
+        moves: whether it can move any leaf in a way that the parameters do not decide.
+        still: whether all its updates are zeros.
         anchors: for each leaf of its state the position of the leaf of the parameters that it
             started as and that it stays, None if there is none.
     """
 
     moving: frozenset[int]
+    moves: bool
+    still: bool
     anchors: tuple[int | None, ...]
 
 
@@ -196,9 +200,10 @@ class BlackBox:
                 jax.errors.TracerArrayConversionError,
                 jax.errors.TracerIntegerConversionError,
             ):
-                self.known[kind] = Traits(every, (None,) * len(states))
+                self.known[kind] = Traits(every, True, False, (None,) * len(states))
                 return self.known[kind]
             moves = jax.tree.map(lambda fact: fact.depends, updates, is_leaf=_is_fact)
+            still = all(fact.zero for fact in jax.tree.leaves(updates, is_leaf=_is_fact))
             moving = frozenset(at for at, one in enumerate(aligned(moves, params)) if one)
             # Which leaf an argument is of `init`, and of the step, whose first ones are others.
             of_init = [at for at, leaf in enumerate(started) if isinstance(leaf, NUMBERS)]
@@ -209,7 +214,7 @@ class BlackBox:
                 _anchor(at, [of_init[one] for one in start.one_of], stay.one_of, of_step)
                 for at, (start, stay) in enumerate(pairs)
             )
-            self.known[kind] = Traits(moving or every, anchors)
+            self.known[kind] = Traits(moving or every, bool(moving), still, anchors)
         return self.known[kind]
 
 

@@ -11,6 +11,7 @@ combine       the weighted sum of the noise, and the child
 evaluate      all candidates -> fitness
 unformed      members that are evaluated as their factors
 info          the arguments of a cycle, its results, and its report
+norm          how far a cycle moved the parameters
 select        fitness -> weights; which members are kept
 fitness       value_fn -> a number that can be compared
 population    candidates, drawn from keys

@@ -21,9 +21,10 @@ from egd_optax.core import auxiliary
 from egd_optax.core.fitness import Snapshot, fitness_dtype
 from egd_optax.core.generation import run_generation
 from egd_optax.core.info import CycleInfo, Ran, Start, info_of
+from egd_optax.core.norm import update_norm
 from egd_optax.core.perturbation import Perturbation, is_of_library, lay_out
 from egd_optax.core.population import blocks_of, generation_key
-from egd_optax.core.spec import CycleSpec, Objectives, StrategyState
+from egd_optax.core.spec import CycleSpec, Mutating, Objectives, StrategyState
 from egd_optax.factored.interpret import primitives_of
 from egd_optax.noise.interface import Noise
 from egd_optax.sigma import start_of
@@ -48,7 +49,7 @@ class _Carry(NamedTuple):
 def run_cycle_if(
     due: jax.Array,
     spec: CycleSpec,
-    mutating: tuple[int, ...],
+    mutating: Mutating,
     objectives: Objectives,
     start: Start,
 ) -> Ran:
@@ -57,40 +58,48 @@ def run_cycle_if(
     Args:
         due: bool `[]`.
         spec: the settings of the cycle.
-        mutating: positions of the leaves that mutate, see `mutating_leaves`.
+        mutating: the leaves that mutate.
         objectives: the functions to select by.
         start: the step before its cycle.
     """
     steps = aligned(start.base_updates, start.params)
-    idle = tuple(jnp.asarray(steps[at]) for at in mutating)
+    idle = tuple(jnp.asarray(steps[at]) for at in mutating.positions)
     never = jnp.zeros([], jnp.bool_)
     carry = _Carry(constant(idle), constant(start.strategy_state), start.info, never)
     fixed, fixed_steps = constant((start.params, steps))
     leaves, treedef = flatten(fixed)
-    own_params = tuple(jnp.asarray(leaves[at]) for at in mutating)
+    own_params = tuple(jnp.asarray(leaves[at]) for at in mutating.positions)
 
     def with_cycle(before: _Carry, cycle: jax.Array, key_data: jax.Array, own: Arrays) -> _Carry:
+        still = mutating.still
+        base = tuple(map(jnp.zeros_like, before.updates)) if still else before.updates
         # Outside of the branch, which is then given a few blocks, and not each leaf.
-        blocks = blocks_of(spec.noise, own, before.updates)
+        blocks = blocks_of(spec.noise, own, base)
 
         def run() -> _Carry:
-            others = after_step(leaves, fixed_steps, mutating)
-            snapshot = Snapshot(blocks, others, treedef, mutating)
+            others = after_step(leaves, fixed_steps, mutating.positions)
+            snapshot = Snapshot(blocks, others, treedef, mutating.positions)
             axis, mesh = spec.execution.population_axis, spec.execution.mesh
             on_each = functools.partial(_generations, spec)
-            return on_devices(
+            ran = on_devices(
                 axis, mesh, on_each, objectives, snapshot, before.state, cycle, key_data,
                 calls_python=axis is not None and _calls_python(objectives, fixed),
             )  # fmt: skip
+            if not still:
+                return ran
+            # The result is then that of the loop around, in its memory.
+            return ran._replace(updates=_if_left(ran.jumped, ran.updates, blocks.updates))
 
         def instead() -> _Carry:
             return before._replace(updates=tuple(map(jnp.zeros_like, blocks.updates)))
 
         # The cycle is in a branch. XLA would else move its draws out, and idle steps pay for them.
-        # The choice is outside. The branch would else hold both its result and the base updates.
+        # If the base moves leaves, the choice is outside: the branch would hold its updates too.
         after = xla.hold_in_branch(cycle, run, instead)
-        updates = unpack_if(after.jumped, blocks.layout, after.updates, before.updates)
-        return after._replace(updates=updates)
+        # Outside: the branch would hold the sum of the updates and what is chosen of it.
+        moved = jnp.where(after.jumped, update_norm(blocks, after.updates), 0)
+        updates = unpack_if(after.jumped, blocks.layout, after.updates, base, chosen=still)
+        return after._replace(updates=updates, info=after.info._replace(update_norm=moved))
 
     # Outside of jit, if none is due, there is nothing to compile.
     if isinstance(due, jax.core.Tracer) or due:
@@ -106,7 +115,7 @@ def run_cycle_if(
         ),
         accept=following(carry.state.accept, start.strategy_state.accept, due),
     )
-    updates = replaced(start.base_updates, start.params, mutating, updates)
+    updates = replaced(start.base_updates, start.params, mutating.positions, updates)
     return Ran(updates, carry.jumped, carry.info, state)
 
 

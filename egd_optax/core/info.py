@@ -37,6 +37,9 @@ class CycleInfo(NamedTuple):
             the population, the child, and the parent of antithetic pairs. `accept.always()` takes
             the child unseen, and spares the child and that parent. If members are not formed and
             `accept.best()` decides, the best member is evaluated once more, formed.
+        update_norm: float like the fitness, how far a cycle moved the parameters: the root mean
+            square of its part of the update, over that of the parameters. 0 if it moved none.
+            Fine-tuning that moves far forgets.
         aux: the aux that `value_fn` returned, `Aux`; None without the argument `aux`.
 
     Example:
@@ -57,13 +60,14 @@ class CycleInfo(NamedTuple):
     accepted: jax.Array
     sigma: jax.Array
     evaluations: jax.Array
+    update_norm: jax.Array
     aux: Aux | None = None
 
 
 def info_like(aux: Auxiliary) -> Any:
     """A `CycleInfo` of the shapes and dtypes that a cycle reports."""
     whole, real = jnp.dtype(jnp.int32), fitness_dtype()
-    dtypes = whole, real, real, real, real, jnp.dtype(jnp.bool_), real, whole
+    dtypes = whole, real, real, real, real, jnp.dtype(jnp.bool_), real, whole, real
     scalars: Any = (jax.ShapeDtypeStruct((), dtype) for dtype in dtypes)
     return CycleInfo._make([*scalars, None if aux is None else Aux(aux, aux, aux, aux)])
 
@@ -71,7 +75,7 @@ def info_like(aux: Auxiliary) -> Any:
 def no_cycle_yet(aux: Auxiliary) -> CycleInfo:
     """The info before the first cycle; each leaf a buffer of its own, to be donated."""
     unknown = _largest() if jax.debug_infs.value else math.inf
-    values = -1, unknown, unknown, unknown, unknown, False, 0.0, 0
+    values = -1, unknown, unknown, unknown, unknown, False, 0.0, 0, 0.0
     pairs = zip(values, info_like(aux), strict=False)  # without the last field, `aux`
     scalars = [jnp.asarray(np.array(value, like.dtype)) for value, like in pairs]
     return CycleInfo._make([*scalars, auxiliary.nothing_kept(aux)])
@@ -99,7 +103,7 @@ def _largest() -> float:
 
 
 def info_of(cycle: jax.Array, found: Any, jumped: jax.Array, aux: Aux | None) -> CycleInfo:
-    """The report of a cycle, from those of its generations, with a leading axis."""
+    """The report of a cycle from those of its generations, `[generations]`; without its norm."""
     return CycleInfo(
         cycle_index=cycle,
         parent_fitness=found.parent[0],
@@ -109,6 +113,7 @@ def info_of(cycle: jax.Array, found: Any, jumped: jax.Array, aux: Aux | None) ->
         accepted=jumped,
         sigma=found.sigma[-1],
         evaluations=jnp.sum(found.evaluations, dtype=jnp.int32),
+        update_norm=jnp.zeros_like(found.sigma[-1]),
         aux=aux,
     )
 

@@ -101,6 +101,18 @@ class CycleSpec(NamedTuple):
         return self.antithetic and not self.accept.compares
 
 
+class Mutating(NamedTuple):
+    """The leaves that mutate; static.
+
+    Attributes:
+        positions: of these leaves among all.
+        still: whether all updates of the base are zeros. A cycle need not hold them then.
+    """
+
+    positions: tuple[int, ...]
+    still: bool
+
+
 class Objectives(NamedTuple):
     """The functions that a cycle selects by, and their arguments.
 

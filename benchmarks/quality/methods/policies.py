@@ -58,9 +58,8 @@ def evolution(problem: Problem, static: Static, budget: int) -> Plan:
         def generation(at: jax.Array, carry: Any) -> Any:
             params, state = carry
             batch = strategies.batch_of(keys, at, data, size)
-            zeros = optax.tree.zeros_like(params)
             updates, state = optimizer.update(
-                zeros, state, params, evolve=True, value_fn=lambda p: problem.fitness(p, batch)
+                None, state, params, evolve=True, value_fn=lambda p: problem.fitness(p, batch)
             )
             return optax.apply_updates(params, updates), state
 

@@ -1,0 +1,29 @@
+"""How far a cycle moved the parameters."""
+
+import jax
+import jax.numpy as jnp
+
+from egd_optax.backend.arithmetic import real_dtype, widen
+from egd_optax.backend.packing import Arrays, Block
+from egd_optax.core.fitness import fitness_dtype
+from egd_optax.core.population import Blocks
+
+
+def update_norm(before: Blocks, updates: Arrays) -> jax.Array:
+    """The root mean square of what updates add to those before, over that of the parameters, `[]`.
+
+    Args:
+        before: the parameters and the updates before.
+        updates: in blocks.
+    """
+    blocks = before.layout.blocks
+    steps = (widen(new) - widen(old) for new, old in zip(updates, before.updates, strict=True))
+    moved = sum(map(_sum_of_squares, blocks, steps))
+    size = sum(map(_sum_of_squares, blocks, before.params))
+    return jnp.sqrt(moved / jnp.maximum(size, jnp.finfo(fitness_dtype()).tiny))
+
+
+def _sum_of_squares(block: Block, leaves: jax.Array) -> jax.Array:
+    squares = jnp.square(jnp.abs(leaves).astype(real_dtype(leaves.dtype)))
+    # The end of the last row of a leaf has no use.
+    return jnp.sum(block.sums(squares) if block.runs else squares, dtype=fitness_dtype())
