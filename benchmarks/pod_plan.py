@@ -136,7 +136,7 @@ def main() -> None:
 def measure_case(name: str, chips: int, pop: int, memory: str) -> dict[str, Any]:
     """One row: a step with a cycle, the formula, and the step without."""
     model = MODELS[name]
-    leaves = jax.tree.leaves(_params(model, _mesh(chips, pop)))
+    leaves = jax.tree.leaves(params_on(model, _mesh(chips, pop)))
     row = {
         "model": name,
         "parameters": sum(leaf.size for leaf in leaves),
@@ -193,7 +193,7 @@ def compile_step(name: str, chips: int, pop: int, what: str | None) -> Compiled:
     """
     mesh = _mesh(chips, pop)
     loss = make_loss(MODELS[name])
-    params = _params(MODELS[name], mesh)
+    params = params_on(MODELS[name], mesh)
     trained, scored = _sequences(mesh, mesh.axis_names), _sequences(mesh, ("fsdp",))
     division = {"population_axis": "pop", "mesh": mesh} if pop > 1 else {}
     memory = what if what in ("host", "replay") else "host"
@@ -279,7 +279,7 @@ def _mesh(chips: int, pop: int) -> Mesh:
     return Mesh(np.array(devices).reshape(pop, -1), ("pop", "fsdp"))
 
 
-def _params(model: Model, mesh: Mesh) -> Any:
+def params_on(model: Model, mesh: Mesh) -> Any:
     """Matrices have their rows on "fsdp"; scales, which are small, are whole on every chip."""
 
     def place(shape: tuple[int, ...], stacked: int) -> jax.ShapeDtypeStruct:

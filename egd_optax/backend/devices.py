@@ -137,6 +137,18 @@ def zeros_beside(leaf: jax.Array, count: int) -> jax.Array:
     return jnp.zeros((count, *leaf.shape), leaf.dtype, out_sharding=beside)
 
 
+def alike(leaf: jax.Array, other: jax.Array) -> jax.Array:
+    """The array, divided over a mesh as another one is; zero where that is NaN.
+
+    XLA divides what an operation on two arrays returns as these are. Without one it may leave an
+    array whole on every device, within the loops and branches around it. Seen compiled for eight
+    H100 with jax 0.10.2: sums of low-rank noise were whole.
+    """
+    if jax.typeof(other).sharding.mesh.explicit_axes:  # its type says how it is divided
+        return leaf
+    return jnp.where(jnp.isnan(other), jnp.zeros_like(leaf), leaf)
+
+
 def divided_like(leaf: jax.Array, other: jax.Array) -> jax.Array:
     """The array, divided over a mesh of explicit axes as another one of its shape is."""
     sharding = jax.typeof(other).sharding

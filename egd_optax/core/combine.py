@@ -8,7 +8,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from egd_optax.backend import arithmetic, packing, xla
-from egd_optax.backend.devices import Devices
+from egd_optax.backend.devices import Devices, alike
 from egd_optax.backend.memory import Memory
 from egd_optax.backend.packing import Arrays
 from egd_optax.core.population import Candidate, Population
@@ -94,7 +94,10 @@ def weighted_sum(
     layout = population.layout
     whole = _sum_of_whole(population, terms, held.whole, memory, pages, devices)
     rows = _sum_of_rows(population, terms, devices)
-    return devices.sum(layout.in_order(whole, rows))
+    sums = layout.in_order(whole, rows)
+    # Else each device might hold whole sums, and send them.
+    sums = [alike(total, leaf) for total, leaf in zip(sums, population.params, strict=True)]
+    return devices.sum(sums)
 
 
 def _sum_of_whole(

@@ -71,10 +71,8 @@ def run_cycle_if(
     own_params = tuple(jnp.asarray(leaves[at]) for at in mutating.positions)
 
     def with_cycle(before: _Carry, cycle: jax.Array, key_data: jax.Array, own: Arrays) -> _Carry:
-        still = mutating.still
-        base = tuple(map(jnp.zeros_like, before.updates)) if still else before.updates
         # Outside of the branch, which is then given a few blocks, and not each leaf.
-        blocks = blocks_of(spec.noise, own, base)
+        blocks = blocks_of(spec.noise, own, before.updates, still=mutating.still)
 
         def run() -> _Carry:
             others = after_step(leaves, fixed_steps, mutating.positions)
@@ -85,20 +83,21 @@ def run_cycle_if(
                 axis, mesh, on_each, objectives, snapshot, before.state, cycle, key_data,
                 calls_python=axis is not None and _calls_python(objectives, fixed),
             )  # fmt: skip
-            if not still:
+            if not mutating.still:
                 return ran
-            # The result is then that of the loop around, in its memory.
-            return ran._replace(updates=_if_left(ran.jumped, ran.updates, blocks.updates))
+            # The result is then that of the loop around, in its memory. A choice would be another.
+            return ran._replace(updates=xla.run_if(~ran.jumped, _zeros_like, ran.updates))
 
         def instead() -> _Carry:
-            return before._replace(updates=tuple(map(jnp.zeros_like, blocks.updates)))
+            return before._replace(updates=_zeros_like(blocks.held_updates))
 
         # The cycle is in a branch. XLA would else move its draws out, and idle steps pay for them.
         # If the base moves leaves, the choice is outside: the branch would hold its updates too.
         after = xla.hold_in_branch(cycle, run, instead)
         # Outside: the branch would hold the sum of the updates and what is chosen of it.
         moved = jnp.where(after.jumped, update_norm(blocks, after.updates), 0)
-        updates = unpack_if(after.jumped, blocks.layout, after.updates, base, chosen=still)
+        base = _zeros_like(before.updates) if mutating.still else before.updates
+        updates = unpack_if(after.jumped, blocks.layout, after.updates, base, chosen=mutating.still)
         return after._replace(updates=updates, info=after.info._replace(update_norm=moved))
 
     # Outside of jit, if none is due, there is nothing to compile.
@@ -162,7 +161,7 @@ def _generations(
     """The updates that all generations lead to, in blocks, and whether they leave the base step."""
     sigma = sigma_of(spec, cycle)
 
-    def generation(index: jax.Array, updates: Arrays, state: StrategyState) -> Any:
+    def generation(index: jax.Array, updates: Any, state: StrategyState) -> Any:
         parent = snapshot._replace(blocks=snapshot.blocks._replace(updates=updates))
         key = generation_key(key_data, cycle, index)
         return run_generation(spec, objectives, parent, key, sigma, index, state, devices)
@@ -177,7 +176,7 @@ def _generations(
 
     if spec.generations > 1:
         indices = jnp.arange(spec.generations, dtype=jnp.int32)
-        begin = snapshot.blocks.updates, before, auxiliary.nothing_kept(spec.aux)
+        begin = snapshot.blocks.held_updates, before, auxiliary.nothing_kept(spec.aux)
         (updates, state, aux), found = lax.scan(next_generation, begin, indices)
     else:
         updates, state, found = generation(jnp.int32(0), snapshot.blocks.updates, before)
@@ -185,6 +184,10 @@ def _generations(
         found = jax.tree.map(lambda scalar: scalar[None], found._replace(aux=None))
     jumped = jnp.any(found.accepted)
     return _Carry(updates, state, info_of(cycle, found, jumped, aux), jumped)
+
+
+def _zeros_like(updates: Arrays) -> Arrays:
+    return tuple(map(jnp.zeros_like, updates))
 
 
 def _if_left(left: jax.Array, chosen: Arrays, before: Arrays) -> Arrays:

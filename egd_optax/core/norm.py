@@ -17,7 +17,7 @@ def update_norm(before: Blocks, updates: Arrays) -> jax.Array:
         updates: in blocks.
     """
     blocks = before.layout.blocks
-    steps = (widen(new) - widen(old) for new, old in zip(updates, before.updates, strict=True))
+    steps = (widen(new) - widen(old) for new, old in zip(updates, before.held_updates, strict=True))
     moved = sum(map(_sum_of_squares, blocks, steps))
     size = sum(map(_sum_of_squares, blocks, before.params))
     return jnp.sqrt(moved / jnp.maximum(size, jnp.finfo(fitness_dtype()).tiny))

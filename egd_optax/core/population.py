@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from egd_optax.backend import arithmetic, packing, random, xla
+from egd_optax.backend.devices import alike
 from egd_optax.backend.packing import Arrays, Layout
 from egd_optax.backend.unpacking import unpack
 from egd_optax.core.perturbation import Perturbation, lay_out, perturbation_of
@@ -35,6 +36,14 @@ def generation_key(key: jax.Array, cycle: jax.Array, generation: jax.Array) -> j
     return random.derive(random.derive(key, _PURPOSE, cycle), 0, generation)
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Zeros:
+    """Base updates that are zero, of a dtype; nothing is held."""
+
+    dtype: jnp.dtype
+
+
 class Blocks(NamedTuple):
     """The mutating leaves before the step, and their base updates, in blocks.
 
@@ -46,13 +55,29 @@ class Blocks(NamedTuple):
 
     layout: Layout
     params: Arrays
-    updates: Arrays
+    updates: tuple[jax.Array | Zeros, ...]
+
+    @property
+    def held_updates(self) -> Arrays:
+        """The base updates, as arrays."""
+        return tuple(map(_held, self.updates, self.params))
 
 
-def blocks_of(noise: Noise, params: Sequence[jax.Array], updates: Sequence[jax.Array]) -> Blocks:
-    """Lays out the mutating leaves and their base updates in blocks."""
+def blocks_of(
+    noise: Noise, params: Sequence[jax.Array], updates: Sequence[jax.Array], *, still: bool = False
+) -> Blocks:
+    """Lays out the mutating leaves and their base updates, which may all be zeros, in blocks."""
     layout = lay_out(noise, params, updates)
-    return Blocks(layout, layout.stack(params), layout.stack(updates))
+    stacks = layout.stack(updates)
+    return Blocks(
+        layout,
+        layout.stack(params),
+        tuple(Zeros(stack.dtype) for stack in stacks) if still else stacks,
+    )
+
+
+def _held(update: jax.Array | Zeros, like: jax.Array) -> jax.Array:
+    return jnp.zeros_like(like, update.dtype) if isinstance(update, Zeros) else update
 
 
 class Candidate(NamedTuple):
@@ -87,7 +112,7 @@ class Population:
     """
 
     params: Arrays
-    updates: Arrays
+    updates: tuple[jax.Array | Zeros, ...]
     perturbation: Perturbation
     key: jax.Array
     mirrors: bool
@@ -122,10 +147,10 @@ class Population:
 
     def parent_block(self, at: int) -> jax.Array:
         """The parent's leaves in one block."""
-        return arithmetic.add(self.params[at], self._base_update(at))
+        return _parent(self.params[at], self.updates[at])
 
     def _base_update(self, at: int) -> jax.Array:
-        return self.updates[at]
+        return _held(self.updates[at], self.params[at])
 
     def draw_into(self, held: Candidate, member: jax.Array, pred: jax.Array) -> Candidate:
         """Returns a member in the memory of another candidate if `pred` holds, else that one.
@@ -241,7 +266,7 @@ class Population:
         else:
             whole = steps(whole, params)
         in_rows = [self._center_of(held, at) for at in self.layout.in_rows]
-        return tuple(self.layout.in_order(whole, in_rows))
+        return tuple(map(alike, self.layout.in_order(whole, in_rows), self.params))
 
     def center_of(self, held: Candidate, at: int) -> jax.Array:
         """The leaves that noise is added to, in one block in rows."""
@@ -263,7 +288,10 @@ class Population:
 
     def stepped(self, at: int, step: jax.Array) -> jax.Array:
         """The update that leads to parent + step, in one block."""
-        return arithmetic.add(self._base_update(at), step)
+        base = self.updates[at]
+        if isinstance(base, Zeros):
+            return arithmetic.cast(step, base.dtype)
+        return arithmetic.add(base, step)
 
     def reach(self, at: int, update: jax.Array) -> jax.Array:
         """The leaves that an update leads to, in one block that holds leaves and no updates."""
@@ -292,11 +320,15 @@ def population_around(
         key: of the generation, uint32 `[2]`.
     """
     layout, params, updates = blocks
-    parents = tuple(map(arithmetic.add, params, updates))
+    parents = tuple(map(_parent, params, updates))
     of_leaves = random.derive(key, _OF_LEAVES, 0)
     keys = random.derive(of_leaves, 0, jnp.asarray(positions, jnp.uint32))
     perturbation = perturbation_of(noise, layout, params, parents, read, sigma, keys)
     return Population(params, updates, perturbation, key, mirrors)
+
+
+def _parent(params: jax.Array, update: jax.Array | Zeros) -> jax.Array:
+    return params if isinstance(update, Zeros) else arithmetic.add(params, update)
 
 
 def _mirror(whole: Arrays, population: Population) -> Arrays:
