@@ -24,6 +24,7 @@ def tables() -> Iterator[tuple[str, list[str], Rows]]:
         factored_gpu,
         gpu,
         compilation,
+        leaves,
         batches,
         memory,
         aot,
@@ -40,6 +41,7 @@ def documents() -> dict[Path, dict[str, list[tuple[str, list[str], Rows]]]]:
         ROOT / "docs/guide/diagnosing.md": {"diagnosis": [diagnosis()]},
         ROOT / "docs/guide/factored.md": {"costs": [factored(), factored_gpu()]},
         ROOT / "benchmarks" / "README.md": {"costs": list(tables()), "pod_plan": [pod_plan()]},
+        ROOT / "docs/guide/memory.md": {"inference": [inference()]},
     }
 
 
@@ -189,6 +191,48 @@ def compilation() -> tuple[str, list[str], Rows]:
         header,
         body,
     )
+
+
+def leaves() -> tuple[str, list[str], Rows]:
+    """Train steps of many leaves, and what one more costs to compile."""
+    rows = measure.load("leaves")["rows"]
+    body = []
+    for row in rows:
+        fewer = next((one for one in rows if _more_leaves(one, row)), None)
+        growth = ["", ""]
+        if fewer is not None:
+            more = row["leaves"] - fewer["leaves"]
+            growth = [
+                f"{1000 * (row[name] - fewer[name]) / more:.1f}"
+                for name in ("seconds", "base_seconds")
+            ]
+        cells = row["tree"], row["setting"], str(row["leaves"]), _ratio(row, "over_base")
+        body.append([*cells, f"{row['seconds']:.1f}", f"{row['base_seconds']:.1f}", *growth])
+    header = ["leaves of", "setting", "how many", "over the base", "seconds", "base's"]
+    header += ["ms a leaf more", "base's"]
+    return "A train step of many leaves, CPU time to trace and compile", header, body
+
+
+def _more_leaves(fewer: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether a row is of the same tree and setting as another one with more leaves."""
+    same = all(fewer[name] == row[name] for name in ("tree", "setting"))
+    return same and fewer["leaves"] < row["leaves"]
+
+
+def inference() -> tuple[str, list[str], Rows]:
+    """What a strategy without gradients holds, beside a forward pass."""
+    rows = measure.load("inference")["rows"]
+    body = []
+    for row in rows:
+        cells = [row["target"], str(row["chips"]), row["method"]]
+        if "held" in row:
+            cells += [_gigabytes(row["held"]), f"{row['over_params']:.2f}"]
+            cells += ["yes" if row["fits"] else "no"]
+        else:
+            cells += ["", "", "no"]
+        body.append(cells)
+    header = ["chip", "chips", "program", "held by a chip", "over its parameters", "fits"]
+    return "A transformer of 7B parameters in bfloat16", header, body
 
 
 def batches() -> tuple[str, list[str], Rows]:

@@ -10,7 +10,7 @@ import optax
 from egd_optax import accept, noise, recombine
 from egd_optax._checks import check_base, check_flag, check_static
 from egd_optax._programs import Programs
-from egd_optax._settings import check_interval, check_key, checked_spec
+from egd_optax._settings import check_interval, check_key, check_window, checked_spec
 from egd_optax._step import Step
 from egd_optax.accept import Accept
 from egd_optax.base.dependence import BlackBox
@@ -50,6 +50,7 @@ def evolve(
     base: optax.GradientTransformation,
     *,
     evolve_every: int = 200,
+    window: tuple[int, int | None] | None = None,
     population_size: int = 8,
     generations: int = 1,
     sigma: ScalarOrSchedule | Sigma = 0.02,
@@ -100,6 +101,9 @@ def evolve(
     Args:
         base: the optimizer that steps.
         evolve_every: steps between cycles.
+        window: a pair of ints: steps up to the first one, and behind the second one, have no
+            cycle. `(0, 1000)` has cycles on the first 1000 steps alone, `(500, None)` behind the
+            first 500. None for all steps.
         population_size: members evaluated in a cycle, the parent included; at least 2.
         generations: rounds of mutation, selection and recombination in a cycle. Each round
             starts from the choice of the round before.
@@ -222,6 +226,7 @@ def evolve(
     """
     base = check_base(base)
     check_interval(evolve_every)
+    window = check_window(window)
     check_key(key)
     check_static("reset_base", reset_base, "bool or function")
     if not callable(reset_base):
@@ -241,7 +246,16 @@ def evolve(
             aux=aux,
         )
     )
-    step = Step(base, spec, evolve_every, reset_base, key, Programs(run_cycle_if), BlackBox(base))
+    step = Step(
+        base,
+        spec,
+        evolve_every,
+        window,
+        reset_base,
+        key,
+        Programs(run_cycle_if),
+        BlackBox(base),
+    )
     return optax.GradientTransformationExtraArgs(step.init, step.update)
 
 
@@ -254,6 +268,7 @@ def egd(
     weight_decay: ScalarOrSchedule = 0.0,
     accumulator_dtype: Any = None,
     evolve_every: int = 200,
+    window: tuple[int, int | None] | None = None,
     population_size: int = 8,
     generations: int = 1,
     sigma: ScalarOrSchedule | Sigma = 0.02,
@@ -283,6 +298,9 @@ def egd(
             or an optax schedule of the step.
         accumulator_dtype: dtype of the momentum; None for that of the parameters.
         evolve_every: steps between cycles.
+        window: a pair of ints: steps up to the first one, and behind the second one, have no
+            cycle. `(0, 1000)` has cycles on the first 1000 steps alone, `(500, None)` behind the
+            first 500. None for all steps.
         population_size: members evaluated in a cycle, the parent included.
         generations: rounds of a cycle.
         sigma: standard deviation of the noise, a fraction of each leaf's root mean square, or
@@ -337,6 +355,7 @@ def egd(
     return evolve(
         base,
         evolve_every=evolve_every,
+        window=window,
         population_size=population_size,
         generations=generations,
         sigma=sigma,

@@ -29,6 +29,26 @@ def check_interval(evolve_every: Any) -> None:
             )
 
 
+def check_window(window: Any) -> tuple[int, int | None] | None:
+    """Two Python ints, the second of which may be None; or None."""
+    if window is None:
+        return None
+    if not isinstance(window, tuple | list) or len(window) != 2:
+        raise TypeError(
+            f"`window` must be a pair of ints, got {window!r}: `window=(0, 1000)` has cycles on "
+            "the first 1000 steps alone."
+        )
+    start = _checks.check_size("window", window[0], least=0)
+    if window[1] is None:
+        return start, None
+    stop = _checks.check_size("window", window[1])
+    if stop <= start:
+        raise ValueError(
+            f"`window` must end behind its start, got {window!r}: no step would have a cycle."
+        )
+    return start, stop
+
+
 def checked_spec(spec: CycleSpec) -> CycleSpec:
     """Checks the arguments of `evolve`, and returns them with Python ints."""
     for name, kind, fix in (

@@ -23,7 +23,7 @@ from egd_optax.core import info, strategy
 from egd_optax.core.spec import CycleSpec, Mutating, Objectives
 
 
-def is_due(step: Any, evolve_every: Any) -> Any:
+def is_due(step: Any, evolve_every: Any, window: tuple[int, int | None] | None = None) -> Any:
     """Whether a cycle runs on a step: on steps N, 2N, ... where N is `evolve_every`.
 
     For a host loop that decides itself, with a program for either kind of step. The
@@ -33,6 +33,8 @@ def is_due(step: Any, evolve_every: Any) -> Any:
         step: number of the step, counted from 1, an int or an int array `[]`. The next
             step is `state.count + 1`.
         evolve_every: steps between cycles, at least 1.
+        window: of the optimizer: steps up to the first number, and behind the second one, have no
+            cycle; None for all steps.
 
     Returns:
         A bool for a Python or NumPy int, else a bool array `[]`.
@@ -44,6 +46,8 @@ def is_due(step: Any, evolve_every: Any) -> Any:
         >>> from egd_optax import is_due
         >>> [step for step in range(1, 10) if is_due(step, 4)]
         [4, 8]
+        >>> [step for step in range(1, 20) if is_due(step, 4, window=(4, 12))]
+        [8, 12]
     """
     if not isinstance(step, jax.Array) and step < 1:
         raise ValueError(f"`step` counts from 1, got {step!r}: in a loop from 0 pass `step + 1`.")
@@ -51,6 +55,11 @@ def is_due(step: Any, evolve_every: Any) -> Any:
     due = (
         jnp.fmod(step, evolve_every) if isinstance(step, jax.Array) else step % evolve_every
     ) == 0
+    if window is not None:
+        start, stop = window
+        due &= step > start
+        if stop is not None:
+            due &= step <= stop
     return due if isinstance(due, jax.Array) else bool(due)
 
 
@@ -61,6 +70,7 @@ class Step(NamedTuple):
         base: the optimizer that steps.
         spec: the settings of a cycle.
         evolve_every: steps between cycles.
+        window: see the argument of `evolve`.
         reset_base: see the argument of `evolve`.
         key: an int seed or a threefry key.
         programs: the cycles that were compiled outside of `jax.jit`.
@@ -70,6 +80,7 @@ class Step(NamedTuple):
     base: optax.GradientTransformationExtraArgs
     spec: CycleSpec
     evolve_every: Any
+    window: tuple[int, int | None] | None
     reset_base: bool | Reset
     key: Any
     programs: Programs
@@ -184,9 +195,11 @@ class Step(NamedTuple):
         # If a cycle is certain, this is always true, and XLA cannot know. Every cycle is then
         # a separate program behind the same boundary, and rounds in the same way.
         certain = evolve or (
-            not isinstance(self.evolve_every, jax.Array) and self.evolve_every == 1
+            not isinstance(self.evolve_every, jax.Array)
+            and self.evolve_every == 1
+            and self.window is None
         )
-        due = ~xla.opaque_false(count) if certain else is_due(count, self.evolve_every)
+        due = ~xla.opaque_false(count) if certain else is_due(count, self.evolve_every, self.window)
         return due if skipped is None else due & ~skipped
 
     def _with_cycle(

@@ -21,13 +21,15 @@ def global_search(
 ) -> dict[str, Any]:
     """From far to near over a multimodal function: evolution does the work.
 
-    Use it around an optimizer of a small learning rate, which polishes what is found.
+    Cycles run on the first `cycles` steps. Go on with the steps of the base alone, for about a
+    twentieth of the compute: they end in the nearest minimum, where noise keeps cycles away from
+    it. With 100,000 evaluations this takes scores from 1e-5 down to the digits of float32.
 
     Args:
         sigma: standard deviation of the noise in the first cycle, in units of the parameters.
             Try from a third of the half-width of the searched region up to the half-width. It
             decays to a hundredth of that; the base does the rest.
-        cycles: cycles of the run, as many as its steps.
+        cycles: cycles of the run, on its first steps.
         population_size: mirrored members of a generation, an even number.
         generations: rounds of a cycle.
         es_optimizer: steps from the parent to the child of a generation. SGD with a small
@@ -37,8 +39,8 @@ def global_search(
             rate of 0.15 does not.
 
     Returns:
-        Arguments of `evolve`: a cycle on every step, generations of mirrored members around the
-        moving parent, centered ranks over all of them.
+        Arguments of `evolve`: a cycle on each of the first steps, generations of mirrored members
+        around the moving parent, centered ranks over all of them.
 
     Raises:
         TypeError: `sigma` is no number.
@@ -48,22 +50,23 @@ def global_search(
         >>> import jax, jax.numpy as jnp, optax
         >>> from egd_optax import evolve, presets
         >>> def bumpy(x): return jnp.sum(x**2 + 10 * (1 - jnp.cos(2 * jnp.pi * x)))
-        >>> tx = evolve(optax.sgd(1e-4), **presets.global_search(sigma=1.5, cycles=30))
+        >>> tx = evolve(optax.sgd(1e-3), **presets.global_search(sigma=1.5, cycles=30))
         >>> @jax.jit
         ... def step(params, state):
         ...   updates, state = tx.update(jax.grad(bumpy)(params), state, params, value_fn=bumpy)
         ...   return optax.apply_updates(params, updates), state
         >>> params = jnp.full(5, 3.0)
         >>> state = tx.init(params)
-        >>> for _ in range(30):
+        >>> for _ in range(100):
         ...   params, state = step(params, state)
-        >>> bool(bumpy(params) < 1.5)
-        True
+        >>> int(state.cycle), bool(bumpy(params) < 1e-3)
+        (30, True)
     """
     check_number("sigma", sigma, zero=False)
     check_number("cycles", cycles, zero=False)
     return {
         "evolve_every": 1,
+        "window": (0, cycles),
         "population_size": population_size,
         "antithetic": True,
         "generations": generations,

@@ -91,25 +91,31 @@ class Schedule(NamedTuple):
         evolve_every: steps between cycles.
         generations: of a cycle.
         forwards: sample-forwards in all.
+        last: steps at the end that have no cycle.
     """
 
     steps: int
     evolve_every: int
     generations: int
     forwards: int
+    last: int = 0
 
     @property
     def cycles(self) -> int:
         """Cycles in all."""
-        return self.steps // self.evolve_every
+        return (self.steps - self.last) // self.evolve_every
 
 
 def regular(problem: Problem, static: Static, budget: int, generation: int) -> Schedule:
-    """A cycle every `interval` steps, from the first period to the last."""
+    """A cycle every `interval` steps; `polish` percent of the budget are the base's alone."""
     interval, generations = static["interval"], static["generations"]
     prices = ledger.evolution(problem, interval, generation, generations)
-    steps = prices.steps_within(budget)
-    return Schedule(steps, interval, generations, prices.spent(steps))
+    alone = static.get("polish", 0) * budget // 100
+    steps = prices.steps_within(budget - alone)
+    base = ledger.descent(problem)
+    last = base.steps_within(budget - prices.spent(steps)) if alone else 0
+    spent = prices.spent(steps) + base.spent(last)
+    return Schedule(steps + last, interval, generations, spent, last)
 
 
 def burst(problem: Problem, static: Static, budget: int, generation: int) -> Schedule:

@@ -29,7 +29,7 @@ from egd_optax import presets as shipped
 # Samples of the batch that the safe preset accepts on.
 GUARD_SAMPLES = 256
 # What sigma decays to, over what it starts with: for the metric preset, and the global one.
-FLOOR, NEAR = 0.01, shipped.FLOOR
+FLOOR, NEAR = 0.01, float(shipped.global_search(1.0, 1)["sigma"](1))
 
 
 def slope(rates: Rates, static: Static, total: int) -> dict[str, Any]:
@@ -107,6 +107,7 @@ def global_settings(rng: np.random.Generator) -> Settings:
         "noise": "full_rank",
         "decay": False,
         "accept": "always",
+        "polish": 5,  # percent of the budget
     }
 
 
