@@ -46,7 +46,7 @@ def _carried(method: Method, times: int, change: Change | None = None) -> Method
 
 _ADAM = next(method for method in gradient.METHODS if method.name == "adam")
 _METRIC = tuple(method for method in presets.OURS if method.name.startswith("metric"))
-_AS_THEY_ARE = _ADAM, straight_through.STRAIGHT_THROUGH, *presets.OURS
+_AS_THEY_ARE = _ADAM, straight_through.STRAIGHT_THROUGH, *presets.TO_THE_END
 # What learns from the device alone in the end; on three times the budget cycles are to be level.
 _ON_DEVICES = tuple(
     method._replace(applies=devices.is_device)

@@ -107,8 +107,12 @@ def global_settings(rng: np.random.Generator) -> Settings:
         "noise": "full_rank",
         "decay": False,
         "accept": "always",
-        "polish": 5,  # percent of the budget
     }
+
+
+def global_then_base_settings(rng: np.random.Generator) -> Settings:
+    """The same; the base ends alone, for some percent of the budget."""
+    return {**global_settings(rng), "polish": 5}
 
 
 def safe_settings(rng: np.random.Generator) -> Settings:
@@ -178,6 +182,13 @@ METRIC = Method(
     lambda problem: count(problem.train) > 1,
 )
 
+GLOBAL_THEN_BASE = Method(
+    "global_then_base",
+    global_then_base_settings,
+    _plan(adam, far_to_near, antithetic=True, absolute=True),
+    lambda problem: problem.kind == "global",
+)
+
 # The presets of this library.
 OURS = (
     METRIC,
@@ -192,8 +203,11 @@ OURS = (
         _plan(adam, far_to_near, antithetic=True, absolute=True),
         lambda problem: problem.kind == "global",
     ),
+    GLOBAL_THEN_BASE,
     Method("safe", safe_settings, _plan(adam, slope, antithetic=True, guard=GUARD_SAMPLES)),
 )
+# Those whose cycles go on to the last step.
+TO_THE_END = tuple(method for method in OURS if method is not GLOBAL_THEN_BASE)
 
 METHODS = (
     Method("sketch", sketch_settings, _plan(sgd, sketch, training_batch=True)),
