@@ -15,7 +15,7 @@ RESULTS = sorted({path.stem for path in measure.RESULTS.glob("*.json")} - {"qual
 @pytest.mark.parametrize(
     ("path", "shown"),
     table.documents().items(),
-    ids=["costs", "diagnosing", "factored", "benchmarks"],
+    ids=["costs", "diagnosing", "factored", "benchmarks", "memory"],
 )
 def test_the_tables_shown_are_those_of_the_results(path, shown):
     document = path.read_text()

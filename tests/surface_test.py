@@ -22,6 +22,7 @@ from egd_optax.wrappers import STATIC_ARGS
 PACKAGE = Path(egd_optax.__file__).parent
 KEYWORDS = [
     "evolve_every",
+    "window",
     "population_size",
     "generations",
     "sigma",
@@ -122,14 +123,14 @@ def test_the_arguments_of_evolve():
     assert base.kind == inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert rest == keywords(evolve)
     assert [each.name for each in rest] == KEYWORDS
-    assert len(rest) == 14
+    assert len(rest) == 15
 
 
 def test_the_arguments_of_egd():
     parameters = inspect.signature(egd).parameters
     own = ["learning_rate", "momentum", "nesterov", "weight_decay", "accumulator_dtype"]
     assert list(parameters) == own + KEYWORDS
-    assert len(parameters) == 19
+    assert len(parameters) == 20
     assert [each.name for each in keywords(egd)] == own[3:] + KEYWORDS
 
 
@@ -156,7 +157,7 @@ def test_what_the_package_exports():
         "presets", "recombine", "sigma", "with_frozen",
     ]  # fmt: skip
     assert all(hasattr(egd_optax, name) for name in egd_optax.__all__)
-    assert STATIC_ARGS == ("population_size", "generations", "mutable", "reset_base")
+    assert STATIC_ARGS == ("population_size", "generations", "mutable", "reset_base", "window")
     assert set(STATIC_ARGS) < set(KEYWORDS)
 
 

@@ -43,7 +43,7 @@ def run(tx, decide=None):
         ((6, 12), lambda step: 6 < step <= 12),
         ([5, 6], lambda step: step == 6),
     ],
-    ids=str,
+    ids=["all", "first", "behind", "between", "list"],
 )
 def test_cycles_run_within_it(every, window, has_cycles):
     tx = evolve(optax.sgd(0.01), evolve_every=every, window=window, sigma=0.1)

@@ -102,6 +102,16 @@ class Block(NamedTuple):
         """How many entries each of its arrays has, if they are cut into rows."""
         return np.array([math.prod(run.shape) for run in self.runs for _ in run.leaves])
 
+    def cleared(self, rows: jax.Array) -> jax.Array:
+        """Returns the rows with zeros behind the end of each array that is cut into them."""
+        heights = np.array(self.heights)
+        last = (np.cumsum(heights) - 1)[heights > 0]
+        filled = np.full(self.many, LENGTH)
+        filled[last] -= (heights * LENGTH - self.sizes)[heights > 0]
+        if (filled == LENGTH).all():
+            return rows
+        return jnp.where(np.arange(LENGTH) < filled[:, None], rows, jnp.zeros_like(rows))
+
     def sums(self, rows: jax.Array) -> jax.Array:
         """Returns the sum over each array that is cut into rows, `[leaves]`, of floats.
 
@@ -110,11 +120,8 @@ class Block(NamedTuple):
         """
         heights = np.array(self.heights)
         firsts, widths = np.cumsum(heights) - heights, _powers_of_two(heights)
-        filled = np.full(self.many, LENGTH)
-        filled[(firsts + heights - 1)[heights > 0]] -= (heights * LENGTH - self.sizes)[heights > 0]
-        if (filled < LENGTH).any():
-            rows = jnp.where(np.arange(LENGTH) < filled[:, None], rows, jnp.zeros_like(rows))
-        of_rows = jnp.pad(arithmetic.pairwise_sum(rows), (0, 1))  # the last one is zero
+        of_rows = arithmetic.pairwise_sum(self.cleared(rows))
+        of_rows = jnp.pad(of_rows, (0, 1))  # the last one is zero
         found = []
         for width in sorted(set(widths)):  # in the order of the arrays
             of_width = widths == width

@@ -25,5 +25,4 @@ def update_norm(before: Blocks, updates: Arrays) -> jax.Array:
 
 def _sum_of_squares(block: Block, leaves: jax.Array) -> jax.Array:
     squares = jnp.square(jnp.abs(leaves).astype(real_dtype(leaves.dtype)))
-    # The end of the last row of a leaf has no use.
-    return jnp.sum(block.sums(squares) if block.runs else squares, dtype=fitness_dtype())
+    return jnp.sum(block.cleared(squares) if block.runs else squares, dtype=fitness_dtype())
