@@ -38,6 +38,7 @@ from egd_optax.core.generation import concluded, landed
 from egd_optax.core.info import CycleInfo, Generation, Ran, info_of
 from egd_optax.core.norm import update_norm
 from egd_optax.core.population import Candidate
+from egd_optax.core.residual import if_left, with_fractions, without_fractions
 from egd_optax.core.spec import StrategyState
 from egd_optax.core.stage import Round
 from egd_optax.core.strategy import adapted_sigma
@@ -104,12 +105,13 @@ def opened(
     with jax.numpy_rank_promotion("allow"):
         start = step.start(params, base_updates, state)
         (leaves, treedef), steps = flatten(params), aligned(base_updates, params)
-        own = tuple(jnp.asarray(leaves[at]) for at in mutating)
+        own = _leaves_at(mutating, params)
         cycle.check_noise(spec.noise, own)
         moved = list(cycle.after_step(leaves, steps, mutating))
         for at, leaf in zip(mutating, own, strict=True):
             moved[at] = leaf
         updates = tuple(jnp.asarray(steps[at]) for at in mutating)
+        updates = with_fractions(start.strategy_state.residual, own, mutating, updates)
         time = jnp.zeros([3], jnp.int32)
         parent = Parent(jax.tree.unflatten(treedef, moved), updates, time)
         ticket = Ticket(
@@ -187,8 +189,13 @@ def told(
         asked = _ended(asked, stage, fitness)
         if not last:
             return _generation(step, asked, state.base_state, asked.ticket.generation + 1)
-        updates = replaced(asked.base_updates, params, asked.ticket.mutating, asked.parent.updates)
-        ran = Ran(updates, asked.info.accepted, asked.info, asked.strategy_state)
+        strategy_state, positions = asked.strategy_state, asked.ticket.mutating
+        own, residual = without_fractions(
+            strategy_state.residual, _leaves_at(positions, params), positions, asked.parent.updates
+        )
+        updates = replaced(asked.base_updates, params, positions, own)
+        strategy_state = strategy_state._replace(residual=residual)
+        ran = Ran(updates, asked.info.accepted, asked.info, strategy_state)
         due = jnp.ones([], jnp.bool_)
         return step.after_cycle(ran, due, params, asked.base_updates, asked.anchors, state)
 
@@ -240,7 +247,7 @@ def _ended(asked: Asked, stage: Round, fitness: jax.Array) -> Asked:
     scored = Scored(held, all_fitness, None, None, None, es_state)
     chosen, state, found = concluded(stage, scored, best_fitness, compared, asked.strategy_state)
     chosen = _in_order(chosen, stage)
-    updates = optax.tree.where(found.accepted, chosen, asked.parent.updates)
+    updates = if_left(found.accepted, chosen, asked.parent.updates)
     after = dataclasses.replace(
         asked, parent=asked.parent._replace(updates=updates), strategy_state=state
     )
@@ -253,13 +260,21 @@ def _in_order(blocks: Arrays, stage: Round) -> Arrays:
     return tuple(leaves[at] for at in range(len(leaves)))
 
 
+def _leaves_at(positions: tuple[int, ...], params: optax.Params) -> Arrays:
+    leaves = flatten(params)[0]
+    return tuple(jnp.asarray(leaves[at]) for at in positions)
+
+
 def _info_after(asked: Asked, found: Generation) -> CycleInfo:
     """The report of the cycle so far, whose last generation led to the parent."""
     before, later = asked.info, asked.ticket.generation > 0
     scalars = jax.tree.map(lambda scalar: scalar[None], found)
     jumped = found.accepted | (later & before.accepted)
     steps = aligned(asked.base_updates, asked.parent.params)
-    base = asked.parent._replace(updates=tuple(steps[at] for at in asked.ticket.mutating))
+    positions, residual = asked.ticket.mutating, asked.strategy_state.residual
+    own = _leaves_at(positions, asked.parent.params)
+    before_cycle = with_fractions(residual, own, positions, [steps[at] for at in positions])
+    base = asked.parent._replace(updates=before_cycle)
     blocks = snapshot_of(asked.ticket, base).blocks
     info = info_of(asked.ticket.cycle, scalars, jumped, None)
     return info._replace(

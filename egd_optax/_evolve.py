@@ -14,11 +14,12 @@ from egd_optax._settings import check_interval, check_key, check_window, checked
 from egd_optax._step import Step
 from egd_optax.accept import Accept
 from egd_optax.base.dependence import BlackBox
+from egd_optax.base.integers import hidden_from
 from egd_optax.base.reset import Reset
 from egd_optax.core.cycle import run_cycle_if
 from egd_optax.core.spec import STRAIGHT, CycleSpec
 from egd_optax.execution import Execution
-from egd_optax.noise.interface import Noise
+from egd_optax.noise.interface import Noise, moves_integers
 from egd_optax.recombine import Recombine
 from egd_optax.sigma import Sigma
 
@@ -141,7 +142,8 @@ def evolve(
         mutable: which leaves mutate. Pass a pytree of bools that is a prefix of the
             parameters, or a callable of the parameters that returns one. With None all leaves
             mutate but those that `base` freezes. It freezes a leaf if the traced update of it
-            cannot depend on any gradient. Integer leaves never mutate.
+            cannot depend on any gradient. Integer leaves mutate only if this selects them
+            and `noise` moves them, as `noise.lattice()` does.
         aux: None if `value_fn` returns the fitness alone. If it returns (fitness, aux), pass a
             pytree of arrays or of `jax.ShapeDtypeStruct` like that second part, as
             `jax.eval_shape(value_fn, params)[1]` is. Pass an example: `init` must know its
@@ -246,6 +248,8 @@ def evolve(
             aux=aux,
         )
     )
+    if moves_integers(spec.noise):
+        base = hidden_from(base, mutable)
     step = Step(
         base,
         spec,

@@ -10,6 +10,7 @@ import optax
 
 from egd_optax._advice import advice_on_state, warn_inside_multi_steps
 from egd_optax._axes import check_axes, check_population_axis
+from egd_optax._gradients import gradients
 from egd_optax._programs import Programs
 from egd_optax._settings import check_update, make_key_data
 from egd_optax._state import EvolveState, check_state, holds_evolve
@@ -17,7 +18,7 @@ from egd_optax.backend import xla
 from egd_optax.backend.placement import replicate_uncommitted
 from egd_optax.base import accumulation, arguments
 from egd_optax.base.dependence import BlackBox, Traits
-from egd_optax.base.leaves import aligned, mutating_leaves
+from egd_optax.base.leaves import aligned
 from egd_optax.base.reset import Reset, forget_the_point, move_anchors, reset_after_jump
 from egd_optax.core import info, strategy
 from egd_optax.core.spec import CycleSpec, Mutating, Objectives
@@ -88,7 +89,7 @@ class Step(NamedTuple):
 
     def init(self, params: optax.Params) -> EvolveState:
         """The state before the first step."""
-        mutating_leaves(params, self.spec.mutable)
+        strategy.known_leaves(self.spec, params)
         state = EvolveState(
             count=jnp.zeros([], jnp.int32),
             cycle=jnp.zeros([], jnp.int32),
@@ -131,8 +132,7 @@ class Step(NamedTuple):
         arguments.check_spelling(extra_args, given)
         arguments.check_reserved(extra_args, given)
         base_args = self.base_args(state.base_state, functions, evolve, extra_args)
-        if updates is None:
-            updates = self.no_gradients(state.base_state, params, base_args)
+        updates = gradients(self, updates, state.base_state, params, base_args)
         with advice_on_state(self.base, state.base_state, params):
             base_updates, base_state = self.base.update(
                 updates, state.base_state, params, **base_args
@@ -161,31 +161,11 @@ class Step(NamedTuple):
                 after,
             )
 
-    def no_gradients(
-        self, base_state: optax.OptState, params: optax.Params, base_args: dict[str, Any]
-    ) -> optax.Updates:
-        """Gradients of zero, for a base that looks at none; XLA drops them.
-
-        Raises:
-            ValueError: the base looks at gradients.
-        """
-
-        def zeros_like(leaf: Any) -> jax.Array | None:
-            return jnp.zeros_like(leaf) if isinstance(leaf, arguments.NUMBERS) else None
-
-        zeros = jax.tree.map(zeros_like, params)
-        if self.black_box.traits(zeros, base_state, params, base_args).moves:
-            raise ValueError(
-                "`updates` must be the gradients, got None, and the base steps along them: pass "
-                "`jax.grad(loss)(params)`, or take `optax.set_to_zero()` as the base."
-            )
-        return zeros
-
     def mutating(
         self, traits: Traits, params: optax.Params, base_updates: optax.Updates
     ) -> tuple[int, ...]:
         """The positions of the leaves that mutate."""
-        mutating = mutating_leaves(params, self.spec.mutable, base_updates)
+        mutating = strategy.known_leaves(self.spec, params, base_updates)
         if self.spec.mutable is None:
             mutating = tuple(at for at in mutating if at in traits.moving)
         return mutating

@@ -34,6 +34,7 @@ from egd_optax import _asked
 from egd_optax._asked import Asked
 from egd_optax._axes import check_axes
 from egd_optax._checks import check_flag
+from egd_optax._gradients import gradients
 from egd_optax._state import EvolveState, check_state, holds_evolve
 from egd_optax._step import Step
 from egd_optax._ticket import Parent, Ticket, member, settings_of
@@ -103,8 +104,7 @@ def ask(
     _check_ask(step, accept_fitness, state, extra_args)
     functions = {"value_fn": None, "base_value_fn": base_value_fn}
     base_args = step.base_args(state.base_state, functions, False, extra_args)
-    if updates is None:
-        updates = step.no_gradients(state.base_state, params, base_args)
+    updates = gradients(step, updates, state.base_state, params, base_args)
     base_updates, after = step.update(
         updates, state, params, base_value_fn=base_value_fn, evolve=False, **extra_args
     )

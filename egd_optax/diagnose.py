@@ -185,7 +185,7 @@ def _differences_around(
 
     def pair(draw: jax.Array) -> tuple[jax.Array, jax.Array]:
         rows, whole = population.perturbation.draw_rows(draw), population.draw_whole(draw)
-        other = population.mirrored_whole(whole)
+        other = population.mirrored_whole(whole, draw)
         ahead = population.leaves(Candidate(rows, whole, center), jnp.float32(1))
         behind = population.leaves(Candidate(rows, other, center), jnp.float32(-1))
         found = jnp.stack(

@@ -18,6 +18,7 @@ LAYERS = {
         "_egd",
         "_evolve",
         "_step",
+        "_gradients",
         "_state",
         "_ticket",
         "_asked",
@@ -55,6 +56,7 @@ CORE = (
     "population",
     "perturbation",
     "deviation",
+    "residual",
     "spec",
     "auxiliary",
 )

@@ -6,7 +6,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from egd_optax.backend import xla
+from egd_optax.backend import fixed_point, xla
 
 
 def wide_dtype(*dtypes: jnp.dtype) -> jnp.dtype:
@@ -32,11 +32,18 @@ def widen(leaf: jax.typing.ArrayLike) -> jax.Array:
 
 def cast(wide: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """The values in a dtype; XLA may leave out a plain cast to fewer digits."""
+    if fixed_point.is_integer(dtype):
+        return jnp.round(wide).astype(dtype)
     return xla.round_to(wide, dtype).astype(dtype)
 
 
 def add(leaf: jax.Array, update: jax.Array) -> jax.Array:
-    """The sum in the dtype of the leaf, as `optax.apply_updates` computes it."""
+    """The sum in the dtype of the leaf, as `optax.apply_updates` computes it.
+
+    Of integers and an update, int16, see `fixed_point`, it is the point.
+    """
+    if _in_fixed_point(leaf, update):
+        return fixed_point.point(leaf, update)
     wide = wide_dtype(leaf.dtype, update.dtype)
     total = xla.by_parts(jnp.add, leaf.astype(wide), update.astype(wide))
     return cast(total, leaf.dtype)
@@ -55,6 +62,8 @@ def reach(leaf: jax.Array, update: jax.Array) -> jax.Array:
     `add(leaf, difference(point, leaf, update.dtype))` is that point again, to the bit.
     """
     point = add(leaf, update)
+    if _in_fixed_point(leaf, update):
+        return point
     if update.dtype != wide_dtype(update.dtype):
         # An update of few digits that leads from the leaf to this point may be another one, and
         # lead elsewhere. The second point is fixed.
@@ -82,5 +91,10 @@ def pairwise_sum(terms: jax.Array) -> jax.Array:
     return xla.loop(0, width.bit_length() - 1, fold, total)[:, 0]
 
 
+def _in_fixed_point(leaf: jax.Array, update: jax.Array) -> bool:
+    return fixed_point.is_integer(leaf.dtype) and bool(update.dtype == fixed_point.UPDATE)
+
+
 def _at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype(jnp.float32)
+    is_wide = not fixed_point.is_integer(dtype) and jnp.finfo(dtype).bits >= 32
+    return dtype if is_wide else jnp.dtype(jnp.float32)

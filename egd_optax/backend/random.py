@@ -8,6 +8,7 @@ Source: Salmon et al., `Parallel Random Numbers: As Easy as 1, 2, 3
 <https://doi.org/10.1145/2063384.2063405>`_, 2011.
 """
 
+from collections.abc import Callable
 import math
 from typing import Any
 
@@ -51,6 +52,13 @@ def derive(key: jax.Array, high: jax.typing.ArrayLike, low: jax.typing.ArrayLike
     return xla.barrier(jnp.stack(threefry(key, *words), -1))
 
 
+def uniforms(key: jax.Array, draw: jax.Array, entry: jax.Array) -> jax.Array:
+    """Returns numbers from 0 to 1, 1 excluded, for the counters; arguments as for `normals`."""
+    high, low = threefry(key, jnp.broadcast_to(draw.astype(jnp.uint32), entry.shape), entry)
+    digits = ((high ^ low) >> 9) | jnp.uint32(0x3F800000)  # the float32 numbers in [1, 2)
+    return lax.bitcast_convert_type(digits, jnp.float32) - 1
+
+
 def normals(key: jax.Array, draw: jax.Array, entry: jax.Array) -> jax.Array:
     """Returns standard normal numbers for the counters (draw, entry).
 
@@ -62,9 +70,7 @@ def normals(key: jax.Array, draw: jax.Array, entry: jax.Array) -> jax.Array:
     Returns:
         float32 like `entry`, broadcast against the key.
     """
-    high, low = threefry(key, jnp.broadcast_to(draw.astype(jnp.uint32), entry.shape), entry)
-    digits = ((high ^ low) >> 9) | jnp.uint32(0x3F800000)  # the float32 numbers in [1, 2)
-    uniform = lax.bitcast_convert_type(digits, jnp.float32) - 1
+    uniform = uniforms(key, draw, entry)
     # Numbers, no arrays: XLA would compute an array of the bound outside of a loop that draws.
     least = np.nextafter(np.float32(-1), np.float32(0))
     uniform = jnp.maximum(uniform * (1 - least) + least, least)
@@ -74,9 +80,22 @@ def normals(key: jax.Array, draw: jax.Array, entry: jax.Array) -> jax.Array:
 def normals_of(
     key: jax.Array, draw: jax.Array, start: int, shape: tuple[int, ...], sharding: Any = None
 ) -> jax.Array:
-    """Returns the standard normal numbers of one array, from its entry `start` on.
+    """Returns the standard normal numbers of one array; arguments as for `numbers_of`."""
+    return numbers_of(normals, key, draw, start, shape, sharding)
+
+
+def numbers_of(
+    numbers: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+    key: jax.Array,
+    draw: jax.Array,
+    start: int,
+    shape: tuple[int, ...],
+    sharding: Any = None,
+) -> jax.Array:
+    """Returns the random numbers of one array, from its entry `start` on.
 
     Args:
+        numbers: `normals` or `uniforms`.
         key: uint32 `[2]`.
         draw: the number of the draw, an integer `[]`.
         start: the number of the first entry.
@@ -89,8 +108,8 @@ def normals_of(
     if math.prod(shape) > 2**31:  # a counter of 32 bits would come round: a key for each index
         keys = derive(key, 1, jnp.arange(shape[0], dtype=jnp.uint32))
         key = keys.reshape(shape[0], *(1,) * (len(shape) - 1), 2)
-        return normals(key, draw, start + _entries(shape, 1, sharding, zero))
-    return normals(key, draw, start + _entries(shape, 0, sharding, zero))
+        return numbers(key, draw, start + _entries(shape, 1, sharding, zero))
+    return numbers(key, draw, start + _entries(shape, 0, sharding, zero))
 
 
 def _entries(shape: tuple[int, ...], axes_behind: int, sharding: Any, zero: jax.Array) -> jax.Array:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from egd_optax.backend import fixed_point
+
 
 def flatten(tree: optax.Params) -> tuple[list[Any], jax.tree_util.PyTreeDef]:
     """Flattens a tree; an `optax.MaskedNode` is a leaf, so that masks renumber no other leaf."""
@@ -40,9 +42,15 @@ def is_masked(leaf: object) -> bool:
 
 
 def mutating_leaves(
-    params: optax.Params, mutable: object, updates: optax.Updates | None = None
+    params: optax.Params,
+    mutable: object,
+    updates: optax.Updates | None = None,
+    *,
+    integers: bool = False,
 ) -> tuple[int, ...]:
     """The leaves that mutate: floating or complex ones that `mutable` does not exclude.
+
+    Integers mutate only if `mutable` selects them and the noise moves them.
 
     Args:
         params: pytree of arrays or `jax.ShapeDtypeStruct`.
@@ -50,13 +58,15 @@ def mutating_leaves(
             of `params` that returns one. A callable whose leaves are all bools, as a module may
             be, counts as a pytree.
         updates: the base updates, once there are some. A leaf without one stays as it is.
+        integers: whether the noise moves integers.
 
     Returns:
         Their positions in the flattened `params`.
 
     Raises:
         TypeError: a leaf of `mutable` is no bool.
-        ValueError: `mutable` is no prefix of `params`, or excludes every leaf.
+        ValueError: `mutable` is no prefix of `params`, or excludes every leaf, or selects integers
+            that the noise does not move.
     """
     leaves, _ = flatten(params)
     steps = leaves if updates is None else aligned(updates, params)
@@ -69,7 +79,12 @@ def mutating_leaves(
         return tuple(inexact)
     chosen = mutable(params) if callable(mutable) and not _is_mask(mutable) else mutable
     allowed = _broadcast(chosen, params)
-    mutating = tuple(at for at in inexact if allowed[at])
+    selected = [
+        at
+        for at, leaf in enumerate(leaves)
+        if allowed[at] and _is_integer(leaf) and _checked_integer(leaf, integers)
+    ]
+    mutating = tuple(sorted([at for at in inexact if allowed[at]] + selected))
     if inexact and not mutating:
         raise ValueError(
             f"`mutable` leaves no floating-point parameter to mutate, got {mutable!r}: "
@@ -102,6 +117,29 @@ def _broadcast(mask: object, params: optax.Params) -> Sequence[bool]:
 
 
 def _is_inexact(leaf: Any) -> bool:
-    if is_masked(leaf) or not (hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number)):
-        return False
-    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
+    return _is_number(leaf) and bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
+
+
+def _is_integer(leaf: Any) -> bool:
+    return _is_number(leaf) and fixed_point.is_integer(jnp.result_type(leaf))
+
+
+def _is_number(leaf: Any) -> bool:
+    return not is_masked(leaf) and (hasattr(leaf, "dtype") or isinstance(leaf, numbers.Number))
+
+
+def _checked_integer(leaf: Any, integers: bool) -> bool:
+    """Whether an integer leaf that `mutable` selects mutates; raises if it should and cannot."""
+    dtype = jnp.result_type(leaf)
+    if fixed_point.fits(dtype) == integers:
+        return integers
+    what = f"a leaf of {dtype} and shape {jnp.shape(leaf)}"
+    if integers:
+        raise ValueError(
+            f"`mutable` must select integers of at most {fixed_point.BITS} bits, got {what}: "
+            "exclude it, or cast it to int8."
+        )
+    raise ValueError(
+        f"`mutable` must select no integers without a noise that moves them, got {what}: pass "
+        "`noise=noise.lattice()`, or exclude it."
+    )

@@ -132,7 +132,7 @@ def _sum_of_whole(
         leaves = inside.draw_whole(inside.draw_of(member))
         if inside.mirrors:
             mirrored = inside.is_mirrored(member)
-            other = inside.mirrored_whole(leaves)
+            other = inside.mirrored_whole(leaves, inside.draw_of(member))
             leaves = tuple(jnp.where(mirrored, b, a) for a, b in zip(leaves, other, strict=True))
         return add(totals, terms.weights[index], leaves)
 
@@ -197,7 +197,7 @@ def child_of(population: Population, held: Candidate, steps: list[jax.Array]) ->
     layout = population.layout
     updates = [population.stepped(at, step) for at, step in enumerate(steps)]
     whole = tuple(population.reach(at, updates[at]) for at in layout.whole)
-    return Candidate(held.rows, whole, tuple(updates[at] for at in layout.in_rows))
+    return Candidate(held.rows, whole, tuple(updates[at] for at in population.centered))
 
 
 def statistic_of(

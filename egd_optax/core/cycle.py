@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax._advice import advice_on_value_fn
-from egd_optax.backend import xla
+from egd_optax.backend import fixed_point, xla
 from egd_optax.backend.derivatives import constant, following
 from egd_optax.backend.devices import Devices, on_devices
 from egd_optax.backend.packing import Arrays
@@ -23,7 +23,13 @@ from egd_optax.core.generation import run_generation
 from egd_optax.core.info import CycleInfo, Ran, Start, info_of
 from egd_optax.core.norm import update_norm
 from egd_optax.core.perturbation import Perturbation, is_of_library, lay_out
-from egd_optax.core.population import blocks_of, generation_key
+from egd_optax.core.population import Blocks, blocks_of, generation_key
+from egd_optax.core.residual import (
+    if_left,
+    with_fractions,
+    without_fractions,
+    without_jump,
+)
 from egd_optax.core.spec import CycleSpec, Mutating, Objectives, StrategyState
 from egd_optax.factored.interpret import primitives_of
 from egd_optax.noise.interface import Noise
@@ -71,8 +77,10 @@ def run_cycle_if(
     own_params = tuple(jnp.asarray(leaves[at]) for at in mutating.positions)
 
     def with_cycle(before: _Carry, cycle: jax.Array, key_data: jax.Array, own: Arrays) -> _Carry:
+        residual = before.state.residual
+        base = with_fractions(residual, own, mutating.positions, before.updates)
         # Outside of the branch, which is then given a few blocks, and not each leaf.
-        blocks = blocks_of(spec.noise, own, before.updates, still=mutating.still)
+        blocks = blocks_of(spec.noise, own, base, still=mutating.still)
 
         def run() -> _Carry:
             others = after_step(leaves, fixed_steps, mutating.positions)
@@ -86,7 +94,7 @@ def run_cycle_if(
             if not mutating.still:
                 return ran
             # The result is then that of the loop around, in its memory. A choice would be another.
-            return ran._replace(updates=xla.run_if(~ran.jumped, _zeros_like, ran.updates))
+            return ran._replace(updates=xla.run_if(~ran.jumped, without_jump, ran.updates))
 
         def instead() -> _Carry:
             return before._replace(updates=_zeros_like(blocks.held_updates))
@@ -96,9 +104,15 @@ def run_cycle_if(
         after = xla.hold_in_branch(cycle, run, instead)
         # Outside: the branch would hold the sum of the updates and what is chosen of it.
         moved = jnp.where(after.jumped, update_norm(blocks, after.updates), 0)
-        base = _zeros_like(before.updates) if mutating.still else before.updates
+        base = without_jump(base) if mutating.still else base
         updates = unpack_if(after.jumped, blocks.layout, after.updates, base, chosen=mutating.still)
-        return after._replace(updates=updates, info=after.info._replace(update_norm=moved))
+        updates = _with_integers(updates, blocks, after.updates)
+        updates, residual = without_fractions(residual, own, mutating.positions, updates)
+        return after._replace(
+            updates=updates,
+            state=after.state._replace(residual=residual),
+            info=after.info._replace(update_norm=moved),
+        )
 
     # Outside of jit, if none is due, there is nothing to compile.
     if isinstance(due, jax.core.Tracer) or due:
@@ -113,6 +127,7 @@ def run_cycle_if(
             carry.state.es_optimizer, start.strategy_state.es_optimizer, carry.jumped
         ),
         accept=following(carry.state.accept, start.strategy_state.accept, due),
+        residual=carry.state.residual,
     )
     updates = replaced(start.base_updates, start.params, mutating.positions, updates)
     return Ran(updates, carry.jumped, carry.info, state)
@@ -169,7 +184,7 @@ def _generations(
     def next_generation(carry: Any, index: jax.Array) -> Any:
         updates, state, aux = carry
         chosen, state, found = generation(index, updates, state)
-        updates = _if_left(found.accepted, chosen, updates)
+        updates = if_left(found.accepted, chosen, updates)
         aux = auxiliary.after_generation(aux, found.aux, index)
         # Not one for each generation: of all of them no more is held than of one.
         return (updates, state, aux), found._replace(aux=None)
@@ -190,9 +205,14 @@ def _zeros_like(updates: Arrays) -> Arrays:
     return tuple(map(jnp.zeros_like, updates))
 
 
-def _if_left(left: jax.Array, chosen: Arrays, before: Arrays) -> Arrays:
-    """The updates that a cycle chose if it left the parent, else those before."""
-    return tuple(jnp.where(left, new, old) for new, old in zip(chosen, before, strict=True))
+def _with_integers(updates: Arrays, blocks: Blocks, chosen: Arrays) -> Arrays:
+    """The updates, those of integers as a cycle chose them, whether or not it left the parent."""
+    of_integers = {
+        block.leaves[0]: array[0]
+        for block, leaves, array in zip(blocks.layout.blocks, blocks.params, chosen, strict=True)
+        if fixed_point.is_integer(leaves.dtype)
+    }
+    return tuple(of_integers.get(at, update) for at, update in enumerate(updates))
 
 
 def check_noise(noise: Noise, leaves: Sequence[jax.Array]) -> None:

@@ -55,7 +55,7 @@ def run_generation(
 
     Returns:
         The updates that it chose, in blocks, any if the parent stays; the next state of the
-        strategy; and the report.
+        strategy; and the report. The updates of integers count even then: they hold fractions.
     """
     sigma = adapted_sigma(spec, sigma, state)
     population = _population(spec, objectives, snapshot, key, sigma, state.of_noise)
@@ -89,13 +89,13 @@ def concluded(
         moved &= stage.sigma != 0
     best = jnp.argmin(fitness).astype(jnp.int32)
     choice, of_rule = choose(spec.accept, key, compared, best, moved, state.accept)
-    chosen = _chosen(stage, scored.held, choice, best)
+    chosen = _chosen(stage, scored.held, choice, best, moved)
     outcome = _outcome(stage, scored, choice != PARENT)
     of_noise = _adapted("noise", spec.noise, state.of_noise, stage, outcome)
     if isinstance(spec.sigma, Sigma):
         of_sigma = _adapted("sigma", spec.sigma, state.of_sigma, stage, outcome)
         of_noise = NoiseAndSigma(of_noise, of_sigma)
-    state = StrategyState(
+    state = state._replace(
         noise=of_noise,
         es_optimizer=optax.tree.where(choice == CHILD, scored.es_state, state.es_optimizer),
         accept=of_rule,
@@ -166,7 +166,9 @@ def landed(
     spec, devices = stage.spec, stage.devices
     held, es_state = both
     weights = stage.weights(fitness)
-    terms = combine.terms_of(weights, fitness, spec.support, slots, pair=spec.pair, devices=devices)
+    # The two of a pair are no opposites if the range of integers clips one of them.
+    pair = 1 if population.of_integers else spec.pair
+    terms = combine.terms_of(weights, fitness, spec.support, slots, pair=pair, devices=devices)
     sums = combine.weighted_sum(
         population, terms, held, memory=memory, pages=pages, devices=devices
     )
@@ -203,12 +205,21 @@ def _compared(
     return (values[0], values[1], of_child), scored._replace(seen=seen)
 
 
-def _chosen(stage: Round, held: Candidate, choice: jax.Array, best: jax.Array) -> Arrays:
-    """The updates to the best member or the child, in blocks, any if the parent stays."""
+def _chosen(
+    stage: Round, held: Candidate, choice: jax.Array, best: jax.Array, moved: jax.Array
+) -> Arrays:
+    """The updates to the best member or the child, in blocks; to the parent of integers alone."""
     population = stage.population
     if stage.spec.accept.takes_best:
         held = population.form_into(held, best, choice == BEST)
-    return population.updates_to(held)
+    updates = list(population.updates_to(held))
+    for at in population.of_integers:
+        leaf = held.whole[population.layout.whole.index(at)]
+        leaf = jnp.where(choice == PARENT, population.parent_block(at), leaf)
+        beside = population.update_beside(at, leaf, updates[at])
+        beside = jnp.where(moved, beside, population.base_update(at))
+        updates[at] = jnp.where(choice == CHILD, updates[at], beside)
+    return tuple(updates)
 
 
 def _outcome(stage: Round, scored: Scored, accepted: jax.Array) -> Outcome:

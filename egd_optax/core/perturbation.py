@@ -14,14 +14,16 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from egd_optax.backend import arithmetic, packing, random, xla
+from egd_optax.backend import arithmetic, fixed_point, packing, random, xla
 from egd_optax.backend.packing import Arrays, Layout
 from egd_optax.backend.products import product, sum_of_products
 from egd_optax.core.deviation import stds_of
-from egd_optax.noise.interface import Noise, has_factors, is_entrywise
+from egd_optax.noise.interface import Noise, checked_form, has_factors, is_entrywise
 
 # Purpose of the keys of a noise that draws its numbers itself; of a complex leaf also the next one.
 _OTHER_DRAWS = 2
+# Purposes of the keys that integers are rounded by: those of a member, and those of a child.
+_OF_MEMBERS, _OF_CHILD = 4, 5
 
 
 @functools.partial(
@@ -87,6 +89,28 @@ class Perturbation:
         """The noise in one other block."""
         return self._scaled(at, self._form(at, self._numbers(at, draw)))
 
+    def dithered(self, at: int, draw: jax.Array) -> jax.Array:
+        """The noise in one block of integers; to round it to the nearest is to round at random."""
+        return self.drawn(at, draw) + (self._uniforms(at, _OF_MEMBERS, draw) - 0.5)
+
+    def uniforms_of_child(self, at: int) -> jax.Array:
+        """Numbers from 0 to 1 by which the fractions of a child are rounded, in one block."""
+        return self._uniforms(at, _OF_CHILD, jnp.int32(0))
+
+    def bounds(self, at: int) -> tuple[int, int]:
+        """The least and the greatest value in one block of integers."""
+        bounds = self.noise.bounds(self.layout.blocks[at].like)
+        assert bounds is not None  # narrows the type: else no integers mutate
+        return bounds
+
+    def _uniforms(self, at: int, purpose: int, draw: jax.Array) -> jax.Array:
+        leaf = self.leaves[at][0]
+        key = random.derive(self.keys[self.layout.blocks[at].leaves[0]], purpose, 0)
+        # XLA would else compute the numbers of the entries outside of all loops, and hold them.
+        draw, key = xla.no_hoist(draw, key)
+        sharding = jax.typeof(leaf).sharding
+        return random.numbers_of(random.uniforms, key, draw, 0, leaf.shape, sharding)[None]
+
     def units(self, draw: jax.Array) -> list[jax.Array]:
         """The noise of a draw, of unit variance, in each block; zero if it is not finite."""
         return list(map(_finite, self.raw_units(draw)))
@@ -132,7 +156,7 @@ class Perturbation:
         """The normal numbers of the leaf of a block that is not in rows."""
         block, leaf = self.layout.blocks[at], self.leaves[at][0]
         parts, start = [], 0
-        for shape in block.parts:
+        for shape in block.parts or self.noise.normals(_real_like(leaf)):
             # In the sharding of the leaf: no device holds all of its numbers.
             sharding = jax.typeof(leaf).sharding if shape == leaf.shape else None
             key = self.keys[block.leaves[0]]
@@ -169,10 +193,10 @@ class Perturbation:
         leaves = self.leaves[at]
         mapped = _mapped(fn, leaves, (axis, 0))
         if not jnp.issubdtype(leaves.dtype, jnp.complexfloating):
-            return _checked(self.noise, mapped(parts, leaves), leaves)
+            return checked_form(self.noise, mapped(parts, leaves), leaves)
         half = len(parts) // 2
         real, imaginary = (mapped(p, leaves.real) for p in (parts[:half], parts[half:]))
-        sides = (_checked(self.noise, side, leaves.real) for side in (real, imaginary))
+        sides = (checked_form(self.noise, side, leaves.real) for side in (real, imaginary))
         return lax.complex(*sides) / math.sqrt(2)
 
 
@@ -242,23 +266,29 @@ def lay_out(noise: Noise, params: Sequence[jax.Array], updates: Sequence[jax.Arr
         params,
         updates,
         functools.partial(_parts_of, noise),
-        functools.partial(is_entrywise, noise),
+        functools.partial(_is_entrywise, noise),
     )
 
 
 def _parts_of(noise: Noise, leaf: jax.ShapeDtypeStruct) -> packing.Shapes | None:
-    if _draws_itself(noise):
+    if _draws_itself(noise) or fixed_point.is_integer(leaf.dtype):
         return None
     parts = tuple(noise.normals(_real_like(leaf)))
     return parts * 2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else parts
+
+
+def _is_entrywise(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
+    return not fixed_point.is_integer(leaf.dtype) and is_entrywise(noise, leaf)
 
 
 def _draws_itself(noise: Noise) -> bool:
     return type(noise).draw is not Noise.draw
 
 
-def _real_like(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, jnp.finfo(leaf.dtype).dtype)
+def _real_like(leaf: Any) -> jax.ShapeDtypeStruct:
+    is_integer = fixed_point.is_integer(leaf.dtype)
+    dtype = jnp.float32 if is_integer else jnp.finfo(leaf.dtype).dtype
+    return jax.ShapeDtypeStruct(leaf.shape, dtype)
 
 
 def _mapped(fn: Callable[..., Any], stack: jax.Array, axes: tuple[int | None, ...]) -> Any:
@@ -275,19 +305,3 @@ def _mapped(fn: Callable[..., Any], stack: jax.Array, axes: tuple[int | None, ..
         return jax.tree.map(lambda x: x[None], fn(*only))
 
     return of_one
-
-
-def _checked(noise: Noise, formed: Any, like: jax.Array) -> jax.Array:
-    """Noise of a block in float32 or wider, refused by name if it is none."""
-    if jnp.shape(formed) != like.shape:
-        raise ValueError(
-            f"`noise` must be of the shape of its leaf, {like.shape[1:]}, got "
-            f"{jnp.shape(formed)[1:]} from {noise!r}."
-        )
-    dtype = jnp.result_type(formed)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(
-            f"`noise` must be real floating-point numbers for a leaf of {like.dtype}, got {dtype} "
-            f"from {noise!r}."
-        )
-    return jnp.asarray(formed, jnp.promote_types(dtype, arithmetic.wide_dtype(like.dtype)))

@@ -7,7 +7,8 @@ Sampling and Sequential Selection for Evolution Strategies
 <https://doi.org/10.1007/978-3-642-15844-5_2>`_, 2010.
 
 A candidate is an update: its noise is added to the base update, in that dtype. It is evaluated at
-the point that `optax.apply_updates` leads to, to the bit.
+the point that `optax.apply_updates` leads to, to the bit. The update of integers has a fraction,
+see `backend/fixed_point.py`. Members are whole steps around the point, and only the child has it.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from egd_optax.backend import arithmetic, packing, random, xla
+from egd_optax.backend import arithmetic, fixed_point, packing, random, xla
 from egd_optax.backend.devices import alike
 from egd_optax.backend.packing import Arrays, Layout
 from egd_optax.backend.unpacking import unpack
@@ -68,12 +69,13 @@ def blocks_of(
 ) -> Blocks:
     """Lays out the mutating leaves and their base updates, which may all be zeros, in blocks."""
     layout = lay_out(noise, params, updates)
-    stacks = layout.stack(updates)
-    return Blocks(
-        layout,
-        layout.stack(params),
-        tuple(Zeros(stack.dtype) for stack in stacks) if still else stacks,
-    )
+    own, steps = layout.stack(params), layout.stack(updates)
+    return Blocks(layout, own, tuple(map(_still, own, steps)) if still else steps)
+
+
+def _still(params: jax.Array, update: jax.Array) -> jax.Array | Zeros:
+    """Updates of zero; those of integers hold their fractions."""
+    return update if fixed_point.is_integer(params.dtype) else Zeros(update.dtype)
 
 
 def _held(update: jax.Array | Zeros, like: jax.Array) -> jax.Array:
@@ -86,7 +88,8 @@ class Candidate(NamedTuple):
     Attributes:
         rows: the random numbers of all blocks in rows, `[rows, LENGTH]`.
         whole: the leaves of all other blocks.
-        center: the updates of the blocks in rows that noise is added to; None for the base's.
+        center: the updates of the blocks in rows that noise is added to, and those of a child in
+            blocks of integers, which its leaves do not hold; None for the base's.
     """
 
     rows: jax.Array
@@ -122,6 +125,17 @@ class Population:
         """How leaves are laid out in blocks."""
         return self.perturbation.layout
 
+    @property
+    def of_integers(self) -> tuple[int, ...]:
+        """The blocks of integers; their leaves are held."""
+        whole = self.layout.whole
+        return tuple(at for at in whole if fixed_point.is_integer(self.params[at].dtype))
+
+    @property
+    def centered(self) -> tuple[int, ...]:
+        """The blocks whose updates a candidate holds."""
+        return (*self.layout.in_rows, *self.of_integers)
+
     # Members, by their numbers.
 
     def draw_of(self, member: jax.Array) -> jax.Array:
@@ -142,14 +156,15 @@ class Population:
         """The parent, whose numbers count for nothing: its sign is zero."""
         rows = jnp.zeros([self.layout.row_count, packing.LENGTH], jnp.float32)
         whole = tuple(map(self.parent_block, self.layout.whole))
-        center = tuple(map(self._base_update, self.layout.in_rows)) if with_center else None
+        center = tuple(map(self.base_update, self.centered)) if with_center else None
         return Candidate(rows, whole, center)
 
     def parent_block(self, at: int) -> jax.Array:
         """The parent's leaves in one block."""
         return _parent(self.params[at], self.updates[at])
 
-    def _base_update(self, at: int) -> jax.Array:
+    def base_update(self, at: int) -> jax.Array:
+        """The base updates in one block."""
         return _held(self.updates[at], self.params[at])
 
     def draw_into(self, held: Candidate, member: jax.Array, pred: jax.Array) -> Candidate:
@@ -161,7 +176,7 @@ class Population:
         numbers = held.rows, held.whole
         numbers = xla.write_if(pred & ~mirrored, member, self._draw, numbers)
         if self.mirrors:
-            whole = xla.run_if(pred & mirrored, _mirror, numbers[1], self)
+            whole = xla.run_if(pred & mirrored, _mirror, numbers[1], self, self.draw_of(member))
             numbers = numbers[0], whole
         return held._replace(rows=numbers[0], whole=numbers[1])
 
@@ -175,7 +190,8 @@ class Population:
         numbers = xla.write_if(pred, member, draw, (held.rows, held.whole))
         if self.mirrors:
             mirrored = pred & self.is_mirrored(member)
-            numbers = numbers[0], xla.run_if(mirrored, _mirror, numbers[1], self)
+            whole = xla.run_if(mirrored, _mirror, numbers[1], self, self.draw_of(member))
+            numbers = numbers[0], whole
         return held._replace(rows=numbers[0], whole=numbers[1])
 
     def rows_of(self, member: jax.Array) -> jax.Array:
@@ -187,21 +203,36 @@ class Population:
         population, draw = xla.no_hoist(self, draw)
         return tuple(population._displaced(at, draw) for at in self.layout.whole)
 
-    def mirrored_whole(self, whole: Arrays) -> Arrays:
-        """The leaves of these blocks on the other side of the parent, made in place."""
-        return tuple(map(self._mirrored, self.layout.whole, whole))
+    def mirrored_whole(self, whole: Arrays, draw: jax.Array) -> Arrays:
+        """The leaves of these blocks on the other side of the parent, made in place.
+
+        Integers are drawn again: if a side was clipped, it does not tell the other one.
+        """
+        integers = self.of_integers
+        return tuple(
+            self._rounded(at, -self.perturbation.dithered(at, draw))
+            if at in integers
+            else self._mirrored(at, leaf)
+            for at, leaf in zip(self.layout.whole, whole, strict=True)
+        )
 
     def _draw(self, member: jax.Array) -> tuple[jax.Array, Arrays]:
         return self.rows_of(member), self.draw_whole(self.draw_of(member))
 
     def _displaced(self, at: int, draw: jax.Array) -> jax.Array:
+        if at in self.of_integers:
+            return self._rounded(at, self.perturbation.dithered(at, draw))
         return self.reach(at, self.stepped(at, self.perturbation.drawn(at, draw)))
+
+    def _rounded(self, at: int, noise: jax.Array) -> jax.Array:
+        bounds = self.perturbation.bounds(at)
+        return fixed_point.rounded(self.parent_block(at), noise, bounds)
 
     def _mirrored(self, at: int, leaf: jax.Array) -> jax.Array:
         wide = arithmetic.wide_dtype(leaf.dtype)
         parent = self.parent_block(at).astype(wide)
         other = arithmetic.cast(parent + (parent - leaf.astype(wide)), leaf.dtype)
-        dtype = self._base_update(at).dtype
+        dtype = self.base_update(at).dtype
         return self.reach(at, arithmetic.difference(other, self.params[at], dtype))
 
     # Leaves.
@@ -241,7 +272,10 @@ class Population:
             sign = inside.sign_of(member)
             return tuple(inside._update_of(at, parent, sign) for at in self.layout.in_rows)
 
-        return held._replace(center=xla.write_if(pred, member, form, held.center))
+        assert held.center is not None  # narrows the type: it is that of a child
+        count = len(self.layout.in_rows)
+        center = xla.write_if(pred, member, form, held.center[:count])
+        return held._replace(center=(*center, *held.center[count:]))
 
     def _witness(self) -> jax.Array:
         """Integers that are never negative, which XLA cannot know."""
@@ -253,20 +287,33 @@ class Population:
 
     def updates_to(self, held: Candidate) -> Arrays:
         """The updates that lead to a child, or to what `form_into` returned, in blocks."""
-        places = self.layout.whole
-        dtypes = [self._base_update(at).dtype for at in places]
+        integers = self.of_integers
+        places = tuple(at for at in self.layout.whole if at not in integers)
+        dtypes = [self.base_update(at).dtype for at in places]
 
         def steps(leaves: Arrays, params: Arrays) -> Arrays:
             pairs = zip(leaves, params, dtypes, strict=True)
             return tuple(arithmetic.difference(leaf, param, dtype) for leaf, param, dtype in pairs)
 
-        whole, params = held.whole, tuple(self.params[at] for at in places)
+        params = tuple(self.params[at] for at in places)
+        whole_of = dict(zip(self.layout.whole, held.whole, strict=True))
+        whole = tuple(whole_of[at] for at in places)
         if all(leaf.dtype == dtype for leaf, dtype in zip(whole, dtypes, strict=True)):
             whole = xla.in_memory_of(whole, self._witness(), steps, params)
         else:
             whole = steps(whole, params)
-        in_rows = [self._center_of(held, at) for at in self.layout.in_rows]
-        return tuple(map(alike, self.layout.in_order(whole, in_rows), self.params))
+        updates = dict(zip(places, whole, strict=True))
+        updates |= {at: self._center_of(held, at) for at in self.centered}
+        in_order = (updates[at] for at in range(len(self.layout.blocks)))
+        return tuple(map(alike, in_order, self.params))
+
+    def update_beside(self, at: int, leaf: jax.Array, of_child: jax.Array) -> jax.Array:
+        """The update to leaves that are taken in place of a child's, in one block of integers.
+
+        Its fraction is that of the child if this is where the parent is: then no fitness says
+        anything against it. Else it is that of the parent.
+        """
+        return fixed_point.beside(self.params[at], self.base_update(at), of_child, leaf)
 
     def center_of(self, held: Candidate, at: int) -> jax.Array:
         """The leaves that noise is added to, in one block in rows."""
@@ -274,8 +321,8 @@ class Population:
 
     def _center_of(self, held: Candidate, at: int) -> jax.Array:
         if held.center is None:
-            return self._base_update(at)
-        return held.center[self.layout.in_rows.index(at)]
+            return self.base_update(at)
+        return held.center[self.centered.index(at)]
 
     def _update_of(self, at: int, held: Candidate, sign: jax.Array) -> jax.Array:
         """The update that leads to a candidate, in one block in rows."""
@@ -288,10 +335,14 @@ class Population:
 
     def stepped(self, at: int, step: jax.Array) -> jax.Array:
         """The update that leads to parent + step, in one block."""
-        base = self.updates[at]
-        if isinstance(base, Zeros):
-            return arithmetic.cast(step, base.dtype)
-        return arithmetic.add(base, step)
+        if at in self.of_integers:
+            uniforms, bounds = self.perturbation.uniforms_of_child(at), self.perturbation.bounds(at)
+            base = self.base_update(at)
+            return fixed_point.stepped(self.params[at], base, step, uniforms, bounds)
+        update = self.updates[at]
+        if isinstance(update, Zeros):
+            return arithmetic.cast(step, update.dtype)
+        return arithmetic.add(update, step)
 
     def reach(self, at: int, update: jax.Array) -> jax.Array:
         """The leaves that an update leads to, in one block that holds leaves and no updates."""
@@ -331,5 +382,5 @@ def _parent(params: jax.Array, update: jax.Array | Zeros) -> jax.Array:
     return params if isinstance(update, Zeros) else arithmetic.add(params, update)
 
 
-def _mirror(whole: Arrays, population: Population) -> Arrays:
-    return population.mirrored_whole(whole)
+def _mirror(whole: Arrays, population: Population, draw: jax.Array) -> Arrays:
+    return population.mirrored_whole(whole, draw)

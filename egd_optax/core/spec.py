@@ -39,6 +39,8 @@ class StrategyState(NamedTuple):
         es_optimizer: of `es_optimizer`, for the mutating leaves, in float32 or wider. It belongs
             to the last child that was taken.
         accept: of `accept`, as of the last generation.
+        residual: of integer leaves that mutate, a pytree like these: the fraction that rounding
+            left of their child, int8, in units of 1/256 of a step. Empty if there are none.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -52,6 +54,7 @@ class StrategyState(NamedTuple):
     noise: Any = ()
     es_optimizer: optax.OptState = ()
     accept: Any = ()
+    residual: Any = ()
 
     @property
     def of_noise(self) -> Any:

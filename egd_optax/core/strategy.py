@@ -9,14 +9,16 @@ import optax
 
 from egd_optax._checks import check_like
 from egd_optax.accept import Accept
+from egd_optax.backend import fixed_point
 from egd_optax.backend.arithmetic import sum_dtype, widen
 from egd_optax.backend.devices import like_before
 from egd_optax.base.arguments import NUMBERS, arrays_of, shapes_of
 from egd_optax.base.leaves import flatten, mutating_leaves
 from egd_optax.core.fitness import Snapshot
 from egd_optax.core.population import Population
+from egd_optax.core.residual import first_residual
 from egd_optax.core.spec import STRAIGHT, CycleSpec, NoiseAndSigma, StrategyState
-from egd_optax.noise.interface import Noise
+from egd_optax.noise.interface import Noise, moves_integers
 from egd_optax.sigma import Sigma
 
 
@@ -29,15 +31,17 @@ def strategy_state_of(spec: CycleSpec, params: optax.Params) -> StrategyState:
     es_optimizer = spec.es_optimizer
     of_optimizer: Any = STRAIGHT.init(())
     of_noise: Any = ()
+    residual: Any = ()
     if _keeps_arrays(spec):  # else no leaf need be widened
         leaves, treedef = flatten(params)
-        mutating = mutating_leaves(params, spec.mutable)
+        mutating = known_leaves(spec, params)
+        residual = first_residual(params, [at for at in mutating if _is_integer(leaves[at])])
         known = _tree(treedef, len(leaves), {at: widen(leaves[at]) for at in mutating})
         of_optimizer = of_optimizer if es_optimizer is None else es_optimizer.init(known)
         of_noise = spec.noise.init(known)
         if isinstance(spec.sigma, Sigma):
             of_noise = NoiseAndSigma(of_noise, spec.sigma.init(known))
-    state = StrategyState(of_noise, of_optimizer, spec.accept.init(params))
+    state = StrategyState(of_noise, of_optimizer, spec.accept.init(params), residual)
     # Else a Python number would have another dtype in the first state than in the next ones.
     numbers, with_numbers = arrays_of(state, NUMBERS)
     arrays: StrategyState = with_numbers(
@@ -79,7 +83,7 @@ def check_strategy_state(spec: CycleSpec, state: Any, params: optax.Params) -> N
 
     Raises:
         TypeError: it is no `StrategyState`.
-        ValueError: it is that of another `es_optimizer` or `accept`.
+        ValueError: it is that of another `es_optimizer` or `accept`, or for other leaves.
     """
     if not isinstance(state, StrategyState):
         raise TypeError(
@@ -96,7 +100,7 @@ def check_strategy_state(spec: CycleSpec, state: Any, params: optax.Params) -> N
 
 def _keeps_arrays(spec: CycleSpec) -> bool:
     """Whether a part of the strategy makes a state from the parameters that mutate."""
-    has_noise = type(spec.noise).init is not Noise.init
+    has_noise = type(spec.noise).init is not Noise.init or moves_integers(spec.noise)
     return spec.es_optimizer is not None or has_noise or isinstance(spec.sigma, Sigma)
 
 
@@ -165,8 +169,19 @@ def statistic_tree(
 def _frozen(spec: CycleSpec, snapshot: Snapshot) -> dict[int, jax.Array]:
     """The leaves that `strategy_state_of` knows and that the base freezes."""
     params = jax.tree.unflatten(snapshot.treedef, snapshot.others)
-    known = mutating_leaves(params, spec.mutable)
+    known = known_leaves(spec, params)
     return {at: snapshot.others[at] for at in known if at not in snapshot.positions}
+
+
+def known_leaves(
+    spec: CycleSpec, params: optax.Params, updates: optax.Updates | None = None
+) -> tuple[int, ...]:
+    """The positions of the leaves that mutate, if the base does not freeze them."""
+    return mutating_leaves(params, spec.mutable, updates, integers=moves_integers(spec.noise))
+
+
+def _is_integer(leaf: Any) -> bool:
+    return fixed_point.is_integer(jnp.result_type(leaf))
 
 
 def _tree(treedef: jax.tree_util.PyTreeDef, count: int, leaves: dict[int, jax.Array]) -> Any:

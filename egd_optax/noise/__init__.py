@@ -21,9 +21,10 @@ mirrored pairs, over a mesh and after a resume.
 
 from egd_optax.noise.gaussian import gaussian
 from egd_optax.noise.interface import Noise
+from egd_optax.noise.lattice import lattice
 from egd_optax.noise.low_rank import low_rank
 from egd_optax.noise.outcome import Outcome
 from egd_optax.noise.rademacher import rademacher
 from egd_optax.noise.separable import separable
 
-__all__ = ["Noise", "Outcome", "gaussian", "low_rank", "rademacher", "separable"]
+__all__ = ["Noise", "Outcome", "gaussian", "lattice", "low_rank", "rademacher", "separable"]

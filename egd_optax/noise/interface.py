@@ -11,6 +11,7 @@ import optax
 from egd_optax._checks import check_flag, check_static_number
 from egd_optax._written import settle
 from egd_optax.backend import xla
+from egd_optax.backend.arithmetic import wide_dtype
 from egd_optax.backend.products import product, sum_of_products
 from egd_optax.noise.outcome import Outcome
 
@@ -97,6 +98,19 @@ class Noise:
         squares = jnp.square(jnp.abs(leaf).astype(sigma.dtype))
         return relative_std(self, sigma, jnp.mean(squares))
 
+    def bounds(self, leaf: Any) -> tuple[int, int] | None:
+        """Returns the least and the greatest value of an integer leaf; by default None.
+
+        A subclass that defines it moves integer leaves of at most 8 bits that `mutable` selects.
+        Their noise is rounded to whole steps at random, and clipped; see `noise.lattice`. Its
+        standard deviation is in steps.
+
+        Args:
+            leaf: shape and dtype of the leaf.
+        """
+        del leaf
+        return None
+
     def normals(self, leaf: jax.ShapeDtypeStruct) -> tuple[tuple[int, ...], ...]:
         """Returns the shapes of the standard normal numbers that the noise of a leaf is made of.
 
@@ -104,7 +118,8 @@ class Noise:
         sums are formed from the numbers.
 
         Args:
-            leaf: shape and dtype of the leaf; a complex leaf comes as a real one, twice.
+            leaf: shape and dtype of the leaf; a complex leaf comes as a real one, twice, and an
+                integer one as one of float32.
         """
         return (leaf.shape,)
 
@@ -194,6 +209,11 @@ def check_scale(noise: Noise) -> None:
     settle(noise, min_scale=check_static_number("min_scale", noise.min_scale, zero=True))
 
 
+def moves_integers(noise: Noise) -> bool:
+    """Whether a noise says how integer leaves move."""
+    return type(noise).bounds is not Noise.bounds
+
+
 def has_factors(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
     """Whether a leaf can be evaluated as the parent's leaf and two factors."""
     # A sum of products of floats of a few digits differs from the float that it rounds to.
@@ -225,3 +245,19 @@ def relative_std(noise: Noise, sigma: jax.Array, mean_square: jax.Array) -> jax.
     """Sigma times a root mean square, at least `min_scale`."""
     least = jnp.asarray(noise.min_scale, sigma.dtype)
     return sigma * jnp.maximum(jnp.sqrt(mean_square), least)
+
+
+def checked_form(noise: Noise, formed: Any, like: jax.Array) -> jax.Array:
+    """Noise of a block in float32 or wider, refused by name if it is none."""
+    if jnp.shape(formed) != like.shape:
+        raise ValueError(
+            f"`noise` must be of the shape of its leaf, {like.shape[1:]}, got "
+            f"{jnp.shape(formed)[1:]} from {noise!r}."
+        )
+    dtype = jnp.result_type(formed)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"`noise` must be real floating-point numbers for a leaf of {like.dtype}, got {dtype} "
+            f"from {noise!r}."
+        )
+    return jnp.asarray(formed, jnp.promote_types(dtype, wide_dtype(like.dtype)))
