@@ -21,9 +21,9 @@ from egd_optax import (
     recombine,
     sigma,
 )
+from egd_optax._due import is_due
 from egd_optax._evolve import egd, evolve
 from egd_optax._state import EvolveState
-from egd_optax._step import is_due
 from egd_optax.core.info import CycleInfo
 from egd_optax.execution import Execution
 from egd_optax.wrappers import bind_value_fn, with_frozen

@@ -14,8 +14,9 @@ import optax
 from egd_optax.backend.devices import placed_like
 from egd_optax.backend.packing import Arrays
 from egd_optax.base.leaves import flatten
+from egd_optax.core.blocks import blocks_of
 from egd_optax.core.fitness import Snapshot
-from egd_optax.core.population import Population, blocks_of, generation_key, population_around
+from egd_optax.core.population import Population, generation_key, population_around
 from egd_optax.core.spec import CycleSpec
 from egd_optax.noise.interface import Noise
 from egd_optax.sigma import Sigma

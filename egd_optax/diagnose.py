@@ -13,8 +13,9 @@ from egd_optax._settings import checked_spec, make_key_data
 from egd_optax.backend.arithmetic import widen
 from egd_optax.base.arguments import taken_by
 from egd_optax.base.leaves import aligned, flatten, mutating_leaves
+from egd_optax.core.blocks import blocks_of
 from egd_optax.core.fitness import Snapshot, fitness_dtype, fitness_of
-from egd_optax.core.population import Candidate, blocks_of, generation_key, population_around
+from egd_optax.core.population import Candidate, generation_key, population_around
 from egd_optax.core.spec import STRAIGHT, CycleSpec
 from egd_optax.execution import Execution
 from egd_optax.noise.interface import Noise

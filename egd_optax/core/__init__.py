@@ -15,6 +15,7 @@ norm          how far a cycle moved the parameters
 select        fitness -> weights; which members are kept
 fitness       value_fn -> a number that can be compared
 population    candidates, drawn from keys
+blocks        leaves and their base updates in blocks
 perturbation  the noise of one draw in each block
 deviation     the standard deviation of the noise in each block
 spec          plain data

@@ -14,7 +14,7 @@ import optax
 from egd_optax._advice import advice_on_gaps, advice_on_tracers
 from egd_optax._axes import check_replicas
 from egd_optax.core.auxiliary import Auxiliary, Evaluated, split_off
-from egd_optax.core.population import Blocks
+from egd_optax.core.blocks import Blocks
 from egd_optax.execution import Execution
 
 _COUNTS: contextvars.ContextVar[jax.Array | None] = contextvars.ContextVar("counts", default=None)

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from egd_optax.backend import fixed_point
 from egd_optax.backend.arithmetic import add, widen
 from egd_optax.backend.packing import Arrays, Block
+from egd_optax.core.blocks import Blocks
 from egd_optax.core.fitness import fitness_dtype
-from egd_optax.core.population import Blocks
 
 
 def update_norm(before: Blocks, updates: Arrays) -> jax.Array:

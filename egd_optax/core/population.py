@@ -23,7 +23,8 @@ from egd_optax.backend import arithmetic, fixed_point, packing, random, xla
 from egd_optax.backend.devices import alike
 from egd_optax.backend.packing import Arrays, Layout
 from egd_optax.backend.unpacking import unpack
-from egd_optax.core.perturbation import Perturbation, lay_out, perturbation_of
+from egd_optax.core.blocks import Blocks, Zeros, held, parent_of
+from egd_optax.core.perturbation import Perturbation, perturbation_of
 from egd_optax.noise.interface import Noise
 
 # Purposes of the keys that a generation derives from its own.
@@ -35,51 +36,6 @@ _PURPOSE = 0x45474421
 def generation_key(key: jax.Array, cycle: jax.Array, generation: jax.Array) -> jax.Array:
     """The key of a generation, uint32 `[2]`, from that of the run."""
     return random.derive(random.derive(key, _PURPOSE, cycle), 0, generation)
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class Zeros:
-    """Base updates that are zero, of a dtype; nothing is held."""
-
-    dtype: jnp.dtype
-
-
-class Blocks(NamedTuple):
-    """The mutating leaves before the step, and their base updates, in blocks.
-
-    Attributes:
-        layout: how leaves are laid out in blocks.
-        params: the leaves.
-        updates: their base updates.
-    """
-
-    layout: Layout
-    params: Arrays
-    updates: tuple[jax.Array | Zeros, ...]
-
-    @property
-    def held_updates(self) -> Arrays:
-        """The base updates, as arrays."""
-        return tuple(map(_held, self.updates, self.params))
-
-
-def blocks_of(
-    noise: Noise, params: Sequence[jax.Array], updates: Sequence[jax.Array], *, still: bool = False
-) -> Blocks:
-    """Lays out the mutating leaves and their base updates, which may all be zeros, in blocks."""
-    layout = lay_out(noise, params, updates)
-    own, steps = layout.stack(params), layout.stack(updates)
-    return Blocks(layout, own, tuple(map(_still, own, steps)) if still else steps)
-
-
-def _still(params: jax.Array, update: jax.Array) -> jax.Array | Zeros:
-    """Updates of zero; those of integers hold their fractions."""
-    return update if fixed_point.is_integer(params.dtype) else Zeros(update.dtype)
-
-
-def _held(update: jax.Array | Zeros, like: jax.Array) -> jax.Array:
-    return jnp.zeros_like(like, update.dtype) if isinstance(update, Zeros) else update
 
 
 class Candidate(NamedTuple):
@@ -161,11 +117,11 @@ class Population:
 
     def parent_block(self, at: int) -> jax.Array:
         """The parent's leaves in one block."""
-        return _parent(self.params[at], self.updates[at])
+        return parent_of(self.params[at], self.updates[at])
 
     def base_update(self, at: int) -> jax.Array:
         """The base updates in one block."""
-        return _held(self.updates[at], self.params[at])
+        return held(self.updates[at], self.params[at])
 
     def draw_into(self, held: Candidate, member: jax.Array, pred: jax.Array) -> Candidate:
         """Returns a member in the memory of another candidate if `pred` holds, else that one.
@@ -371,15 +327,11 @@ def population_around(
         key: of the generation, uint32 `[2]`.
     """
     layout, params, updates = blocks
-    parents = tuple(map(_parent, params, updates))
+    parents = tuple(map(parent_of, params, updates))
     of_leaves = random.derive(key, _OF_LEAVES, 0)
     keys = random.derive(of_leaves, 0, jnp.asarray(positions, jnp.uint32))
     perturbation = perturbation_of(noise, layout, params, parents, read, sigma, keys)
     return Population(params, updates, perturbation, key, mirrors)
-
-
-def _parent(params: jax.Array, update: jax.Array | Zeros) -> jax.Array:
-    return params if isinstance(update, Zeros) else arithmetic.add(params, update)
 
 
 def _mirror(whole: Arrays, population: Population, draw: jax.Array) -> Arrays:

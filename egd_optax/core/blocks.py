@@ -1,0 +1,64 @@
+"""The mutating leaves and their base updates, in blocks."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from egd_optax.backend import arithmetic, fixed_point
+from egd_optax.backend.packing import Arrays, Layout
+from egd_optax.core.perturbation import lay_out
+from egd_optax.noise.interface import Noise
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Zeros:
+    """Base updates that are zero, of a dtype; nothing is held."""
+
+    dtype: jnp.dtype
+
+
+class Blocks(NamedTuple):
+    """The mutating leaves before the step, and their base updates, in blocks.
+
+    Attributes:
+        layout: how leaves are laid out in blocks.
+        params: the leaves.
+        updates: their base updates.
+    """
+
+    layout: Layout
+    params: Arrays
+    updates: tuple[jax.Array | Zeros, ...]
+
+    @property
+    def held_updates(self) -> Arrays:
+        """The base updates, as arrays."""
+        return tuple(map(held, self.updates, self.params))
+
+
+def blocks_of(
+    noise: Noise, params: Sequence[jax.Array], updates: Sequence[jax.Array], *, still: bool = False
+) -> Blocks:
+    """Lays out the mutating leaves and their base updates, which may all be zeros, in blocks."""
+    layout = lay_out(noise, params, updates)
+    own, steps = layout.stack(params), layout.stack(updates)
+    return Blocks(layout, own, tuple(map(_still, own, steps)) if still else steps)
+
+
+def _still(params: jax.Array, update: jax.Array) -> jax.Array | Zeros:
+    """Updates of zero; those of integers hold their fractions."""
+    return update if fixed_point.is_integer(params.dtype) else Zeros(update.dtype)
+
+
+def held(update: jax.Array | Zeros, like: jax.Array) -> jax.Array:
+    """Base updates as an array, like the parameters."""
+    return jnp.zeros_like(like, update.dtype) if isinstance(update, Zeros) else update
+
+
+def parent_of(params: jax.Array, update: jax.Array | Zeros) -> jax.Array:
+    """The parameters after the base updates."""
+    return params if isinstance(update, Zeros) else arithmetic.add(params, update)
