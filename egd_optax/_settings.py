@@ -33,6 +33,7 @@ def check_window(window: Any) -> tuple[int, int | None] | None:
     """Two Python ints, the second of which may be None; or None."""
     if window is None:
         return None
+    _checks.check_static("window", window, "pair of ints")
     if not isinstance(window, tuple | list) or len(window) != 2:
         raise TypeError(
             f"`window` must be a pair of ints, got {window!r}: `window=(0, 1000)` has cycles on "
