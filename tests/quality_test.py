@@ -71,6 +71,7 @@ def test_methods_keep_to_the_budget_and_use_most_of_it(name):
         assert name in {
             "many_restarts",
             "global_",
+            "global_then_base",
             "adam_threshold",
             "adam_threshold_on_validation",
         }
@@ -79,6 +80,15 @@ def test_methods_keep_to_the_budget_and_use_most_of_it(name):
     for settings in draws(method, 4):
         spent = method.plan(TOY, split(settings)[1], budget).forwards
         assert 0.5 * budget < spent <= budget
+
+
+def test_a_search_that_ends_with_the_base_uses_its_budget():
+    method, problem = METHODS["global_then_base"], PROBLEMS["levy_100"]()
+    for settings in draws(method, 4):
+        _, static = split(settings)
+        assert static["polish"] == 5
+        spent = method.plan(problem, static, problem.budget).forwards
+        assert 0.999 * problem.budget < spent <= problem.budget
 
 
 @pytest.mark.parametrize("name", DECIDING)
