@@ -74,11 +74,7 @@ def unpack_if(
         found = _alone(layout, blocks) | _split(_of_stacks(layout, blocks) | of_rows)
         return {at: found[at] for at in before}
 
-    found = {
-        block.leaves[0]: array[0]
-        for block, array in zip(layout.blocks, blocks, strict=True)
-        if block.many == 1 and not block.runs
-    }
+    found = _uncut(layout, blocks)
     others = {at: array for at, array in enumerate(arrays) if at not in found}
     if not chosen:
         found = {at: jnp.where(pred, array, arrays[at]) for at, array in found.items()}
@@ -89,16 +85,19 @@ def unpack_if(
 
 def _alone(layout: Layout, blocks: Sequence[jax.Array | None]) -> dict[int, jax.Array]:
     """The arrays that have no equal beside them."""
-    arrays: dict[int, jax.Array] = {}
-    for block, array in zip(layout.blocks, blocks, strict=True):
-        if array is None:
-            continue
-        if not block.runs and block.many == 1:
-            arrays[block.leaves[0]] = array[0]
-        for run in block.runs:
-            if len(run.leaves) == 1:
-                arrays[run.leaves[0]] = run.stacked(array)[0]
-    return arrays
+    pairs = zip(layout.blocks, blocks, strict=True)
+    runs = [(run, rows) for block, rows in pairs if rows is not None for run in block.runs]
+    cut = {run.leaves[0]: run.stacked(rows)[0] for run, rows in runs if len(run.leaves) == 1}
+    return _uncut(layout, blocks) | cut
+
+
+def _uncut(layout: Layout, blocks: Sequence[jax.Array | None]) -> dict[int, jax.Array]:
+    """Those of them that are not cut into rows: each is a block."""
+    return {
+        block.leaves[0]: array[0]
+        for block, array in zip(layout.blocks, blocks, strict=True)
+        if array is not None and not block.runs and block.many == 1
+    }
 
 
 def _of_rows(layout: Layout, blocks: Sequence[jax.Array | None]) -> Stacks:

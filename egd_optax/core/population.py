@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 
 from egd_optax.backend import arithmetic, fixed_point, packing, random, xla
-from egd_optax.backend.devices import alike
 from egd_optax.backend.packing import Arrays, Layout
 from egd_optax.backend.unpacking import unpack
 from egd_optax.core.blocks import Blocks, Zeros, held, parent_of
@@ -261,7 +260,7 @@ class Population:
         updates = dict(zip(places, whole, strict=True))
         updates |= {at: self._center_of(held, at) for at in self.centered}
         in_order = (updates[at] for at in range(len(self.layout.blocks)))
-        return tuple(map(alike, in_order, self.params))
+        return tuple(in_order)
 
     def update_beside(self, at: int, leaf: jax.Array, of_child: jax.Array) -> jax.Array:
         """The update to leaves that are taken in place of a child's, in one block of integers.

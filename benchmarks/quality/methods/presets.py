@@ -182,12 +182,13 @@ METRIC = Method(
     lambda problem: count(problem.train) > 1,
 )
 
-GLOBAL_THEN_BASE = Method(
-    "global_then_base",
-    global_then_base_settings,
+GLOBAL = Method(
+    "global_",
+    global_settings,
     _plan(adam, far_to_near, antithetic=True, absolute=True),
     lambda problem: problem.kind == "global",
 )
+GLOBAL_THEN_BASE = GLOBAL._replace(name="global_then_base", settings=global_then_base_settings)
 
 # The presets of this library.
 OURS = (
@@ -197,12 +198,7 @@ OURS = (
         plan=_plan(adam, slope, antithetic=True, straight_through=True),
         applies=has_stand_in,
     ),
-    Method(
-        "global_",
-        global_settings,
-        _plan(adam, far_to_near, antithetic=True, absolute=True),
-        lambda problem: problem.kind == "global",
-    ),
+    GLOBAL,
     GLOBAL_THEN_BASE,
     Method("safe", safe_settings, _plan(adam, slope, antithetic=True, guard=GUARD_SAMPLES)),
 )
