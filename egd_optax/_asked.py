@@ -227,9 +227,9 @@ def _child(asked: Asked, stage: Round) -> tuple[Candidate, optax.OptState]:
     land = functools.partial(landed, stage, memory_of("replay", 0))
     if not compares:
         population, fitness = xla.no_hoist(stage.population, asked.told[0])
-        return land(both, population, fitness, None, None)
+        return land(both, population, fitness, None, None, None)
     always = ~xla.opaque_false(asked.ticket.count)
-    return xla.run_if(always, land, both, stage.population, asked.told[0], None, None)
+    return xla.run_if(always, land, both, stage.population, asked.told[0], None, None, None)
 
 
 def _ended(asked: Asked, stage: Round, fitness: jax.Array) -> Asked:

@@ -68,6 +68,7 @@ def checked_spec(spec: CycleSpec) -> CycleSpec:
     _checks.check_flag("relative", spec.noise.relative)
     _checks.check_static_number("min_scale", spec.noise.min_scale, zero=True)
     _check_support(spec.recombine, population_size)
+    _check_reads(spec.recombine, spec.aux)
     _checks.check_flag("compares", spec.accept.compares)
     _checks.check_flag("takes_best", spec.accept.takes_best)
     _check_mutable(spec.mutable)
@@ -117,6 +118,15 @@ def _check_support(rule: Any, population_size: int) -> None:
         raise ValueError(
             f"`recombine.support` must be from 1 to `population_size` ({population_size}), got "
             f"{support!r} from {rule!r}: return None where all members can weigh something."
+        )
+
+
+def _check_reads(rule: Recombine, aux: Any) -> None:
+    """A rule that reads the aux of the members gets one."""
+    if type(rule).reads is not Recombine.reads and aux is None:
+        raise ValueError(
+            f"`aux` must be given with a rule that reads it, got None with recombine={rule!r}: "
+            "pass `aux=jax.eval_shape(value_fn, params)[1]`."
         )
 
 

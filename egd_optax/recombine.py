@@ -17,6 +17,7 @@ that sum. Your own weighting is a function from the fitness of all members, `[n]
 from collections.abc import Callable
 import dataclasses
 import math
+from typing import Any
 
 import jax
 from jax import lax
@@ -65,7 +66,42 @@ class Recombine:
         """
         raise NotImplementedError(f"{type(self).__name__} must have a method `support`.")
 
-    def weights(self, fitness: jax.Array, support: int) -> jax.Array:
+    def reads(self, aux: Any) -> Any:
+        """The numbers that `weights` reads of each member beside its fitness; by default None.
+
+        Args:
+            aux: of one member, like the argument `aux` of `evolve`.
+
+        Returns:
+            A pytree of arrays, kept for all members: return few numbers. With None `weights` is
+            called without them.
+
+        Example:
+            The weights go by the worst of several scenarios. `value_fn` returns the mean, for
+            `accept`, and all of them as aux.
+
+            >>> import jax, jax.numpy as jnp, optax
+            >>> from egd_optax import evolve, recombine
+            >>> class WorstCase(recombine.Recombine):
+            ...   def support(self, population_size):
+            ...     return None
+            ...   def reads(self, aux):
+            ...     return jnp.max(aux)
+            ...   def weights(self, fitness, support, worst):
+            ...     return recombine.centered_rank().weights(worst, support)
+            >>> def value_fn(params):
+            ...   scenarios = jnp.abs(params - jnp.arange(3.0))
+            ...   return jnp.mean(scenarios), scenarios
+            >>> tx = evolve(
+            ...   optax.sgd(0.0), evolve_every=1, aux=jnp.zeros(3), recombine=WorstCase())
+            >>> params = jnp.float32(2.0)
+            >>> _, state = tx.update(params, tx.init(params), params, value_fn=value_fn)
+            >>> int(state.cycle)
+            1
+        """
+        del aux
+
+    def weights(self, fitness: jax.Array, support: int, *read: Any) -> jax.Array:
         """The weights of all members.
 
         Args:
@@ -74,6 +110,8 @@ class Recombine:
                 it has no entry then.
             support: how many members, the best, can get a weight. All other weights count as
                 zero. So does a weight that is not finite, or of a member without finite fitness.
+            read: one argument, the numbers that `reads` returned, each with a leading axis `[n]`.
+                Left out if that returns None.
 
         Returns:
             Real numbers, `[n]`.

@@ -1,7 +1,8 @@
 """Auxiliary output: the aux that `value_fn` returns with the fitness.
 
 The aux of parent, best member and child is kept, and that of all candidates is added up. Both are
-done at once, so that a population holds as much aux as one member does.
+done at once, so that a population holds as much aux as one member does. Of each member only those
+numbers are kept that `Recombine.reads` asks for.
 """
 
 from collections.abc import Callable
@@ -51,10 +52,12 @@ class Evaluated(NamedTuple):
     Attributes:
         value: the fitness.
         aux: the aux, None if there is none.
+        read: the numbers that `Recombine.reads` returned, None if it asks for none.
     """
 
     value: jax.Array
     aux: Auxiliary = None
+    read: Any = None
 
 
 class Seen(NamedTuple):
@@ -63,10 +66,12 @@ class Seen(NamedTuple):
     Attributes:
         lowest: the fitness of the member that `aux.best` came with, `[]`; +inf before the first.
         aux: the aux that is kept.
+        read: the numbers that recombination reads of each member, `[size, ...]`; zeros before.
     """
 
     lowest: jax.Array
     aux: Aux
+    read: Any
 
 
 def shapes_of(example: Auxiliary) -> Auxiliary:
@@ -133,17 +138,32 @@ def nothing_kept(shapes: Auxiliary) -> Aux | None:
     return Aux(*zeros)
 
 
-def nothing_seen(shapes: Auxiliary, dtype: jnp.dtype) -> Seen | None:
-    """The aux before the first evaluation, if the fitness is to have this dtype."""
+def nothing_seen(
+    shapes: Auxiliary, dtype: jnp.dtype, reads: Callable[[Any], Any], size: int
+) -> Seen | None:
+    """The aux before the first evaluation.
+
+    Args:
+        shapes: shapes and dtypes of the aux of a member; None if there is none.
+        dtype: that of the fitness.
+        reads: see `Recombine.reads`.
+        size: the number of members, the parent included.
+    """
     kept = nothing_kept(shapes)
-    return None if kept is None else Seen(jnp.full([], jnp.inf, dtype), kept)
+    if kept is None:
+        return None
+    read = jax.tree.map(
+        lambda leaf: jnp.zeros((size, *leaf.shape), leaf.dtype), jax.eval_shape(reads, shapes)
+    )
+    return Seen(jnp.full([], jnp.inf, dtype), kept, read)
 
 
 def nothing_like(seen: Seen | None) -> Seen | None:
     """The aux before the first evaluation, of shapes and dtypes as in `seen`."""
     if seen is None:
         return None
-    return Seen(jnp.full_like(seen.lowest, jnp.inf), jax.tree.map(jnp.zeros_like, seen.aux))
+    zeros: Seen = jax.tree.map(jnp.zeros_like, seen)
+    return zeros._replace(lowest=jnp.full_like(seen.lowest, jnp.inf))
 
 
 def after(
@@ -170,7 +190,13 @@ def after(
         on = counts.reshape(-1, *(1,) * (new.ndim - 1))
         return total + jnp.sum(jnp.where(on, new, jnp.zeros_like(new)), axis=0)
 
-    scores = jnp.where(counts & (numbers < size), found.value, jnp.inf)
+    is_member = counts & (numbers < size)
+    places = jnp.where(is_member, numbers, size)
+
+    def put(all_: jax.Array, new: jax.Array) -> jax.Array:
+        return all_.at[places].set(new, mode="drop")
+
+    scores = jnp.where(is_member, found.value, jnp.inf)
     better = (jnp.arange(scores.size) == jnp.argmin(scores)) & (scores < seen.lowest)
     aux = Aux(
         parent=kept(counts & (numbers == 0), seen.aux.parent),
@@ -178,7 +204,8 @@ def after(
         child=kept(counts & (numbers == size), seen.aux.child),
         total=jax.tree.map(added, found.aux, seen.aux.total),
     )
-    return Seen(jnp.minimum(seen.lowest, jnp.min(scores)), aux)
+    read = jax.tree.map(put, seen.read, found.read)
+    return Seen(jnp.minimum(seen.lowest, jnp.min(scores)), aux, read)
 
 
 def after_one(
@@ -218,9 +245,7 @@ def after_lanes(seen: Seen | None, lanes: Seen | None) -> Seen | None:
         return None
     all_seen = jax.tree.map(lambda one, many: jnp.concatenate([one[None], many]), seen, lanes)
     # The aux that only one device has seen is zero on the others.
-    aux: Aux = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), all_seen.aux)
+    summed = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), all_seen)
     best = jnp.argmin(all_seen.lowest)
-    return Seen(
-        all_seen.lowest[best],
-        aux._replace(best=jax.tree.map(lambda leaf: leaf[best], all_seen.aux.best)),
-    )
+    aux = summed.aux._replace(best=jax.tree.map(lambda leaf: leaf[best], all_seen.aux.best))
+    return Seen(all_seen.lowest[best], aux, summed.read)

@@ -23,9 +23,9 @@ from egd_optax.core.population import Candidate, Population
 from egd_optax.core.select import Slots, empty_slots
 
 # Makes the child when all members are scored, in the memory of a candidate, from the fitness of the
-# members, `[n]`, and from the pages; and the next state of the optimizer of the direction.
+# members, `[n]`, their aux, and the pages; and the next state of the optimizer of the direction.
 Land = Callable[
-    [tuple[Candidate, optax.OptState], Population, jax.Array, Slots | None, Any],
+    [tuple[Candidate, optax.OptState], Population, jax.Array, Seen | None, Slots | None, Any],
     tuple[Candidate, optax.OptState],
 ]
 # Maps a candidate of a population, its sign and whether it counts to its fitness.
@@ -114,7 +114,7 @@ class Evaluation(NamedTuple):
         both = found.held, found.es_state
         # The parent is added up again: else it would be held since the noise was scaled.
         population, fitness = xla.no_hoist(self.population, found.fitness[: self.size])
-        held, es_state = self.land(both, population, fitness, found.slots, found.pages)
+        held, es_state = self.land(both, population, fitness, found.seen, found.slots, found.pages)
         return found._replace(held=held, es_state=es_state)
 
     # One by one.
@@ -162,7 +162,7 @@ class Evaluation(NamedTuple):
     def _landed(self, pred: jax.Array, now: Scored) -> Scored:
         """Makes the child in the memory of the current candidate if `pred` holds."""
         # The population is handed in: XLA would compute the parent outside of the loop and hold it.
-        known = self.population, now.fitness[: self.size], now.slots, now.pages
+        known = self.population, now.fitness[: self.size], now.seen, now.slots, now.pages
         both = xla.run_if(pred, self.land, (now.held, now.es_state), *known)
         return now._replace(held=both[0], es_state=both[1])
 

@@ -87,6 +87,7 @@ def fitness_of(
     kwargs: Mapping[str, Any],
     execution: Execution,
     aux: Auxiliary = None,
+    reads: Callable[[Any], Any] | None = None,
 ) -> Fitness:
     """Prepares the fitness of candidates; nothing is evaluated yet.
 
@@ -96,6 +97,7 @@ def fitness_of(
         kwargs: the other arguments of `value_fn`.
         execution: names the mapped axes over which the fitness is averaged.
         aux: shapes and dtypes of the aux that `value_fn` returns; None if it returns none.
+        reads: see `Recombine.reads`; None for nothing.
 
     Returns:
         A function of the mutating leaves and of whether the result counts. Its fitness is `[]` of
@@ -115,6 +117,8 @@ def fitness_of(
             found = jax.tree.map(lambda leaf: _over_replicas(leaf, axis_names), found)
         for leaf in jax.tree.leaves(found):
             check_replicas(leaf, execution)
+        if aux is not None and reads is not None:
+            found = found._replace(read=jax.tree.map(jnp.asarray, reads(found.aux)))
         # `lax.top_k` ranks a negative zero before the zero that it is equal to everywhere else.
         value = jnp.where(found.value == 0, jnp.zeros_like(found.value), found.value)
         return found._replace(value=jnp.where(jnp.isfinite(value), value, jnp.inf))

@@ -13,6 +13,7 @@ from egd_optax.backend.devices import Devices, like_before
 from egd_optax.backend.memory import memory_of
 from egd_optax.backend.packing import Arrays
 from egd_optax.core import auxiliary, combine
+from egd_optax.core.auxiliary import Seen
 from egd_optax.core.evaluate import NEVER, Evaluation, Scored
 from egd_optax.core.fitness import Snapshot, fitness_dtype
 from egd_optax.core.info import Generation, finite_mean
@@ -84,7 +85,7 @@ def concluded(
     """
     spec, key = stage.spec, stage.population.key
     fitness = scored.fitness[: spec.member_count]
-    moved = jnp.any(stage.weights(fitness)[1:] != 0)
+    moved = jnp.any(stage.weights(fitness, scored.seen)[1:] != 0)
     if type(spec.noise).std is Noise.std:  # another one may not use sigma
         moved &= stage.sigma != 0
     best = jnp.argmin(fitness).astype(jnp.int32)
@@ -149,7 +150,9 @@ def _evaluated(stage: Round, objectives: Objectives, es_state: optax.OptState) -
         with_child=spec.accept.compares,
         best_again=factored is not None and compares_best,
     )
-    seen = auxiliary.nothing_seen(spec.aux, fitness_dtype())
+    seen = auxiliary.nothing_seen(
+        spec.aux, fitness_dtype(), spec.recombine.reads, spec.member_count
+    )
     return evaluation.run(es_state, seen)
 
 
@@ -159,13 +162,14 @@ def landed(
     both: tuple[Candidate, optax.OptState],
     population: Population,
     fitness: jax.Array,
+    seen: Seen | None,
     slots: Slots | None,
     pages: Any,
 ) -> tuple[Candidate, optax.OptState]:
     """The child, in the memory of a candidate."""
     spec, devices = stage.spec, stage.devices
     held, es_state = both
-    weights = stage.weights(fitness)
+    weights = stage.weights(fitness, seen)
     # The two of a pair are no opposites if the range of integers clips one of them.
     pair = 1 if population.of_integers else spec.pair
     terms = combine.terms_of(weights, fitness, spec.support, slots, pair=pair, devices=devices)
@@ -225,7 +229,7 @@ def _chosen(
 def _outcome(stage: Round, scored: Scored, accepted: jax.Array) -> Outcome:
     """The outcome of the generation, without the statistic of an operator."""
     fitness = scored.fitness[: stage.spec.member_count]
-    weights = stage.weights(fitness)
+    weights = stage.weights(fitness, scored.seen)
     signs = jnp.array((1, -1)[: stage.spec.pair], weights.dtype)
     draws = weights[1:].reshape(-1, stage.spec.pair) @ signs
     return Outcome(fitness, weights, draws, scored.fitness[fitness.size], accepted, None)

@@ -1,6 +1,6 @@
 """Select: the weight of each member, from the fitness of all, and the k best so far, in slots."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -10,13 +10,16 @@ from egd_optax.backend import xla
 from egd_optax.recombine import Recombine, checked_weights
 
 
-def member_weights(rule: Recombine, fitness: jax.Array, elite_count: int | None) -> jax.Array:
+def member_weights(
+    rule: Recombine, fitness: jax.Array, elite_count: int | None, read: Any
+) -> jax.Array:
     """The weight of each member.
 
     Args:
         rule: how members recombine.
         fitness: `[n]`, +inf if not finite.
         elite_count: how many members, the best, can get a weight; None for all.
+        read: the numbers that the rule reads of each member, `[n, ...]`; None for nothing.
 
     Returns:
         `[n]` of the dtype of a fitness. Zero for a member that is not finite or not among the
@@ -28,8 +31,10 @@ def member_weights(rule: Recombine, fitness: jax.Array, elite_count: int | None)
         ValueError: the rule returns weights of another shape, or NaN.
     """
     count = fitness.size if elite_count is None else elite_count
-    _check_on_an_example(rule, fitness, count)
-    weights = checked_weights(rule, rule.weights(fitness, count), fitness.size)
+    beside = () if read is None else (read,)
+    if read is None:
+        _check_on_an_example(rule, fitness, count)
+    weights = checked_weights(rule, rule.weights(fitness, count, *beside), fitness.size)
     tied = jnp.all(fitness == fitness[0])
     usable = jnp.isfinite(fitness) & jnp.isfinite(weights) & ~tied
     if elite_count is not None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from egd_optax.backend.devices import Devices
 from egd_optax.base.arguments import taken_by
-from egd_optax.core.auxiliary import Evaluated
+from egd_optax.core.auxiliary import Evaluated, Seen
 from egd_optax.core.fitness import Fitness, Snapshot, fitness_of
 from egd_optax.core.population import Candidate, Population
 from egd_optax.core.select import member_weights
@@ -36,13 +36,20 @@ class Round(NamedTuple):
         """The fitness of candidates by one of the objectives."""
         added = {"generation": objectives.generation, "base_state": objectives.base_state}
         kwargs = taken_by(value_fn, objectives.extra_args, added)
-        execution, aux = self.spec.execution, self.spec.aux
-        return fitness_of(value_fn, self.snapshot, kwargs=kwargs, execution=execution, aux=aux)
+        return fitness_of(
+            value_fn,
+            self.snapshot,
+            kwargs=kwargs,
+            execution=self.spec.execution,
+            aux=self.spec.aux,
+            reads=self.spec.recombine.reads,
+        )
 
-    def weights(self, fitness: jax.Array) -> jax.Array:
+    def weights(self, fitness: jax.Array, seen: Seen | None) -> jax.Array:
         """The weight of each member, `[n]`; a parent that was not evaluated has no rank."""
         unranked = int(self.spec.skips_parent)
-        weights = member_weights(self.spec.recombine, fitness[unranked:], self.spec.support)
+        read = None if seen is None else jax.tree.map(lambda leaf: leaf[unranked:], seen.read)
+        weights = member_weights(self.spec.recombine, fitness[unranked:], self.spec.support, read)
         return jnp.pad(weights, (unranked, 0))
 
 
