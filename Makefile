@@ -29,7 +29,7 @@ test-wide: lint
 test-long: lint
 	$(PYTEST) -m long
 
-# Programs of other libraries with this optimizer in them, see docs/guide/works_with.md.
+# Programs of other libraries with this optimizer in them, see docs/compatibility/works_with.md.
 test-clients: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/clients/requirements.txt
 	$(BIN)/python -m pytest tests/clients
@@ -48,7 +48,7 @@ $(VENV)/docs: $(VENV)/installed docs/requirements.txt
 	touch $@
 
 # Every supported Python on this machine, with the lowest, the pinned and the newest versions; each
-# run goes into docs/developer/versions.md. PYTHONS="3.12 3.13" runs these alone.
+# run goes into docs/compatibility/versions.md. PYTHONS="3.12 3.13" runs these alone.
 test-matrix: $(VENV)/installed
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/nox --session tests $(if $(PYTHONS),--python $(PYTHONS))
 

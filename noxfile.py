@@ -37,8 +37,8 @@ PARTS = {
 def tests(session: nox.Session, resolution: str) -> None:
     """Runs what `make test` runs, with versions at an end of what pyproject.toml admits, or pinned.
 
-    A part that fails does not keep the others from running, and docs/developer/versions.md, which
-    lists the runs, says so.
+    A part that fails does not keep the others from running, and docs/compatibility/versions.md,
+    which lists the runs, says so.
     """
     versions = {
         "lowest": ("--resolution", "lowest-direct"),

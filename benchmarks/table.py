@@ -38,10 +38,10 @@ def documents() -> dict[Path, dict[str, list[tuple[str, list[str], Rows]]]]:
     """The files that hold tables, by the name of their marks."""
     return {
         ROOT / "docs/results/costs.md": {"costs": [idle(), idle_host(), cycle(), noise()]},
-        ROOT / "docs/guide/diagnosing.md": {"diagnosis": [diagnosis()]},
-        ROOT / "docs/guide/factored.md": {"costs": [factored(), factored_gpu()]},
+        ROOT / "docs/results/deciding.md": {"diagnosis": [diagnosis()]},
+        ROOT / "docs/results/factored.md": {"costs": [factored(), factored_gpu()]},
         ROOT / "benchmarks" / "README.md": {"costs": list(tables()), "pod_plan": [pod_plan()]},
-        ROOT / "docs/guide/memory.md": {"inference": [inference()]},
+        ROOT / "docs/concepts/memory.md": {"inference": [inference()]},
     }
 
 

@@ -41,7 +41,7 @@ class Execution:
             many members and their activations. Members are the same to the bit, fitness within
             the rounding of a batched program. None: one, or as many as suit if they are factored.
             On CPU jaxlib 0.10.0 to 0.11.0 can deadlock if `value_fn` has several QRs, Cholesky
-            decompositions, solves or inverses: docs/guide/known_issues.md.
+            decompositions, solves or inverses: docs/compatibility/known_issues.md.
         axis_name: mapped axes, of `jax.shard_map` or `jax.pmap`, to average fitness over. Pass a
             name, a tuple of names, or None. Inside of these None is an error if JAX does not
             notice that replicas drift apart, as with `check_vma=False`. Pass `()` there if each

@@ -38,15 +38,14 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Marks what README and docstrings show as exact, and most cases of `crossed` tests as wide.
+    """Marks what docstrings show as exact, and most cases of `crossed` tests as wide.
 
-    A user gets what they show, to the digits that they print. The guide prints none.
+    A user gets what they show, to the digits that they print.
     """
     crossed = collections.defaultdict(list)
     for item in items:
         if isinstance(item, pytest.DoctestItem):
-            if "docs" not in item.path.relative_to(item.config.rootpath).parts:
-                item.add_marker(pytest.mark.exact)
+            item.add_marker(pytest.mark.exact)
         elif item.get_closest_marker("crossed"):
             crossed[item.nodeid.split("[")[0]].append(item)
     for cases in crossed.values():

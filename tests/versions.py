@@ -15,7 +15,7 @@ import sys
 PACKAGES = "jax", "jaxlib", "optax", "flax"
 ENDS = "lowest", "pinned", "highest"
 OUTCOMES = "passed", "failed", "error", "skipped", "xfailed", "xpassed"
-RUNS = Path(__file__).parents[1] / "docs/developer/versions.json"
+RUNS = Path(__file__).parents[1] / "docs/compatibility/versions.json"
 PAGE = RUNS.with_suffix(".md")
 HEAD = """\
 # Versions that were tested

@@ -16,7 +16,7 @@ from benchmarks.quality.methods.checkpoint import ARMS
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Store
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "diagnosing.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "results" / "deciding.md"
 START = "<!-- deciding: made by `python -m benchmarks.quality report` -->\n"
 END = "<!-- /deciding -->\n"
 WAYS = ("race", "vetoed_race", "vetoed_early_race")

@@ -135,7 +135,7 @@ def test_every_page_fits_a_phone(browser, address, site, scheme):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
     "name",
-    ["index", "guide/optimizer", "guide/settings", "api/optimizer", "results/quality_methods",
+    ["index", "start/install", "concepts/settings", "api/evolve", "results/quality_methods",
      "notebooks/01_quickstart"],
 )  # fmt: skip
 def test_a_page_fits_a_phone_and_its_images_load(browser, address, name, scheme, tmp_path):

@@ -37,7 +37,7 @@ from egd_optax.diagnose import Diagnosis
 FIFTH, TENTH = 5, 10
 # Samples that they are compared on.
 JUDGED = 1024
-# What speaks against cycles, from an earlier trial; see docs/guide/diagnosing.md.
+# What speaks against cycles, from an earlier trial; see docs/results/deciding.md.
 HIGH_CORRELATION, LOW_RELIABILITY = 0.8, 0.08
 # The base's run over where it is diagnosed, and on how many batches.
 DIAGNOSED, BATCHES = 10, 4
