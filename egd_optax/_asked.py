@@ -32,6 +32,7 @@ from egd_optax.backend.memory import memory_of
 from egd_optax.backend.packing import Arrays
 from egd_optax.base.leaves import aligned, flatten, replaced
 from egd_optax.core import cycle
+from egd_optax.core.bounds import bounds_of
 from egd_optax.core.evaluate import NEVER, Scored
 from egd_optax.core.fitness import fitness_dtype
 from egd_optax.core.generation import concluded, landed
@@ -113,7 +114,8 @@ def opened(
         updates = tuple(jnp.asarray(steps[at]) for at in mutating)
         updates = with_fractions(start.strategy_state.residual, own, mutating, updates)
         time = jnp.zeros([3], jnp.int32)
-        parent = Parent(jax.tree.unflatten(treedef, moved), updates, time)
+        bounds = bounds_of(spec.bounds, params, mutating)
+        parent = Parent(jax.tree.unflatten(treedef, moved), updates, time, bounds=bounds)
         ticket = Ticket(
             key=start.key_data,
             count=state.count,
@@ -248,9 +250,8 @@ def _ended(asked: Asked, stage: Round, fitness: jax.Array) -> Asked:
     chosen, state, found = concluded(stage, scored, best_fitness, compared, asked.strategy_state)
     chosen = _in_order(chosen, stage)
     updates = if_left(found.accepted, chosen, asked.parent.updates)
-    after = dataclasses.replace(
-        asked, parent=asked.parent._replace(updates=updates), strategy_state=state
-    )
+    parent = asked.parent._replace(updates=updates)
+    after = dataclasses.replace(asked, parent=parent, strategy_state=state)
     return dataclasses.replace(after, info=_info_after(after, found))
 
 

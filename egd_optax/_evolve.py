@@ -9,8 +9,9 @@ import optax
 
 from egd_optax import accept, noise, recombine
 from egd_optax._checks import check_base, check_flag, check_static
+from egd_optax._key import check_key
 from egd_optax._programs import Programs
-from egd_optax._settings import check_interval, check_key, check_window, checked_spec
+from egd_optax._settings import check_interval, check_window, checked_spec
 from egd_optax._step import Step
 from egd_optax.accept import Accept
 from egd_optax.base.dependence import BlackBox
@@ -62,6 +63,7 @@ def evolve(
     accept: Accept = accept.best(),
     reset_base: bool | Reset = False,
     mutable: Any = None,
+    bounds: tuple[Any, Any] | None = None,
     aux: Any = None,
     execution: Execution = Execution(),
     key: Any = 0,
@@ -144,6 +146,12 @@ def evolve(
             mutate but those that `base` freezes. It freezes a leaf if the traced update of it
             cannot depend on any gradient. Integer leaves mutate only if this selects them
             and `noise` moves them, as `noise.lattice()` does.
+        bounds: a pair, the least and the greatest values of the parameters. Either is a number, or
+            a pytree that is a prefix of the parameters. Its leaves are numbers, or arrays that
+            broadcast to a leaf; infinite where there is no bound. Members are reflected into the
+            bounds, and a child beyond them is clipped. The base is not bound: put a projection
+            into it, as `optax.chain(optax.adam(1e-3), optax.keep_params_nonnegative())`. A
+            parent beyond the bounds stays where it is. None for no bounds.
         aux: None if `value_fn` returns the fitness alone. If it returns (fitness, aux), pass a
             pytree of arrays or of `jax.ShapeDtypeStruct` like that second part, as
             `jax.eval_shape(value_fn, params)[1]` is. Pass an example: `init` must know its
@@ -192,6 +200,8 @@ def evolve(
         members of low rank are evaluated, and with `generations` above 1.
         All leaves of at most 2**15 numbers are together held up to nine times, each in rows of 64
         numbers. If XLA decides how they are divided, each device holds them whole.
+        A leaf with `bounds` is a piece of the program, each of its members is formed, and both of
+        a mirrored pair are drawn.
         Under `jax.vmap` of the optimizer a cycle runs on the steps on which any is due. A jitted
         step takes longer to compile than that of `base`: `benchmarks/README.md` has a table.
         Outside of `jax.jit` `value_fn` is traced on every cycle, and its compiled program is
@@ -244,6 +254,7 @@ def evolve(
             es_optimizer=es_optimizer,
             accept=accept,
             mutable=mutable,
+            bounds=bounds,
             execution=execution,
             aux=aux,
         )
@@ -283,6 +294,7 @@ def egd(
     accept: Accept = accept.best(),
     reset_base: bool | Reset = False,
     mutable: Any = None,
+    bounds: tuple[Any, Any] | None = None,
     aux: Any = None,
     execution: Execution = Execution(),
     key: Any = 0,
@@ -318,6 +330,7 @@ def egd(
         reset_base: whether to reset the momentum after a jump, or a function that returns the
             next state.
         mutable: which leaves mutate.
+        bounds: a pair, the least and the greatest values; members are reflected into them.
         aux: an example of the aux that `value_fn` returns with the fitness; None if it
             returns the fitness alone.
         execution: where elites live, how many members at a time, over which devices.
@@ -370,6 +383,7 @@ def egd(
         accept=accept,
         reset_base=reset_base,
         mutable=mutable,
+        bounds=bounds,
         aux=aux,
         execution=execution,
         key=key,

@@ -12,8 +12,9 @@ from egd_optax._advice import advice_on_state, warn_inside_multi_steps
 from egd_optax._axes import check_axes, check_population_axis
 from egd_optax._due import is_due
 from egd_optax._gradients import gradients
+from egd_optax._key import make_key_data
 from egd_optax._programs import Programs
-from egd_optax._settings import check_update, make_key_data
+from egd_optax._settings import check_update
 from egd_optax._state import EvolveState, check_state, holds_evolve
 from egd_optax.backend import xla
 from egd_optax.backend.placement import replicate_uncommitted

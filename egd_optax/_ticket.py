@@ -15,6 +15,7 @@ from egd_optax.backend.devices import placed_like
 from egd_optax.backend.packing import Arrays
 from egd_optax.base.leaves import flatten
 from egd_optax.core.blocks import blocks_of
+from egd_optax.core.bounds import OfLeaves
 from egd_optax.core.fitness import Snapshot
 from egd_optax.core.population import Population, generation_key, population_around
 from egd_optax.core.spec import CycleSpec
@@ -115,6 +116,7 @@ class Parent(NamedTuple):
         time: int32 `[3]`, step, cycle and generation, as its tickets have them.
         reads: the arrays that the noise reads, like `updates`; None for nothing.
         child: the updates that lead to the child, like `updates`; None in the first round.
+        bounds: of each leaf that mutates; None for a leaf without any.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -130,6 +132,7 @@ class Parent(NamedTuple):
     time: jax.Array
     reads: Arrays | None = None
     child: Arrays | None = None
+    bounds: OfLeaves | None = None
 
 
 def settings_of(spec: CycleSpec) -> str:
@@ -144,6 +147,8 @@ def settings_of(spec: CycleSpec) -> str:
     )
     if isinstance(spec.sigma, Sigma):
         names = (*names, "sigma")
+    if spec.bounds is not None:
+        names = (*names, "bounds")
     text = ", ".join(f"{name}={getattr(spec, name)!r}" for name in names)
     return re.sub(r" at 0x[0-9a-fA-FX]+", "", text)
 
@@ -151,7 +156,8 @@ def settings_of(spec: CycleSpec) -> str:
 def snapshot_of(ticket: Ticket, parent: Parent) -> Snapshot:
     """The parameters after the step of the base."""
     leaves, treedef = flatten(parent.params)
-    blocks = blocks_of(ticket.noise, [leaves[at] for at in ticket.mutating], parent.updates)
+    own = [leaves[at] for at in ticket.mutating]
+    blocks = blocks_of(ticket.noise, own, parent.updates, parent.bounds)
     return Snapshot(blocks, tuple(leaves), treedef, ticket.mutating)
 
 

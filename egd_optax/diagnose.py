@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from egd_optax import _checks, accept, noise, recombine
-from egd_optax._settings import checked_spec, make_key_data
+from egd_optax._key import make_key_data
+from egd_optax._settings import checked_spec
 from egd_optax.backend.arithmetic import widen
 from egd_optax.base.arguments import taken_by
 from egd_optax.base.leaves import aligned, flatten, mutating_leaves

@@ -199,6 +199,7 @@ def lay_out(
     companions: Sequence[Any],
     parts_of: Callable[[Any], Shapes | None],
     is_entrywise: Callable[[Any], bool],
+    apart: frozenset[int] = frozenset(),
 ) -> Layout:
     """Decides which arrays are one array, and which numbers are held in rows.
 
@@ -209,6 +210,7 @@ def lay_out(
             is made of; None if those are drawn in another way.
         is_entrywise: maps the shape and dtype of an array to whether all operations on it go entry
             by entry, with a random number for each.
+        apart: positions of arrays that are laid out alone, and whose numbers are not held.
     """
     parts_of, is_entrywise = functools.cache(parts_of), functools.cache(is_entrywise)
     likes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
@@ -219,7 +221,7 @@ def lay_out(
     ):
         # One array would vary over all the manual axes that one of its parts varies over.
         kind = tuple((one.dtype, xla.manual_axis_type(one)) for one in pair)
-        if like.size > LARGEST or any(map(_is_divided, pair)):
+        if at in apart or like.size > LARGEST or any(map(_is_divided, pair)):
             alike[at] = [at]
         elif is_entrywise(like) and _in_rows(leaves[at], parts_of(like) or ()):
             cut.setdefault(kind, []).append(at)
@@ -231,7 +233,7 @@ def lay_out(
     for positions in itertools.chain.from_iterable(map(_stacks, alike.values())):
         like = likes[positions[0]]
         parts = parts_of(like)
-        if parts is None or not _in_rows(leaves[positions[0]], parts):
+        if positions[0] in apart or parts is None or not _in_rows(leaves[positions[0]], parts):
             blocks.extend(Block((at,), like, parts or (), None) for at in positions)
             continue
         firsts = _add_rows(table, positions, [parts] * len(positions))

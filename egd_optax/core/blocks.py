@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from egd_optax.backend import arithmetic, fixed_point
 from egd_optax.backend.packing import Arrays, Layout
+from egd_optax.core.bounds import OfLeaves
 from egd_optax.core.perturbation import lay_out
 from egd_optax.noise.interface import Noise
 
@@ -28,11 +29,13 @@ class Blocks(NamedTuple):
         layout: how leaves are laid out in blocks.
         params: the leaves.
         updates: their base updates.
+        bounds: of each block; None for blocks without any.
     """
 
     layout: Layout
     params: Arrays
     updates: tuple[jax.Array | Zeros, ...]
+    bounds: OfLeaves
 
     @property
     def held_updates(self) -> Arrays:
@@ -41,12 +44,24 @@ class Blocks(NamedTuple):
 
 
 def blocks_of(
-    noise: Noise, params: Sequence[jax.Array], updates: Sequence[jax.Array], *, still: bool = False
+    noise: Noise,
+    params: Sequence[jax.Array],
+    updates: Sequence[jax.Array],
+    bounds: OfLeaves | None = None,
+    *,
+    still: bool = False,
 ) -> Blocks:
-    """Lays out the mutating leaves and their base updates, which may all be zeros, in blocks."""
-    layout = lay_out(noise, params, updates)
+    """Lays out the mutating leaves and their base updates, which may all be zeros, in blocks.
+
+    A leaf with bounds is a block of its own, whose leaves are held: the sum over its members is
+    one of leaves, and not of noise.
+    """
+    bounds = bounds or (None,) * len(params)
+    bounded = frozenset(at for at, of_leaf in enumerate(bounds) if of_leaf is not None)
+    layout = lay_out(noise, params, updates, bounded)
     own, steps = layout.stack(params), layout.stack(updates)
-    return Blocks(layout, own, tuple(map(_still, own, steps)) if still else steps)
+    of_blocks = tuple(bounds[block.leaves[0]] for block in layout.blocks)
+    return Blocks(layout, own, tuple(map(_still, own, steps)) if still else steps, of_blocks)
 
 
 def _still(params: jax.Array, update: jax.Array) -> jax.Array | Zeros:

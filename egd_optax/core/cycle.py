@@ -19,6 +19,7 @@ from egd_optax.base.arguments import taken_by
 from egd_optax.base.leaves import aligned, flatten, is_masked, replaced
 from egd_optax.core import auxiliary
 from egd_optax.core.blocks import Blocks, blocks_of
+from egd_optax.core.bounds import bounds_of
 from egd_optax.core.fitness import Snapshot, fitness_dtype
 from egd_optax.core.generation import run_generation
 from egd_optax.core.info import CycleInfo, Ran, Start, info_of
@@ -76,12 +77,13 @@ def run_cycle_if(
     fixed, fixed_steps = constant((start.params, steps))
     leaves, treedef = flatten(fixed)
     own_params = tuple(jnp.asarray(leaves[at]) for at in mutating.positions)
+    bounds = bounds_of(spec.bounds, start.params, mutating.positions)
 
     def with_cycle(before: _Carry, cycle: jax.Array, key_data: jax.Array, own: Arrays) -> _Carry:
         residual = before.state.residual
         base = with_fractions(residual, own, mutating.positions, before.updates)
         # Outside of the branch, which is then given a few blocks, and not each leaf.
-        blocks = blocks_of(spec.noise, own, base, still=mutating.still)
+        blocks = blocks_of(spec.noise, own, base, bounds, still=mutating.still)
 
         def run() -> _Carry:
             others = after_step(leaves, fixed_steps, mutating.positions)

@@ -170,8 +170,7 @@ def landed(
     spec, devices = stage.spec, stage.devices
     held, es_state = both
     weights = stage.weights(fitness, seen)
-    # The two of a pair are no opposites if the range of integers clips one of them.
-    pair = 1 if population.of_integers else spec.pair
+    pair = 1 if population.has_odd_pairs else spec.pair
     terms = combine.terms_of(weights, fitness, spec.support, slots, pair=pair, devices=devices)
     sums = combine.weighted_sum(
         population, terms, held, memory=memory, pages=pages, devices=devices

@@ -260,13 +260,19 @@ def _finite(noise: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(noise), noise, jnp.zeros_like(noise))
 
 
-def lay_out(noise: Noise, params: Sequence[jax.Array], updates: Sequence[jax.Array]) -> Layout:
-    """Decides which leaves are stacked, and which numbers are held in rows."""
+def lay_out(
+    noise: Noise,
+    params: Sequence[jax.Array],
+    updates: Sequence[jax.Array],
+    apart: frozenset[int] = frozenset(),
+) -> Layout:
+    """Decides which leaves are stacked, and which numbers are held in rows; none of those apart."""
     return packing.lay_out(
         params,
         updates,
         functools.partial(_parts_of, noise),
         functools.partial(_is_entrywise, noise),
+        apart,
     )
 
 

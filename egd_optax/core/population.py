@@ -23,6 +23,7 @@ from egd_optax.backend import arithmetic, fixed_point, packing, random, xla
 from egd_optax.backend.packing import Arrays, Layout
 from egd_optax.backend.unpacking import unpack
 from egd_optax.core.blocks import Blocks, Zeros, held, parent_of
+from egd_optax.core.bounds import Bend, Bounds, OfLeaves, update_within
 from egd_optax.core.perturbation import Perturbation, perturbation_of
 from egd_optax.noise.interface import Noise
 
@@ -54,7 +55,7 @@ class Candidate(NamedTuple):
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "updates", "perturbation", "key"],
+    data_fields=["params", "updates", "bounds", "perturbation", "key"],
     meta_fields=["mirrors"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Population:
     Attributes:
         params: the parameters before the step, in blocks.
         updates: the base updates, in blocks.
+        bounds: of each block; None for blocks without any.
         perturbation: the noise.
         key: that of the generation, uint32 `[2]`.
         mirrors: whether members come in pairs.
@@ -71,6 +73,7 @@ class Population:
 
     params: Arrays
     updates: tuple[jax.Array | Zeros, ...]
+    bounds: OfLeaves
     perturbation: Perturbation
     key: jax.Array
     mirrors: bool
@@ -85,6 +88,11 @@ class Population:
         """The blocks of integers; their leaves are held."""
         whole = self.layout.whole
         return tuple(at for at in whole if fixed_point.is_integer(self.params[at].dtype))
+
+    @property
+    def has_odd_pairs(self) -> bool:
+        """Whether the two of a pair may be no opposites: a bound can stop one of them alone."""
+        return bool(self.of_integers) or any(bounds is not None for bounds in self.bounds)
 
     @property
     def centered(self) -> tuple[int, ...]:
@@ -161,27 +169,25 @@ class Population:
     def mirrored_whole(self, whole: Arrays, draw: jax.Array) -> Arrays:
         """The leaves of these blocks on the other side of the parent, made in place.
 
-        Integers are drawn again: if a side was clipped, it does not tell the other one.
+        Those with bounds are drawn again: if a side was bent, it does not tell the other one.
         """
-        integers = self.of_integers
-        return tuple(
-            self._rounded(at, -self.perturbation.dithered(at, draw))
-            if at in integers
-            else self._mirrored(at, leaf)
-            for at, leaf in zip(self.layout.whole, whole, strict=True)
-        )
+
+        def other(at: int, leaf: jax.Array) -> jax.Array:
+            if at in self.of_integers or self.bounds[at] is not None:
+                return self._displaced(at, draw, -1)
+            return self._mirrored(at, leaf)
+
+        return tuple(map(other, self.layout.whole, whole))
 
     def _draw(self, member: jax.Array) -> tuple[jax.Array, Arrays]:
         return self.rows_of(member), self.draw_whole(self.draw_of(member))
 
-    def _displaced(self, at: int, draw: jax.Array) -> jax.Array:
+    def _displaced(self, at: int, draw: jax.Array, sign: int = 1) -> jax.Array:
         if at in self.of_integers:
-            return self._rounded(at, self.perturbation.dithered(at, draw))
-        return self.reach(at, self.stepped(at, self.perturbation.drawn(at, draw)))
-
-    def _rounded(self, at: int, noise: jax.Array) -> jax.Array:
-        bounds = self.perturbation.bounds(at)
-        return fixed_point.rounded(self.parent_block(at), noise, bounds)
+            noise, bounds = self.perturbation.dithered(at, draw), self.perturbation.bounds(at)
+            return fixed_point.rounded(self.parent_block(at), sign * noise, bounds)
+        noise = sign * self.perturbation.drawn(at, draw)
+        return self.reach(at, self.stepped(at, noise, Bounds.reflected))
 
     def _mirrored(self, at: int, leaf: jax.Array) -> jax.Array:
         wide = arithmetic.wide_dtype(leaf.dtype)
@@ -209,7 +215,7 @@ class Population:
 
             # Like the leaves that are formed, which may vary over a manual axis.
             blank = tuple(jnp.zeros_like(self._formed(at, held, sign)) for at in stacks)
-            always, index = self._always(), jnp.int32(0)
+            always, index = ~xla.opaque_false(self._witness()), jnp.int32(0)
             blocks |= zip(stacks, xla.write_if(always, index, form, blank), strict=True)
         return self.separate([blocks.get(at) for at in range(len(layout.blocks))])
 
@@ -235,10 +241,6 @@ class Population:
     def _witness(self) -> jax.Array:
         """Integers that are never negative, which XLA cannot know."""
         return self.key.astype(jnp.int32) & 1
-
-    def _always(self) -> jax.Array:
-        """True, which XLA cannot know."""
-        return ~xla.opaque_false(self._witness())
 
     def updates_to(self, held: Candidate) -> Arrays:
         """The updates that lead to a child, or to what `form_into` returned, in blocks."""
@@ -288,13 +290,15 @@ class Population:
         """The leaves of a candidate in one block in rows."""
         return arithmetic.add(self.params[at], self._update_of(at, held, sign))
 
-    def stepped(self, at: int, step: jax.Array) -> jax.Array:
-        """The update that leads to parent + step, in one block."""
+    def stepped(self, at: int, step: jax.Array, bend: Bend = Bounds.clipped) -> jax.Array:
+        """The update that leads to parent + step, in one block, bent to its bounds."""
         if at in self.of_integers:
             uniforms, bounds = self.perturbation.uniforms_of_child(at), self.perturbation.bounds(at)
             base = self.base_update(at)
             return fixed_point.stepped(self.params[at], base, step, uniforms, bounds)
-        update = self.updates[at]
+        update, within = self.updates[at], self.bounds[at]
+        if within is not None:
+            return update_within(bend, within, self.params[at], self.base_update(at), step)
         if isinstance(update, Zeros):
             return arithmetic.cast(step, update.dtype)
         return arithmetic.add(update, step)
@@ -317,7 +321,7 @@ def population_around(
     """Prepares the candidates around `params + updates`; draws nothing.
 
     Args:
-        blocks: the mutating leaves before the step, and their base updates.
+        blocks: the mutating leaves before the step, their base updates, and their bounds.
         positions: of these leaves among all leaves of the parameters.
         noise: the distribution of the perturbations.
         mirrors: whether members come in mirrored pairs.
@@ -325,12 +329,12 @@ def population_around(
         read: the arrays that the noise reads, a leaf for each of these; None for nothing.
         key: of the generation, uint32 `[2]`.
     """
-    layout, params, updates = blocks
+    layout, params, updates, bounds = blocks
     parents = tuple(map(parent_of, params, updates))
     of_leaves = random.derive(key, _OF_LEAVES, 0)
     keys = random.derive(of_leaves, 0, jnp.asarray(positions, jnp.uint32))
     perturbation = perturbation_of(noise, layout, params, parents, read, sigma, keys)
-    return Population(params, updates, perturbation, key, mirrors)
+    return Population(params, updates, bounds, perturbation, key, mirrors)
 
 
 def _mirror(whole: Arrays, population: Population, draw: jax.Array) -> Arrays:

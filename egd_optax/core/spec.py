@@ -81,6 +81,7 @@ class CycleSpec(NamedTuple):
     mutable: object
     execution: Execution
     aux: Auxiliary = None
+    bounds: Any = None
 
     @property
     def member_count(self) -> int:
