@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks import measure
+from benchmarks import measure, tested
 
 ROOT = Path(__file__).parents[1]
 Rows = list[list[str]]
@@ -37,11 +37,14 @@ def tables() -> Iterator[tuple[str, list[str], Rows]]:
 def documents() -> dict[Path, dict[str, list[tuple[str, list[str], Rows]]]]:
     """The files that hold tables, by the name of their marks."""
     return {
-        ROOT / "docs/results/costs.md": {"costs": [idle(), idle_host(), cycle(), noise()]},
+        ROOT / "docs/results/costs.md": {
+            "costs": [idle(), idle_host(), cycle(), noise()],
+            "inference": [inference()],
+        },
+        ROOT / "docs/compatibility/tested_on.md": {"tested": [tested.tested_on()]},
         ROOT / "docs/results/deciding.md": {"diagnosis": [diagnosis()]},
         ROOT / "docs/results/factored.md": {"costs": [factored(), factored_gpu()]},
         ROOT / "benchmarks" / "README.md": {"costs": list(tables()), "pod_plan": [pod_plan()]},
-        ROOT / "docs/concepts/memory.md": {"inference": [inference()]},
     }
 
 

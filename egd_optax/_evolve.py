@@ -275,7 +275,7 @@ def evolve(
 
 
 @_settings_by_name
-def egd(
+def egd(  # noqa: D417  # its other arguments are those of `evolve`
     learning_rate: ScalarOrSchedule,
     momentum: jax.typing.ArrayLike | None = None,
     nesterov: bool = False,
@@ -313,28 +313,7 @@ def egd(
         weight_decay: L2 coefficient, added to the gradient times the parameters, a float
             or an optax schedule of the step.
         accumulator_dtype: dtype of the momentum; None for that of the parameters.
-        evolve_every: steps between cycles.
-        window: a pair of ints: steps up to the first one, and behind the second one, have no
-            cycle. `(0, 1000)` has cycles on the first 1000 steps alone, `(500, None)` behind the
-            first 500. None for all steps.
-        population_size: members evaluated in a cycle, the parent included.
-        generations: rounds of a cycle.
-        sigma: standard deviation of the noise, a fraction of each leaf's root mean square, or
-            a schedule of the cycle index.
-        noise: the distribution of the perturbations.
-        antithetic: whether members come in mirrored pairs.
-        recombine: the weight of each member in the child.
-        es_optimizer: an optax optimizer that steps from the parent to the child; the default,
-            `optax.sgd(1.0)`, goes to parent + weighted sum.
-        accept: the rule that ends a generation.
-        reset_base: whether to reset the momentum after a jump, or a function that returns the
-            next state.
-        mutable: which leaves mutate.
-        bounds: a pair, the least and the greatest values; members are reflected into them.
-        aux: an example of the aux that `value_fn` returns with the fitness; None if it
-            returns the fitness alone.
-        execution: where elites live, how many members at a time, over which devices.
-        key: int seed, or a threefry key.
+        evolve_every: see `evolve`, as for all arguments after it. The defaults are the same.
 
     Returns:
         An `optax.GradientTransformationExtraArgs` with state `EvolveState`.

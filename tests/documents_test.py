@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_every_argument_is_in_the_table():
     text = (ROOT / "docs/api/evolve.md").read_text()
-    section = text.split("## Arguments")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, flags=re.MULTILINE)
+    section = text.split("## `evolve`")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|", section, flags=re.MULTILINE)
     arguments = inspect.signature(evolve).parameters
     assert [name for name, _ in rows] == [name for name in arguments if name != "base"]
     for name, default in rows:
@@ -36,6 +36,25 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
     local = [link for pair in links for link in pair if link and not link.startswith("http")]
     assert len(local) > 15
     assert not [link for link in local if not (ROOT / link).exists()]
+
+
+GUIDE = [
+    path
+    for name in ("start", "cookbook", "concepts", "extend")
+    for path in sorted((ROOT / "docs" / name).glob("*.md"))
+]
+
+
+@pytest.mark.parametrize(
+    "path", [p for n in GUIDE for p in (ROOT / "docs" / n).glob("*.md")], ids=str
+)
+def test_a_page_of_the_guide_links_to_the_reference(path):
+    assert path.stem == "index" or "](../api/" in path.read_text()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/api").glob("*.md")), ids=lambda p: p.stem)
+def test_a_page_of_the_reference_links_to_the_guide(path):
+    assert re.search(r"^Guide: \[", path.read_text(), flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize(("name", "text"), dict(public()).items())

@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[1]
 BUILT = {"_build", "notebooks"}
 FENCE = re.compile(r"^```(?:python|py|\{code-block\} python)\n(.*?)^```", flags=re.M | re.S)
 WIDEST = 72
+# Programs with other libraries: `make test-clients` installs these, and runs the pages.
+ELSEWHERE = {"docs/compatibility/works_with.md", "docs/cookbook/evosax.md"}
 
 
 def pages():

@@ -3,11 +3,9 @@
 import pages
 import pytest
 
-# Programs with other libraries: `make test-clients` installs these, and runs the pages.
-ELSEWHERE = {"docs/compatibility/works_with.md", "docs/cookbook/evosax.md"}
 NAMES = {path.relative_to(pages.ROOT).as_posix(): path for path in pages.pages()}
 PROGRAMS = [name for name, path in NAMES.items() if pages.blocks(path)]
-HERE = [name for name in PROGRAMS if name not in ELSEWHERE]
+HERE = [name for name in PROGRAMS if name not in pages.ELSEWHERE]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +27,7 @@ def test_a_page_shows_its_bars(capfd):
 
 def test_there_are_programs():
     assert len(HERE) > 15
-    assert set(PROGRAMS) >= ELSEWHERE
+    assert set(PROGRAMS) >= pages.ELSEWHERE
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
