@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 AOT := .aot
 
 .PHONY: demo test test-all test-wide test-long test-build test-clients test-docs test-matrix test-aot \
-  bench docs notebooks lint types lock clean
+  bench chromium docs notebooks lint types lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
@@ -38,9 +38,15 @@ test-clients: $(VENV)/installed
 docs: $(VENV)/docs
 	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
 
-# Also in a browser, where there is a Chromium.
-test-docs: $(VENV)/docs
+# Every page in a browser too.
+test-docs: $(VENV)/docs chromium
 	$(BIN)/python -m pytest tests/site
+
+# From Debian's packages if there is none; without one the pages cannot be tested, and this fails.
+chromium:
+	@command -v chromium || command -v chromium-browser \
+	  || (apt-get update -qq && apt-get install -qq --no-install-recommends chromium fonts-dejavu-core) \
+	  || { echo "make test-docs needs Chromium: install the package chromium as root"; exit 1; }
 
 $(VENV)/docs: $(VENV)/installed docs/requirements.txt
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock \

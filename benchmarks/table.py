@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+import re
 from typing import Any
 
 from rich.table import Table
 
 from benchmarks import measure, tested
+from benchmarks.quality import names
 
 ROOT = Path(__file__).parents[1]
 Rows = list[list[str]]
@@ -44,7 +46,10 @@ def documents() -> dict[Path, dict[str, list[tuple[str, list[str], Rows]]]]:
         ROOT / "docs/compatibility/tested_on.md": {"tested": [tested.tested_on()]},
         ROOT / "docs/results/deciding.md": {"diagnosis": [diagnosis()]},
         ROOT / "docs/results/factored.md": {"costs": [factored(), factored_gpu()]},
-        ROOT / "benchmarks" / "README.md": {"costs": list(tables()), "pod_plan": [pod_plan()]},
+        ROOT / "benchmarks" / "README.md": {
+            "costs": list(tables()),
+            "pod_plan": [pod_received(), pod_held()],
+        },
     }
 
 
@@ -58,21 +63,16 @@ def diagnosis() -> tuple[str, list[str], Rows]:
 
     body = [
         [
-            f"{row['problem']} ({row['kind']})",
-            row["base"],
-            row["preset"],
+            f"{names.problem(row['problem'])}, {names.method(row['preset'])}",
             said(row, "gradient_correlation"),
             said(row, "reliability"),
-            f"{row['base_median']:.3g}",
-            f"{row['preset_median']:.3g}",
+            f"{row['base_median']:.3g}; {row['preset_median']:.3g}",
             f"{row['better']} / {row['same']} / {row['worse']}",
         ]
         for row in rows
     ]
-    header = [
-        "problem", "base", "preset", "gradient_correlation", "reliability", "base ends at",
-        "preset ends at", "better / same / worse",
-    ]  # fmt: skip
+    header = ["problem, preset", "gradient_correlation", "reliability", "base; preset end at"]
+    header += ["better / same / worse"]
     return "Correlations at 10, 50 and 90 % of a run, and scores", header, body
 
 
@@ -129,20 +129,34 @@ def factored_gpu() -> tuple[str, list[str], Rows]:
 
 
 def _factored(rows: list[dict[str, Any]], what: str, name: str) -> tuple[str, list[str], Rows]:
-    ways = list(dict.fromkeys(row["way"] for row in rows if row["way"] != "forwards"))
-    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    chunks = [way for way in dict.fromkeys(row["way"] for row in rows) if _chunked(way)]
+    ways = [way for way in dict.fromkeys(row["way"] for row in rows) if not _chunked(way)]
+    ways.remove("forwards")
+    cells: dict[str, dict[str, str]] = {}
     for row in rows:
-        label = row["model"], row["on"], str(row["population"])
-        found = cells.setdefault(label, {})
+        found = cells.setdefault(f"{row['model']}, {row['on']}, {row['population']}", {})
         found[row["way"]] = _ratio(row, what)
+        if _chunked(row["way"]):
+            found[row["way"]] = f"{row[what]['median']:.2f}"
         if row["way"] == "auto":
             found["memory"] = f"{row['temp_over_params']:.1f}"
-    header = ["network", "of a member", "population", *ways, 'memory of "auto"']
-    body = [
-        [*label, *(found.get(way, "") for way in ways), found["memory"]]
-        for label, found in cells.items()
-    ]
+    header = ["network, of a member, population", *ways]
+    if chunks:
+        sizes = "; ".join(way.split()[1] for way in chunks)
+        header.append(f"factored, {sizes} at once")
+    body = []
+    for label, found in cells.items():
+        row = [label, *(found.get(way, "") for way in ways)]
+        if chunks:
+            row.append("; ".join(found[way] for way in chunks if way in found))
+        body.append([*row, found["memory"]])
+    header.append('memory of "auto"')
     return f"A cycle of low-rank noise, over as many plain forward passes, {name}", header, body
+
+
+def _chunked(way: str) -> bool:
+    """Whether so many factored members are evaluated at a time."""
+    return way.startswith("factored, ")
 
 
 def gpu() -> tuple[str, list[str], Rows]:
@@ -326,21 +340,42 @@ def division() -> tuple[str, list[str], Rows]:
     return "A cycle on eight simulated devices, over that on one", header, body
 
 
-def pod_plan() -> tuple[str, list[str], Rows]:
-    """What a cycle sends between the chips of a pod, and what a chip holds."""
-    header = ["parameters", "chips", "pop x fsdp", "memory", "forwards", "a forward", "received"]
-    header += ["formula", "HLO / formula", "its own", "formula", "HLO / formula", "held, idle"]
-    header += ["held", "formula", "HLO / formula", "on the host"]
-    body = []
-    for row in measure.load("pod_plan")["rows"]:
-        layout = f"{row['pop']} x {row['chips'] // row['pop']}"
-        cells = [f"{row['parameters'] / 1e9:.2f}B", str(row["chips"]), layout, row["memory"]]
-        cells += [str(row["forwards"]), _gigabytes(row["forward_received"])]
-        for what in ("received", "own_received"):
-            cells += _beside(row.get(what), row[f"formula_{what}"])
-        cells += [_gigabytes(row["idle_held"]), *_beside(row.get("held"), row["formula_held"])]
-        body.append([*cells, _gigabytes(row["on_host"]) if "on_host" in row else ""])
-    return "A cycle on a pod, bytes a chip", header, body
+def pod_received() -> tuple[str, list[str], Rows]:
+    """What a cycle sends between the chips of a pod."""
+    header = ["parameters, chips, pop x fsdp, memory", "forwards", "bytes of a forward"]
+    header += ["received; formula; ratio", "its own; formula; ratio"]
+    body = [
+        [
+            _layout(row),
+            str(row["forwards"]),
+            _gigabytes(row["forward_received"]),
+            _beside(row.get("received"), row["formula_received"]),
+            _beside(row.get("own_received"), row["formula_own_received"]),
+        ]
+        for row in measure.load("pod_plan")["rows"]
+    ]
+    return "What a chip of a pod receives in a cycle", header, body
+
+
+def pod_held() -> tuple[str, list[str], Rows]:
+    """What a chip of a pod holds."""
+    header = ["parameters, chips, pop x fsdp, memory", "held on an idle step"]
+    header += ["held; formula; ratio", "on the host"]
+    body = [
+        [
+            _layout(row),
+            _gigabytes(row["idle_held"]),
+            _beside(row.get("held"), row["formula_held"]),
+            _gigabytes(row["on_host"]) if "on_host" in row else "",
+        ]
+        for row in measure.load("pod_plan")["rows"]
+    ]
+    return "What a chip of a pod holds", header, body
+
+
+def _layout(row: dict[str, Any]) -> str:
+    grid = f"{row['pop']} x {row['chips'] // row['pop']}"
+    return f"{row['parameters'] / 1e9:.2f}B, {row['chips']}, {grid}, {row['memory']}"
 
 
 def pretty(title: str, header: list[str], rows: Rows) -> Table:
@@ -349,7 +384,7 @@ def pretty(title: str, header: list[str], rows: Rows) -> Table:
     for name in header:
         shown.add_column(name)
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*(re.sub(r"<[^>]+>|\*\*", "", cell) for cell in row))
     return shown
 
 
@@ -388,12 +423,12 @@ def _ratio(row: dict[str, Any], name: str = "ratio") -> str:
     return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
-def _beside(found: float | None, formula: float) -> list[str]:
-    """What was found, what the formula says, and their ratio where that is not nothing."""
+def _beside(found: float | None, formula: float) -> str:
+    """What was found, what the formula says, and their ratio if the formula is not zero."""
     if found is None:
-        return ["does not fit", _gigabytes(formula), ""]
-    ratio = f"{found / formula:.2f}" if formula else ""
-    return [_gigabytes(found), _gigabytes(formula), ratio]
+        return f"does not fit; {_gigabytes(formula)}"
+    ratio = f"; {found / formula:.2f}" if formula else ""
+    return f"{_gigabytes(found)}; {_gigabytes(formula)}{ratio}"
 
 
 def _gigabytes(size: float) -> str:

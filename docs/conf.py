@@ -50,7 +50,7 @@ html_theme = "sphinx_book_theme"
 html_title = f"egd_optax {release}"
 html_theme_options = {"show_toc_level": 2, "use_download_button": False}
 html_static_path = ["_static"]
-html_css_files = ["narrow.css"]
+html_css_files = ["narrow.css", "results.css"]
 
 
 def with_default_written_out(

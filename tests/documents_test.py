@@ -31,7 +31,7 @@ def test_every_argument_is_in_the_table():
 
 def test_the_readme_is_short_and_its_links_lead_somewhere():
     text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= 150
+    assert len(text.splitlines()) <= 100
     links = re.findall(r'\]\(([^)#]+)(?:#[\w-]+)?\)|(?:src|srcset)="([^"]+)"', text)
     local = [link for pair in links for link in pair if link and not link.startswith("http")]
     assert len(local) > 15

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from benchmarks.measure import RESULTS
-from benchmarks.quality import archive, decisions, edges, report, statistics
+from benchmarks.quality import archive, decisions, edges, overview, report, reproduce, statistics
 from benchmarks.quality.ledger import generation_price
 from benchmarks.quality.methods import DECIDING, DIRECTIONS, METHODS, VARIANTS, operators
 from benchmarks.quality.methods import POLICIES as SOLVERS
@@ -338,9 +338,9 @@ def test_the_tables_shown_are_those_of_the_records(folder):
     assert report.with_varied(shown, report.varied([*problems, *policies], store)) == document
     guide = decisions.GUIDE.read_text()
     assert decisions.with_rows(guide, decisions.decided(problems, store)) == guide
-    assert document.count("| metric |") >= 2
-    overview = report.OVERVIEW.read_text()
-    assert report.with_overview(overview, list(report.overview(problems, store))) == overview
+    assert document.count("Adam + metric cycles") >= 2
+    for path, text in overview.written(problems, store).items():
+        assert path.read_text() == text, path.name
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -449,3 +449,25 @@ def test_the_summary_says_what_was_measured_with_what():
     for methods in summary["scores"].values():
         assert methods
         assert all(one["date"] and one["seeds"] == Effort().seeds for one in methods.values())
+
+
+@pytest.mark.parametrize(("problem", "method"), [("diabetes", "sgd"), ("friedman", "adam")])
+def test_a_seed_without_cycles_is_reproduced(problem, method):
+    run = reproduce.reproduce(problem, method, FIRST_SEED + 3)
+    np.testing.assert_allclose(run.score, run.archived, rtol=1e-3)
+    assert "should agree" in reproduce.told(run)
+
+
+def test_a_seed_with_cycles_is_run_and_told_apart():
+    run = reproduce.reproduce("diabetes", "safe", FIRST_SEED)
+    assert np.isfinite([run.score, run.archived]).all()
+    assert "need not agree" in reproduce.told(run)
+
+
+@pytest.mark.parametrize(
+    "run", [("no", "sgd", 2000), ("diabetes", "no", 2000), ("diabetes", "sgd", 1999),
+            ("diabetes", "straight_through", 2000)]
+)  # fmt: skip
+def test_what_the_archive_lacks_is_named(run):
+    with pytest.raises(ValueError, match="no |must be one of"):
+        reproduce.reproduce(*run)

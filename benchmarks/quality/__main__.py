@@ -9,7 +9,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import measure, table
-from benchmarks.quality import archive, decisions, diagnosis, figure, report, timing
+from benchmarks.quality import (
+    archive,
+    decisions,
+    diagnosis,
+    figure,
+    overview,
+    report,
+    reproduce,
+    timing,
+)
 from benchmarks.quality.methods import CARRIED, DECIDING, DIRECTIONS, METHODS, POLICIES, VARIANTS
 from benchmarks.quality.methods.method import Method
 from benchmarks.quality.problem import Problem
@@ -19,6 +28,7 @@ from benchmarks.quality.record import Store
 from benchmarks.quality.runner import Effort, complete
 
 FOLDER = measure.RESULTS / "quality"
+OUTCOMES = overview.ROOT / "docs" / "pictures" / "outcomes.png"
 QUICK = Effort(trials=2, tune_seeds=1, seeds=2, share=0.05, past_edges=False)
 ROUNDS, QUICK_ROUNDS = 7, 3
 COMMANDS = (
@@ -32,6 +42,7 @@ COMMANDS = (
     "diagnose",
     "report",
     "unpack",
+    "reproduce",
 )
 # Problems that the metric preset is taken apart on.
 ABLATED = ("ternary_absmax", "ternary_mse")
@@ -42,6 +53,10 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), 
 def main() -> None:
     """Does what the command says for the problems and methods that are asked for."""
     arguments = _arguments()
+    if arguments.command == "reproduce":
+        problem, method, seed = arguments.run
+        print(reproduce.told(reproduce.reproduce(problem, method, int(seed))))
+        return
     quick = arguments.quick
     effort = QUICK if quick else Effort(arguments.trials, arguments.tune_seeds, arguments.seeds)
     console = Console()
@@ -122,9 +137,11 @@ def show(problems: list[str], store: Store, console: Console, *, publish: bool) 
     if publish:
         document = report.rewritten(report.README.read_text(), sections)
         report.README.write_text(report.with_varied(document, varied))
-        shown = list(report.overview(loaded, store))
-        report.OVERVIEW.write_text(report.with_overview(report.OVERVIEW.read_text(), shown))
+        for path, text in overview.written(loaded, store).items():
+            path.write_text(text)
         decisions.GUIDE.write_text(decisions.with_rows(decisions.GUIDE.read_text(), decided))
+        if chosen := overview.chosen(overview.pairs(loaded, store)):
+            figure.draw_pairs(chosen, OUTCOMES)
         archive.pack(store.folder, loaded)
     picture = measure.RESULTS if publish else store.folder
     console.print(f"Plot: {figure.draw(found, picture / 'quality.png')}")
@@ -144,6 +161,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("command", nargs="?", default="run", choices=COMMANDS)
     parser.add_argument(
+        "run", nargs="*", metavar="PROBLEM METHOD SEED", help="to reproduce: the run of one seed"
+    )
+    parser.add_argument(
         "--problem", action="append", choices=PROBLEMS, help="all if not given, to ablate two"
     )
     parser.add_argument("--method", action="append", choices=METHODS, help="all if not given")
@@ -161,7 +181,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="all commands in small; results are not kept"
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if len(arguments.run) != (3 if arguments.command == "reproduce" else 0):
+        parser.error("PROBLEM METHOD SEED belong to `reproduce`, which needs all three")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.measure import RESULTS
 from benchmarks.quality import report, statistics
 from benchmarks.quality.problem import Problem
-from benchmarks.quality.record import Store, short, written
+from benchmarks.quality.record import Record, Store, short, written
 
 SUMMARY = RESULTS / "quality.json"
 TRIALS = RESULTS / "quality_trials.tar.xz"
@@ -75,6 +75,22 @@ def unpack(folder: Path) -> None:
         archive.extractall(folder, filter="data")
     # Last: a folder that was left half unpacked has no mark, and is unpacked again.
     (folder / MARK).write_text(found)
+
+
+def record(problem: str, method: str) -> Record:
+    """One record of the archive, without unpacking it.
+
+    Raises:
+        ValueError: the archive has no such record.
+    """
+    with tarfile.open(TRIALS) as archive:
+        try:
+            content = archive.extractfile(f"{problem}/{method}.json")
+        except KeyError:
+            raise ValueError(f"the archive has no run of {method} on {problem}.") from None
+        assert content is not None  # a file, no folder
+        found: Record = json.load(content)
+    return found
 
 
 def names() -> list[str]:

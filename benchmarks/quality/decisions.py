@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import table
-from benchmarks.quality import report, statistics
+from benchmarks.quality import names, report, statistics
 from benchmarks.quality.methods.checkpoint import ARMS
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Store
@@ -20,15 +20,9 @@ GUIDE = Path(__file__).parents[2] / "docs" / "results" / "deciding.md"
 START = "<!-- deciding: made by `python -m benchmarks.quality report` -->\n"
 END = "<!-- /deciding -->\n"
 WAYS = ("race", "vetoed_race", "vetoed_early_race")
-HEADER = [
-    "problem",
-    "base alone",
-    "preset",
-    "race at a fifth",
-    "veto, then race at a fifth",
-    "veto, then race at a tenth",
-    "against the base: better / same / worse",
-]
+ARM_NAMES = ("base alone", "preset")
+WAY_NAMES = ("race at a fifth", "veto, race at a fifth", "veto, race at a tenth")
+HEADER = ["problem, preset", "base alone; preset", *WAY_NAMES, "last against the base"]
 # Rows of the trials that thresholds and shares come from, and that showed how early a race tells.
 SHAPING = {
     ("ternary_absmax", "metric_on_straight_through"),
@@ -43,17 +37,16 @@ SHAPING = {
 }
 TALLIES_START = "<!-- tallies: made by `python -m benchmarks.quality report` -->\n"
 TALLIES_END = "<!-- /tallies -->\n"
-TALLIES_HEADER = [
-    "",
+TALLIES = (
     "rows",
     "within 5 % of the better arm",
-    "within 15 %",
+    "within 15 % of it",
     "farthest behind it",
     "rows that shaped nothing",
-    "within 5 %",
+    "within 5 %, of these",
     "better than the base by more than noise",
-    "worse",
-]
+    "worse than the base by more than noise",
+)
 
 
 class Decided(NamedTuple):
@@ -90,10 +83,10 @@ def rows(found: Iterable[Decided]) -> list[list[str]]:
     """
     return [
         [
-            f"{one.problem.name} ({one.problem.kind}), {one.preset}",
-            *(f"{np.median(scores):.3g}" for scores in one.arms),
-            *(f"{np.median(way):.3g} ({_behind(one, way):.2f})" for way in one.ways),
-            report.comparison(one.ways[-1], one.arms[0])[0],
+            f"{names.problem(one.problem.name)}, {report.shown(one.preset)}",
+            "; ".join(f"{np.median(scores):.3g}" for scores in one.arms),
+            *(f"{np.median(way):.3g} ({_times(_behind(one, way))})" for way in one.ways),
+            report.counts(report.compared(one.ways[-1], one.arms[0])),
         ]
         for one in found
     ]
@@ -106,7 +99,7 @@ def tallies(found: Iterable[Decided]) -> list[list[str]]:
     """
     different = {(one.problem.name, *map(tuple, one.arms)): one for one in found}.values()
 
-    def tally(name: str, scores: Callable[[Decided], list[float]]) -> list[str]:
+    def tally(scores: Callable[[Decided], list[float]]) -> list[str]:
         behind = [_behind(one, scores(one)) for one in different]
         fresh = [
             ratio
@@ -115,20 +108,19 @@ def tallies(found: Iterable[Decided]) -> list[list[str]]:
         ]
         against = [statistics.compare(scores(one), one.arms[0]) for one in different]
         return [
-            name,
             str(len(behind)),
             str(sum(ratio <= 1.05 for ratio in behind)),
             str(sum(ratio <= 1.15 for ratio in behind)),
-            f"{max(behind):.3g} times",
+            f"{_times(max(behind))} times",
             str(len(fresh)),
             str(sum(ratio <= 1.05 for ratio in fresh)),
             str(sum(one.high < 0 for one in against)),
             str(sum(one.low > 0 for one in against)),
         ]
 
-    arms = [tally(name, lambda one, at=at: one.arms[at]) for at, name in enumerate(HEADER[1:3])]
-    ways = [tally(name, lambda one, at=at: one.ways[at]) for at, name in enumerate(HEADER[3:6])]
-    return [*arms, *ways]
+    arms = [tally(lambda one, at=at: one.arms[at]) for at in range(len(ARM_NAMES))]
+    ways = [tally(lambda one, at=at: one.ways[at]) for at in range(len(WAY_NAMES))]
+    return [list(row) for row in zip(TALLIES, *arms, *ways, strict=True)]
 
 
 def _behind(one: Decided, scores: list[float]) -> float:
@@ -137,10 +129,15 @@ def _behind(one: Decided, scores: list[float]) -> float:
     return 1.0 if ours == theirs else ours / theirs if theirs else math.inf
 
 
+def _times(ratio: float) -> str:
+    """A ratio that may be large."""
+    return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.1g}"
+
+
 def with_rows(document: str, found: Iterable[Decided]) -> str:
     """A document with both tables of today's scores."""
     found = list(found)
     text = table.markdown(HEADER, rows(found))
     document = table.replaced(document, START, END, text)
-    text = table.markdown(TALLIES_HEADER, tallies(found))
+    text = table.markdown(["", *ARM_NAMES, *WAY_NAMES], tallies(found))
     return table.replaced(document, TALLIES_START, TALLIES_END, text)

@@ -1,13 +1,10 @@
-"""Tables of the scores, for the documentation and the terminal."""
+"""Tables of the scores of all methods, for the documentation and the terminal."""
 
 from collections.abc import Iterable, Iterator, Mapping
-import math
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks import table
-from benchmarks.quality import statistics, timing
+from benchmarks.quality import names, statistics, timing
 from benchmarks.quality.methods import (
     CARRIED,
     DIRECTIONS,
@@ -19,36 +16,21 @@ from benchmarks.quality.methods import (
     ppo,
     variants,
 )
-from benchmarks.quality.methods.presets import OURS
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Record, Store, read
 
 README = Path(__file__).parent / "README.md"
-OVERVIEW = Path(__file__).parents[2] / "docs" / "results" / "quality.md"
-OVERVIEW_START = "<!-- quality: made by `python -m benchmarks.quality report` -->\n"
-OVERVIEW_END = "<!-- /quality -->\n"
 START = "<!-- scores: made by `python -m benchmarks.quality report` -->\n"
 END = "<!-- /scores -->\n"
+NAMES_START = "<!-- names: made by `python -m benchmarks.quality report` -->\n"
 VARIED = ("ablation", "directions", "carried", "policies")
 HEADER = [
     "method",
-    "median",
-    "mean ± sd",
-    "solved",
-    "better / same / worse",
-    "difference (95 %)",
-    "forwards",
-    "time",
+    "median (mean ± sd)",
+    "better / same / worse; difference (95 %)",
+    "forwards; time",
 ]
-VARIED_HEADER = ["variant", "median", "mean ± sd", "better / same / worse", "difference (95 %)"]
-OVERVIEW_HEADER = [
-    "problem",
-    "reference",
-    "best of the others",
-    "best of the presets",
-    "against the reference: better / same / worse",
-    "safe preset, mean over Adam's",
-]
+VARIED_HEADER = HEADER[:3]
 Rows = list[list[str]]
 Sections = list[tuple[str, Rows]]
 
@@ -66,7 +48,10 @@ def scores(record: Record) -> list[float]:
 def rows(problem: Problem, found: Mapping[str, Record], timed: Record) -> Rows:
     """A row a method, the lowest median first."""
     reference = scores(found[timing.baseline(problem)])
-    return [_row(problem, name, found[name], reference, timed) for name in _ranked(found)]
+    return [
+        _row(problem, name, at, found[name], reference, timed)
+        for at, name in enumerate(ranked(found))
+    ]
 
 
 def sections(problems: Iterable[Problem], store: Store) -> Iterator[tuple[str, Rows]]:
@@ -75,7 +60,7 @@ def sections(problems: Iterable[Problem], store: Store) -> Iterator[tuple[str, R
         found = records(problem, store)
         name = timing.baseline(problem)
         if name in found:
-            title = f"{problem.name} ({problem.kind}), against {name}"
+            title = f"{names.problem(problem.name)} (`{problem.name}`), against {shown(name)}"
             yield title, rows(problem, found, store.load(problem.name, timing.NAME))
 
 
@@ -95,51 +80,26 @@ def varied(problems: Iterable[Problem], store: Store) -> Iterator[tuple[str, str
         ]
         if problem.kind == "policy":
             compared = [("policies", ppo.METHODS[0].name, list(POLICIES), "")]
-        for what, reference, names, strip in compared:
-            found = _scored(problem, names, store)
+        for what, reference, varieties, strip in compared:
+            found = _scored(problem, varieties, store)
             if reference not in found or len(found) == 1:
                 continue
             body = [
-                [name.removeprefix(strip), *_location(ours), *comparison(ours, against)]
+                [_named(name, at, strip), location(ours, None), comparison(ours, against)]
                 for against in [scores(found[reference])]
-                for name, ours in ((name, scores(found[name])) for name in _ranked(found))
+                for at, (name, ours) in enumerate(
+                    (name, scores(found[name])) for name in ranked(found)
+                )
             ]
-            yield what, f"{problem.name}, against {reference.removeprefix(strip)}", body
-
-
-def overview(problems: Iterable[Problem], store: Store) -> Iterator[list[str]]:
-    """A row a problem: medians of the reference, of the best other method, and of ours."""
-    ours = {method.name for method in OURS}
-    for problem in problems:
-        found = records(problem, store)
-        reference = timing.baseline(problem)
-        if reference not in found or not ours & found.keys():
-            continue
-        # The test split has no say in which preset is shown, but it has in the best of the rest.
-        shown = timing.best_of_ours(found)
-        others = [name for name in _ranked(found) if name not in ours]
-        medians = {name: float(np.median(scores(record))) for name, record in found.items()}
-        # Of means: the median of a control that is solved is zero.
-        means = {name: float(np.mean(scores(record))) for name, record in found.items()}
-        over = means["safe"] / means["adam"] if {"safe", "adam"} <= found.keys() else math.nan
-        yield [
-            f"{problem.name} ({problem.kind})",
-            f"{reference} {medians[reference]:.3g}",
-            f"{others[0]} {medians[others[0]]:.3g}",
-            f"**{shown} {medians[shown]:.3g}**",
-            comparison(scores(found[shown]), scores(found[reference]))[0],
-            f"{over:.2f}" if math.isfinite(over) else "",
-        ]
-
-
-def with_overview(document: str, body: Rows) -> str:
-    """A document with the overview of today's scores."""
-    text = table.markdown(OVERVIEW_HEADER, body)
-    return table.replaced(document, OVERVIEW_START, OVERVIEW_END, text)
+            against = shown(reference.removeprefix(strip))
+            yield what, f"{names.problem(problem.name)}, against {against}", body
 
 
 def rewritten(document: str, shown: Sections) -> str:
-    """A document with the tables of today's scores."""
+    """A document with the tables of today's scores, and of the names of the methods."""
+    methods = [[f"`{name}`", names.method(name)] for name in METHODS]
+    text = table.markdown(["identifier", "method"], methods)
+    document = table.replaced(document, NAMES_START, "<!-- /names -->\n", text)
     return table.replaced(document, START, END, _titled(HEADER, shown))
 
 
@@ -163,36 +123,65 @@ def _scored(problem: Problem, names: Iterable[str], store: Store) -> dict[str, R
     return {name: record for name, record in found.items() if len(record.get("scores", [])) > 1}
 
 
-def _ranked(found: Mapping[str, Record]) -> list[str]:
+def ranked(found: Mapping[str, Record]) -> list[str]:
+    """The methods of some records, the lowest median first."""
     return sorted(found, key=lambda name: statistics.summarize(scores(found[name]), None))
 
 
 def _row(
-    problem: Problem, name: str, record: Record, reference: list[float], timed: Record
+    problem: Problem, name: str, at: int, record: Record, reference: list[float], timed: Record
 ) -> list[str]:
     ours = scores(record)
-    summary = statistics.summarize(ours, problem.success)
     ratio = timed.get("methods", {}).get(name, {}).get("ratio")
+    cost = f"{record['forwards']:,}"
     return [
-        name,
-        *_location(ours),
-        "" if summary.solved is None else f"{summary.solved:.0%}",
-        *comparison(ours, reference),
-        f"{record['forwards']:,}",
-        "" if ratio is None else f"{ratio['median']:.2f}",
+        _named(name, at, ""),
+        location(ours, problem.success),
+        comparison(ours, reference),
+        cost if ratio is None else f"{cost}; {ratio['median']:.2f}",
     ]
 
 
-def _location(ours: list[float]) -> list[str]:
-    summary = statistics.summarize(ours, None)
-    return [f"{summary.median:.4g}", f"{summary.mean:.4g} ± {summary.deviation:.2g}"]
+def shown(name: str) -> str:
+    """A method, in words, within a sentence."""
+    words = names.method(name)
+    return (
+        words if words[:2].isupper() or words.startswith("Adam") else words[0].lower() + words[1:]
+    )
 
 
-def comparison(ours: list[float], reference: list[float]) -> list[str]:
+def _named(name: str, at: int, strip: str) -> str:
+    """A method, in words; the first of a table is bold."""
+    words = names.method(name.removeprefix(strip))
+    return words if at else f"**{words}**"
+
+
+def location(ours: list[float], success: float | None) -> str:
+    """Where scores lie, and the share of them that counts as solved."""
+    found = statistics.summarize(ours, success)
+    text = f"{found.median:.4g} ({found.mean:.4g} ± {found.deviation:.2g})"
+    return text if found.solved is None else f"{text}, solved {found.solved:.0%}"
+
+
+def comparison(ours: list[float], reference: list[float]) -> str:
     """On how many seeds one is better, the same or worse, and by how much."""
+    paired = compared(ours, reference)
+    interval = f"{paired.difference:+.3g} ({paired.low:+.3g} to {paired.high:+.3g})"
+    return f"{counts(paired)}; {interval}"
+
+
+def compared(ours: list[float], reference: list[float]) -> statistics.Comparison:
+    """Scores against those of a reference, on the seeds that both have."""
     pairs = min(len(ours), len(reference))
-    paired = statistics.compare(ours[:pairs], reference[:pairs])
-    return [
-        f"{paired.better} / {paired.same} / {paired.worse}",
-        f"{paired.difference:+.3g} ({paired.low:+.3g} to {paired.high:+.3g})",
-    ]
+    return statistics.compare(ours[:pairs], reference[:pairs])
+
+
+def counts(paired: statistics.Comparison) -> str:
+    """Seeds better, same and worse, in the colour of a win, a tie or a loss."""
+    text = f"{paired.better} / {paired.same} / {paired.worse}"
+    return f'<span class="{outcome(paired)}">{text}</span>'
+
+
+def outcome(paired: statistics.Comparison) -> str:
+    """A win or a loss if the interval of the difference lies on one side of zero, else a tie."""
+    return "win" if paired.high < 0 else "loss" if paired.low > 0 else "tie"
