@@ -229,11 +229,9 @@ class _PathLength(Written, Sigma):
 
     def adapt(self, state: PathState, outcome: Outcome) -> PathState:
         size = sum(leaf.size for leaf in jax.tree.leaves(state.path))
-        # Of random ranks the weighted sum of unit noise has this variance.
-        variance = jnp.sum(jnp.square(outcome.draw_weights))
+        effective, variance = _by_chance(outcome)
         usable = variance > 0
         variance = jnp.where(usable, variance, 1)
-        effective = jnp.square(jnp.sum(jnp.abs(outcome.draw_weights))) / variance
         rate = (effective + 2) / (size + effective + 5)
         too_large = jnp.sqrt(jnp.maximum(effective - 1, 0) / (size + 1)) - 1
         damping = 1 + 2 * jnp.maximum(too_large, 0) + rate
@@ -247,6 +245,22 @@ class _PathLength(Written, Sigma):
         after = PathState(path, state.log_factor + change)
         next_state: PathState = optax.tree.where(usable, after, state)
         return next_state
+
+
+def _by_chance(outcome: Outcome) -> tuple[jax.Array, jax.Array]:
+    """How many draws count, and the variance of the sum of unit noise, `[]`, in a random order.
+
+    The two of a pair can be near each other in every order that selection finds. So the weights of
+    the draws do not tell it: far too large a sigma would seem to go straight on, and grow.
+    """
+    members = outcome.weights[1:]
+    squares = jnp.sum(jnp.square(members))
+    pair = members.size // outcome.draw_weights.size
+    effective = jnp.square(jnp.sum(jnp.abs(members))) / jnp.where(squares > 0, squares, 1) / pair
+    if pair == 1:
+        return effective, squares
+    apart = jnp.sum(jnp.square(members - jnp.mean(members)))
+    return effective, apart * members.size / (members.size - 1)
 
 
 def _check_start(start: Any) -> None:

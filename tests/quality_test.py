@@ -233,7 +233,7 @@ def test_noise_by_moments_is_as_large_in_all_and_larger_where_they_are_smaller()
     [
         ("metric", presets.metric()),
         ("safe", presets.safe()),
-        ("global_", presets.global_search(1.0, 10)),
+        ("global_search", presets.global_search(1.0, 10)),
     ],
 )
 def test_the_methods_named_for_presets_run_them(name, preset):
@@ -244,8 +244,7 @@ def test_the_methods_named_for_presets_run_them(name, preset):
         assert settings[ours] == preset.get(theirs, 1)
     assert preset["antithetic"]
     assert preset["recombine"] == recombine.centered_rank()
-    if name != "global_":  # whose population is tuned
-        assert settings["population"] == preset["population_size"]
+    assert settings["population"] == preset["population_size"]
 
 
 def test_a_record_goes_on_where_it_stood(tmp_path):

@@ -40,8 +40,8 @@ def run(tx, steps, value_fn=loss, wrap=jax.jit):
 
 def strategy(**settings):
     return evolve(
-        optax.set_to_zero(), evolve_every=1, population_size=8,
-        noise=noise.gaussian(relative=False), **{"accept": accept.always(), **settings},
+        optax.set_to_zero(), evolve_every=1, noise=noise.gaussian(relative=False),
+        **{"population_size": 8, "accept": accept.always(), **settings},
     )  # fmt: skip
 
 
@@ -76,6 +76,9 @@ def test_the_path_is_that_of_numpy(rule, antithetic):
         np.testing.assert_allclose(flat(after), flat(params) + width * total, atol=1e-4)
         squares = np.sum(draws**2)
         effective = np.sum(np.abs(draws)) ** 2 / squares
+        if antithetic:  # what they would be on average, if the members were shuffled
+            squares = 8 / 7 * np.sum((weights - weights.mean()) ** 2)
+            effective = np.sum(np.abs(weights)) ** 2 / np.sum(weights**2) / 2
         rate = (effective + 2) / (size + effective + 5)
         damping = 1 + 2 * max(0, np.sqrt(max(effective - 1, 0) / (size + 1)) - 1) + rate
         path = (1 - rate) * path + np.sqrt(rate * (2 - rate) / squares) * total
@@ -90,11 +93,15 @@ def test_the_path_is_that_of_numpy(rule, antithetic):
     assert np.ptp(np.log(widths)) > 0.02
 
 
-def test_random_selection_leaves_sigma_where_it_is():
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+def test_random_selection_leaves_sigma_where_it_is(rule, antithetic):
     """The loss knows nothing of the parameters: sigma walks, without a drift."""
 
     def logarithm(key):
-        tx = strategy(sigma=sigma.path_length(0.3), recombine=RULES["best"], key=key)
+        tx = strategy(
+            sigma=sigma.path_length(0.3), recombine=RULES[rule], antithetic=antithetic, key=key
+        )
         noisy = lambda params, generation: jnp.sin(1e4 * loss(params))  # noqa: E731
 
         def step(carry, _):
@@ -109,6 +116,18 @@ def test_random_selection_leaves_sigma_where_it_is():
     )
     assert abs(ends.mean()) < 3 * ends.std() / 32**0.5 + 0.1
     assert ends.std() > 0.05
+
+
+@pytest.mark.parametrize("population_size", [8, 64])
+def test_a_sigma_of_pairs_that_is_far_too_large_shrinks(population_size):
+    """Both members of a pair are then far away, and nearly equally bad."""
+    tx = strategy(
+        sigma=sigma.path_length(1e3), population_size=population_size, antithetic=True,
+        recombine=RULES["ranks"], es_optimizer=optax.sgd(0.15),
+    )  # fmt: skip
+    params, state = list(run(tx, 150))[-1]
+    assert state.info.sigma < 100
+    assert loss(params) < 1e4
 
 
 def test_a_long_way_and_a_near_optimum_change_sigma_as_they_should():

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from benchmarks.quality.methods import (
+    adapting,
     carried,
     deciding,
     devices,
@@ -34,6 +35,7 @@ METHODS = _by_name(
             for method in family.METHODS
         ),
         *presets.METHODS,
+        *adapting.METHODS,
     )
 )
 

@@ -24,12 +24,12 @@ from benchmarks.quality.methods.method import (
 )
 from benchmarks.quality.methods.straight_through import has_stand_in
 from egd_optax import accept, recombine
-from egd_optax import presets as shipped
+from egd_optax.sigma import path_length
 
 # Samples of the batch that the safe preset accepts on.
 GUARD_SAMPLES = 256
-# What sigma decays to, over what it starts with: for the metric preset, and the global one.
-FLOOR, NEAR = 0.01, float(shipped.global_search(1.0, 1)["sigma"](1))
+# What sigma decays to, over what it starts with.
+FLOOR = 0.01
 
 
 def slope(rates: Rates, static: Static, total: int) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def far_to_near(rates: Rates, static: Static, total: int) -> dict[str, Any]:
     """Arguments that look around widely at first and closely in the end."""
     return {
         **slope(rates, static, total),
-        "sigma": optax.exponential_decay(rates["sigma"], max(total, 1), NEAR),
+        "sigma": optax.exponential_decay(rates["sigma"], max(total, 1), FLOOR),
     }
 
 
@@ -110,9 +110,22 @@ def global_settings(rng: np.random.Generator) -> Settings:
     }
 
 
+def adapting(rates: Rates, static: Static, total: int) -> dict[str, Any]:
+    """Arguments that look around as far as the path of the parent tells."""
+    return {
+        **slope(rates, static, total),
+        "sigma": path_length(lambda cycle: rates["sigma"]),
+    }
+
+
 def global_then_base_settings(rng: np.random.Generator) -> Settings:
     """The same; the base ends alone, for some percent of the budget."""
     return {**global_settings(rng), "polish": 5}
+
+
+def search_settings(rng: np.random.Generator) -> Settings:
+    """The same with the population of the preset."""
+    return {**global_then_base_settings(rng), "population": 64}
 
 
 def safe_settings(rng: np.random.Generator) -> Settings:
@@ -189,6 +202,11 @@ GLOBAL = Method(
     lambda problem: problem.kind == "global",
 )
 GLOBAL_THEN_BASE = GLOBAL._replace(name="global_then_base", settings=global_then_base_settings)
+GLOBAL_SEARCH = GLOBAL._replace(
+    name="global_search",
+    settings=search_settings,
+    plan=_plan(adam, adapting, antithetic=True, absolute=True),
+)
 
 # The presets of this library.
 OURS = (
@@ -200,10 +218,11 @@ OURS = (
     ),
     GLOBAL,
     GLOBAL_THEN_BASE,
+    GLOBAL_SEARCH,
     Method("safe", safe_settings, _plan(adam, slope, antithetic=True, guard=GUARD_SAMPLES)),
 )
 # Those whose cycles go on to the last step.
-TO_THE_END = tuple(method for method in OURS if method is not GLOBAL_THEN_BASE)
+TO_THE_END = tuple(method for method in OURS if method not in (GLOBAL_THEN_BASE, GLOBAL_SEARCH))
 
 METHODS = (
     Method("sketch", sketch_settings, _plan(sgd, sketch, training_batch=True)),
