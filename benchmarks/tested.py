@@ -17,7 +17,7 @@ HEADER = ["what", "on", "how", "jax"]
 
 def tested_on() -> tuple[str, list[str], list[list[str]]]:
     """Title, header and a row for each of the results."""
-    return "What ran where", HEADER, [_row(name, what) for name, what in WHAT.items()]
+    return "Devices of the measurements", HEADER, [_row(name, what) for name, what in WHAT.items()]
 
 
 def _row(name: str, what: str) -> list[str]:

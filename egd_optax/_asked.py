@@ -1,7 +1,7 @@
 """An open cycle: the rounds of `core/generation.py` without their evaluations.
 
 They draw, sum and choose as those do, from fitness that is told. `update`, the bound method of a
-`Step`, stands for the optimizer in `jax.jit`: it is hashed by the identity of that step.
+`Step`, is the optimizer as `jax.jit` sees it: it is hashed by the identity of that step.
 """
 
 import dataclasses

@@ -52,7 +52,7 @@ class Programs:
         self.anew = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is sent to another process: no program."""
+        """The state that is sent to another process: no program."""
         return vars(Programs(self.run_cycle_if))
 
     def run_cycle(

@@ -30,7 +30,7 @@ def check_interval(evolve_every: Any) -> None:
 
 
 def check_window(window: Any) -> tuple[int, int | None] | None:
-    """Two Python ints, the second of which may be None; or None."""
+    """Two Python ints, or one and None; or None."""
     if window is None:
         return None
     _checks.check_static("window", window, "pair of ints")

@@ -30,7 +30,7 @@ BEST = -1
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ticket:
-    """The numbers that a worker needs, beside the parent, to make the candidates of a round.
+    """The numbers that a worker needs, with the parent, to make the candidates of a round.
 
     Pickled it takes about a kilobyte, and three bytes for each leaf that mutates. Tickets are equal
     if they ask for the same candidates of the same step. So a late result can be told from one that
@@ -44,10 +44,10 @@ class Ticket:
         sigma: float `[]`, the sigma of the generation.
         best: int32 `[]`, the best member, once members have their fitness.
         kind: what is asked for. "members": the members. "child": the child. "accept": parent, best
-            member and child, by the fitness that `accept` compares; the best only if the rule may
-            take it.
-        numbers: of the candidates, in the order in which their fitness is told. 0 is the parent,
-            `members` the child, and -1 stands for `best`.
+            member and child, by the fitness that `accept` compares. The best is among them only if
+            the rule may take it.
+        numbers: of the candidates, in the order of their fitness in `tell`. 0 is the parent,
+            `members` the child, and -1 is `best`.
         members: how many members the generation has, the parent included.
         mirrors: whether members come in mirrored pairs.
         noise: the distribution of the perturbations.
@@ -183,8 +183,8 @@ def member(ticket: Ticket, parent: Parent, index: Any) -> optax.Params:
     Args:
         ticket: of the round.
         parent: of the same round.
-        index: the place of the candidate in the round, from 0 to `ticket.size - 1`: an int, or an
-            int array `[]` or `[m]`, which may be traced.
+        index: the place of the candidate in the round, from 0 to `ticket.size - 1`. It is an int,
+            or an int array `[]` or `[m]`, which may be traced.
 
     Returns:
         Its parameters, in the structure, dtypes and shardings of the parameters. For `[m]` indices

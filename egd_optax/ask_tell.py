@@ -60,8 +60,8 @@ def ask(
 
     Args:
         tx: what `evolve` or `egd` returned. Its settings are read from there, so that
-            they cannot differ from those of `tx.update`. A wrapper such as `optax.chain` changes
-            what `update` does, and is refused: put other transformations into the base.
+            they cannot differ from those of `tx.update`. A wrapper like `optax.chain` changes what
+            `update` does, and is refused: put other transformations into the base.
         updates: pytree, the gradients; None for a base that looks at none.
         state: the state before the step.
         params: pytree, the parameters before the step.
@@ -126,8 +126,8 @@ def tell(
     """Goes on with an open cycle, from the fitness of the candidates that it asks for.
 
     A generation has a round for its members. It has one for the child if `accept` compares, and
-    one for parent, best member and child with `accept_fitness`. To tell a round twice changes
-    nothing: all that a round needs is in its arguments.
+    one for parent, best member and child with `accept_fitness`. A round may be told twice: all that
+    it needs is in its arguments.
 
     Args:
         tx: the optimizer that was asked; in another process one with the same settings.

@@ -1,4 +1,4 @@
-"""What a checkpoint is restored into: the state of an optimizer, without its arrays."""
+"""The state of an optimizer without its arrays: a checkpoint is restored into it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +16,8 @@ from egd_optax.base.arguments import NUMBERS, arrays_of, shapes_of
 def abstract_state(tx: optax.GradientTransformation, params: optax.Params) -> Any:
     """The state that `tx.init(params)` makes, as `jax.ShapeDtypeStruct` with shardings.
 
-    A serializer restores a checkpoint into such a template. The template says where the run goes
-    on, which may be another mesh than the one that it was saved on.
+    A serializer restores a checkpoint into this template. The template says where the run goes on,
+    which may be another mesh than the one that it was saved on.
 
     A leaf that is made from a parameter is sharded like it, moments for example. All other leaves
     are whole on each device of the parameters: counters, keys, the report of a cycle. All are in

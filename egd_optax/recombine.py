@@ -67,7 +67,7 @@ class Recombine:
         raise NotImplementedError(f"{type(self).__name__} must have a method `support`.")
 
     def reads(self, aux: Any) -> Any:
-        """The numbers that `weights` reads of each member beside its fitness; by default None.
+        """The numbers that `weights` reads of each member, besides its fitness; by default None.
 
         Args:
             aux: of one member, like the argument `aux` of `evolve`.

@@ -40,7 +40,7 @@ def cast(wide: jax.Array, dtype: jnp.dtype) -> jax.Array:
 def add(leaf: jax.Array, update: jax.Array) -> jax.Array:
     """The sum in the dtype of the leaf, as `optax.apply_updates` computes it.
 
-    Of integers and an update, int16, see `fixed_point`, it is the point.
+    Integers with an update in int16 give the point, see `fixed_point`.
     """
     if _in_fixed_point(leaf, update):
         return fixed_point.point(leaf, update)

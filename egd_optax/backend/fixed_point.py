@@ -64,8 +64,8 @@ def stepped(
 ) -> jax.Array:
     """The update, int16, to a number that is a real step farther, within bounds.
 
-    What is below 1/256 is rounded at random, so that small steps add up. A step that is not finite
-    is none.
+    Fractions below 1/256 are rounded at random, so that small steps add up. A step that is not
+    finite is none.
 
     Args:
         leaf: integers.

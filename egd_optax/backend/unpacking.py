@@ -2,8 +2,8 @@
 
 XLA would take an array out of its block within the operation that uses it. Each layer of a network
 would then be another piece of program. So equal arrays are taken out in a branch or a loop of their
-own. Rows become stacks first, and stacks arrays: of two thousand equal arrays each is one of about
-fifty in one of about fifty stacks, so that a hundred pieces take all of them out.
+own. Rows become stacks first, and stacks arrays. Two thousand equal arrays are about fifty stacks
+of about fifty. So a hundred pieces take all of them out.
 """
 
 from collections.abc import Callable, Sequence
@@ -84,7 +84,7 @@ def unpack_if(
 
 
 def _alone(layout: Layout, blocks: Sequence[jax.Array | None]) -> dict[int, jax.Array]:
-    """The arrays that have no equal beside them."""
+    """The arrays that have no equal."""
     pairs = zip(layout.blocks, blocks, strict=True)
     runs = [(run, rows) for block, rows in pairs if rows is not None for run in block.runs]
     cut = {run.leaves[0]: run.stacked(rows)[0] for run, rows in runs if len(run.leaves) == 1}
@@ -92,7 +92,7 @@ def _alone(layout: Layout, blocks: Sequence[jax.Array | None]) -> dict[int, jax.
 
 
 def _uncut(layout: Layout, blocks: Sequence[jax.Array | None]) -> dict[int, jax.Array]:
-    """Those of them that are not cut into rows: each is a block."""
+    """The arrays that are not cut into rows: each is a block."""
     return {
         block.leaves[0]: array[0]
         for block, array in zip(layout.blocks, blocks, strict=True)

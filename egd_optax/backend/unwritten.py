@@ -14,9 +14,9 @@ def unwritten(leaf: jax.Array) -> jax.Array:
     """Returns a buffer like a leaf, divided over devices as it is, to be written before it is read.
 
     Zeros would be made on the device and moved to the host. XLA:GPU does not divide a buffer that
-    comes from nothing. It would allocate all of it on every device, and move a part. There the
-    buffer has a partitioning, that of the leaf. XLA:TPU divides the plain form, and does not take
-    the other. Seen compiled ahead of time with jax 0.10.2.
+    comes from nothing. It would allocate the whole buffer on every device, and move a part. There
+    the buffer has a partitioning, that of the leaf. XLA:TPU divides the plain form, and does not
+    take the other. Seen compiled ahead of time with jax 0.10.2.
 
     Args:
         leaf: any array; its values are not used.

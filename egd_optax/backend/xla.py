@@ -148,7 +148,7 @@ def hold_in_branch(witness: jax.Array, fn: Callable[[], C], instead: Callable[[]
 def in_memory_of(buffer: C, witness: jax.Array, fn: Callable[..., C], *operands: Any) -> C:
     """Returns `fn(buffer, *operands)`, in the memory of the buffer.
 
-    XLA:TPU would allocate the result beside a buffer that a loop carries, although nobody reads
+    XLA:TPU would allocate the result next to a buffer that a loop carries, although nobody reads
     that any more. A loop of one trip, which XLA cannot know, carries the buffer in place. Seen
     compiled for a TPU v5e with jax 0.10.2.
 

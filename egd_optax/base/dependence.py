@@ -23,7 +23,7 @@ class _Fact(NamedTuple):
     Attributes:
         depends: whether it can depend on the argument in question.
         zero: whether it is zero everywhere.
-        one_of: the arguments, by position, of which it is one, unchanged; empty if it is none.
+        one_of: the positions of the arguments that it equals, unchanged; empty if there are none.
     """
 
     depends: bool
@@ -113,14 +113,14 @@ def _of_either(chosen_by: _Fact, outcomes: Sequence[_Fact]) -> _Fact:
 
 
 class Traits(NamedTuple):
-    """What is known of a base optimizer.
+    """The traits of a base optimizer.
 
     Attributes:
         moving: the positions of the leaves that it can move, all if it moves none.
         moves: whether it can move any leaf in a way that the parameters do not decide.
         still: whether all its updates are zeros.
-        anchors: for each leaf of its state the position of the leaf of the parameters that it
-            started as and that it stays, None if there is none.
+        anchors: a position for each leaf of its state: that of the leaf of the parameters that it
+            started as, and stays. None if there is none.
     """
 
     moving: frozenset[int]
@@ -143,7 +143,7 @@ class BlackBox:
         self.known: dict[Any, Traits] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is sent to another process: nothing that was found in this one."""
+        """The state that is sent to another process: nothing that was found in this one."""
         return vars(BlackBox(self.base))
 
     def traits(
@@ -153,7 +153,7 @@ class BlackBox:
         params: optax.Params,
         args: Mapping[str, Any],
     ) -> Traits:
-        """What the base does with arguments like these.
+        """The traits of the base with arguments like these.
 
         Args:
             grads: the gradients.

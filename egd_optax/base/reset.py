@@ -52,8 +52,8 @@ def move_anchors(
 ) -> optax.OptState:
     """The state after a jump, whose points of the run have jumped too.
 
-    The next updates of the base lead to a place that it counts from such a point. They would take
-    the jump back.
+    The next updates of the base lead to a place that it counts from this point. They would take the
+    jump back.
 
     Args:
         anchors: see `Traits`.

@@ -83,7 +83,8 @@ def host_value_fn(
         Otherwise members come one by one, and `workers` have nothing to share.
         JAX dispatches a program that calls back in another way, which takes longer. So a step
         without a cycle takes longer too, see the column "host function" of `docs/results/costs.md`.
-        Decide in the loop, `evolve=is_due(step, evolve_every)`, and such a step calls nothing.
+        Decide in the loop, `evolve=is_due(step, evolve_every)`. A step without a cycle then calls
+        nothing.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np, optax
@@ -134,7 +135,7 @@ def host_value_fn(
 
 
 class _Answers:
-    """What the function answers for some members; its settings are those of `host_value_fn`.
+    """The answers of the function for some members; its settings are those of `host_value_fn`.
 
     Attributes:
         free: how many more calls may run, of all devices together.
@@ -147,7 +148,7 @@ class _Answers:
         self.free = threading.Semaphore(self.workers or 1)
 
     def __reduce__(self) -> Any:
-        """What is sent to another process: a semaphore cannot be."""
+        """The state that is sent to another process: a semaphore cannot be."""
         return _Answers, self.settings
 
     def shapes(self) -> list[jax.ShapeDtypeStruct]:

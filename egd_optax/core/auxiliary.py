@@ -1,8 +1,8 @@
 """Auxiliary output: the aux that `value_fn` returns with the fitness.
 
 The aux of parent, best member and child is kept, and that of all candidates is added up. Both are
-done at once, so that a population holds as much aux as one member does. Of each member only those
-numbers are kept that `Recombine.reads` asks for.
+done at once, so that a population holds as much aux as one member does. Only the numbers that
+`Recombine.reads` asks for are kept of each member.
 """
 
 from collections.abc import Callable

@@ -53,8 +53,8 @@ def blocks_of(
 ) -> Blocks:
     """Lays out the mutating leaves and their base updates, which may all be zeros, in blocks.
 
-    A leaf with bounds is a block of its own, whose leaves are held: the sum over its members is
-    one of leaves, and not of noise.
+    A leaf with bounds is a block of its own, whose leaves are held. The sum over its members is one
+    of leaves, and not of noise.
     """
     bounds = bounds or (None,) * len(params)
     bounded = frozenset(at for at, of_leaf in enumerate(bounds) if of_leaf is not None)

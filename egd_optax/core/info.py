@@ -37,8 +37,8 @@ class CycleInfo(NamedTuple):
             the population, the child, and the parent of antithetic pairs. `accept.always()` takes
             the child unseen, and spares the child and that parent. If members are not formed and
             `accept.best()` decides, the best member is evaluated once more, formed.
-        update_norm: float like the fitness, how far a cycle moved the parameters: the root mean
-            square of its part of the update, over that of the parameters. 0 if it moved none.
+        update_norm: float like the fitness, how far a cycle moved the parameters. It is the root
+            mean square of its part of the update, over that of the parameters. 0 if it moved none.
             Fine-tuning that moves far forgets.
         aux: the aux that `value_fn` returned, `Aux`; None without the argument `aux`.
 

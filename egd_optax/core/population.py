@@ -44,7 +44,7 @@ class Candidate(NamedTuple):
     Attributes:
         rows: the random numbers of all blocks in rows, `[rows, LENGTH]`.
         whole: the leaves of all other blocks.
-        center: the updates of the blocks in rows that noise is added to, and those of a child in
+        center: the updates of the blocks in rows that noise is added to. Also those of a child in
             blocks of integers, which its leaves do not hold; None for the base's.
     """
 
@@ -169,7 +169,7 @@ class Population:
     def mirrored_whole(self, whole: Arrays, draw: jax.Array) -> Arrays:
         """The leaves of these blocks on the other side of the parent, made in place.
 
-        Those with bounds are drawn again: if a side was bent, it does not tell the other one.
+        Leaves with bounds are drawn again: a side that was bent does not tell the other one.
         """
 
         def other(at: int, leaf: jax.Array) -> jax.Array:

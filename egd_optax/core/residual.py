@@ -74,7 +74,7 @@ def without_jump(updates: Arrays) -> Arrays:
 def if_left(left: jax.Array, chosen: Arrays, before: Arrays) -> Arrays:
     """The updates that were chosen if these left the parent, else those before.
 
-    Of integers those that were chosen: they lead to the parent, and hold its fractions.
+    Integers keep the updates that were chosen: they lead to the parent, and hold its fractions.
     """
     return tuple(
         new if new.dtype == fixed_point.UPDATE else jnp.where(left, new, old)

@@ -39,7 +39,7 @@ class StrategyState(NamedTuple):
         es_optimizer: of `es_optimizer`, for the mutating leaves, in float32 or wider. It belongs
             to the last child that was taken.
         accept: of `accept`, as of the last generation.
-        residual: of integer leaves that mutate, a pytree like these: the fraction that rounding
+        residual: a pytree like the integer leaves that mutate. It has the fraction that rounding
             left of their child, int8, in units of 1/256 of a step. Empty if there are none.
 
     Example:

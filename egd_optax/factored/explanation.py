@@ -24,8 +24,8 @@ class ExplainedLeaf(NamedTuple):
         shape: its shape.
         dtype: its dtype.
         size: how many entries it has.
-        evaluated: "factored"; "formed", if an operation that uses it has no rule; "in full",
-            if its noise has no factors; or "fixed", if it does not mutate.
+        evaluated: "factored"; or "formed", if an operation that uses it has no rule. Or "in full",
+            if its noise has no factors. Or "fixed", if it does not mutate.
         uses: the places that use it up, in the order of the program. Each use has the `leaves`
             that it is made of, by their positions, and the `primitive` and the line (`where`)
             that use it. It says whether the leaf is `formed` there, and its `shape`, `dtype` and

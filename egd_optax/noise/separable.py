@@ -19,10 +19,10 @@ def separable(
 ) -> Noise:
     """A standard deviation for every parameter, adapted by the separable natural gradient.
 
-    It starts at `sigma` everywhere. After each generation it grows along parameters in which good
-    members are far from their parent, and shrinks along those in which they are near:
-    std * exp(learning_rate / 2 * sum of weight * (z**2 - 1)), where z is the noise over its
-    standard deviation. A schedule of `sigma` multiplies it.
+    It starts at `sigma` everywhere. After each generation it grows along parameters that are far
+    from their parent in good members. It shrinks along those that are near: `std *
+    exp(learning_rate / 2 * sum of weight * (z**2 - 1))`. Here z is the noise over its standard
+    deviation. A schedule of `sigma` multiplies it.
 
     Args:
         learning_rate: of the logarithm of the standard deviation, above 0. None for that of the

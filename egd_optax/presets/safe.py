@@ -1,4 +1,4 @@
-"""A rare and small cycle that does no harm."""
+"""A rare and guarded cycle."""
 
 from typing import Any
 
@@ -8,10 +8,11 @@ from egd_optax import accept, recombine
 def safe(
     *, evolve_every: int = 400, population_size: int = 8, sigma: float = 0.02
 ) -> dict[str, Any]:
-    """A rare and small cycle, taken only if it is better: next to no cost, little gain.
+    """A rare and small cycle, taken only if it is better.
 
-    Pass `accept_value_fn`, with a batch that `value_fn` does not see, to be safe from members
-    that win by the luck of their batch.
+    Pass `accept_value_fn`, with a batch that `value_fn` does not see. Members then do not win by
+    the luck of their batch. On 19 problems its mean score was 0.37 to 1.14 of that of Adam alone.
+    It was above 1.01 of it on three. See `docs/results/quality.md`.
 
     Args:
         evolve_every: steps between cycles.
