@@ -88,6 +88,7 @@ bench: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python docs/style.py
 
 types: $(VENV)/installed
 	$(BIN)/mypy

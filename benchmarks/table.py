@@ -303,8 +303,8 @@ def aot() -> tuple[str, list[str], Rows]:
         for row in rows
     ]
     title = (
-        "A train step compiled for an accelerator, its temporary memory and that of the step "
-        "without a cycle, and copies between host and device, all over the parameters"
+        "A train step compiled for an accelerator: temporary memory, that of the step without a "
+        "cycle, and copies between host and device, over the parameters"
     )
     return title, header, body
 
@@ -354,7 +354,7 @@ def pod_received() -> tuple[str, list[str], Rows]:
         ]
         for row in measure.load("pod_plan")["rows"]
     ]
-    return "What a chip of a pod receives in a cycle", header, body
+    return "Bytes that a chip of a pod receives in a cycle", header, body
 
 
 def pod_held() -> tuple[str, list[str], Rows]:
@@ -370,7 +370,7 @@ def pod_held() -> tuple[str, list[str], Rows]:
         ]
         for row in measure.load("pod_plan")["rows"]
     ]
-    return "What a chip of a pod holds", header, body
+    return "Bytes that a chip of a pod holds", header, body
 
 
 def _layout(row: dict[str, Any]) -> str:

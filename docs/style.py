@@ -20,7 +20,9 @@ NOT_PROSE = re.compile(
     r"|^\w+ {2,}\S.*$|^.*-->.*$",  # lists of files, arrows
     flags=re.M,
 )
-END = re.compile(r"(?:(?<=[.:;!?])|(?<=[.!?]\*\*)|(?<=[.!?][\"')]))\s+(?=[A-Z*`\[(_\"-])|\n\s*\n|\n\s*(?:[-*]|\d+\.)\s")
+END = re.compile(
+    r"(?:(?<=[.:;!?])|(?<=[.!?]\*\*)|(?<=[.!?][\"')]))\s+(?=[A-Z*`\[(_\"-])|\n\s*\n|\n\s*(?:[-*]|\d+\.)\s"
+)
 
 
 def main(names: list[str]) -> int:
@@ -32,8 +34,7 @@ def main(names: list[str]) -> int:
         if wanted is None or path in wanted
         for fault in faults(path, text)
     ]
-    print(*found, sep="\n")
-    print(f"{len(found)} sentences break docs/style.toml")
+    print(*found, f"{len(found)} sentences break docs/style.toml", sep="\n")
     return int(bool(found))
 
 
