@@ -22,8 +22,8 @@ HEAD = """\
 
 The last run of `make test`, or `make test-matrix`, on each Python. "lowest" has the lowest versions
 that `pyproject.toml` admits, "pinned" those of `requirements.lock`, and "highest" the newest of
-that day. `fast` tests run in code that XLA hardly optimises, `exact` ones as for a user. The types are
-checked against the JAX of the row. Versions without a row have not run since this page is kept.
+that day. `fast` tests run in code that XLA hardly optimises, `exact` ones as for a user. The types
+are checked against the JAX of the row. Versions without a row have not run since this page is kept.
 
 """
 
