@@ -18,14 +18,14 @@ NOTES = (
     "validation error, whatever the method.",
     "Forwards are images through the network; a gradient counts three. Validation, the "
     "same for all methods, is not counted.",
-    "EGD is `evolve` around SGD with the safe preset, where a tie is expected, around Adam with "
-    "the metric preset, and around Adam with the preset for global search.",
+    "Cycles are those of the safe preset around SGD, of the metric preset around Adam, and of "
+    "the preset for global search on Levy's function.",
     "With ternary weights every score is that of the rounded network, whose loss has no "
-    "gradient. Adam takes that of the loss before rounding; EGD does so too, and its cycles "
-    "follow the loss after rounding. Straight-through differentiates as if there were no "
-    "rounding, a trick that not every loss has.",
+    "gradient. Adam takes that of the loss before rounding, and cycles follow the loss after "
+    "it. Straight-through differentiates as if there were no rounding, a trick that not every "
+    "loss has.",
     "On Levy's function the gradient adds nothing to the cycles; CMA-ES, not shown, solves it too.",
-    "Where EGD loses: four-bit weights and a ternary convolutional network with straight-through "
+    "Where cycles lose: four-bit weights and a ternary convolutional network with straight-through "
     "gradients, and wherever a gradient does the job; docs/results/quality.md has all of it.",
 )
 

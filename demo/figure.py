@@ -16,9 +16,10 @@ from demo.train import Run
 STYLES = {
     "SGD": {"color": "#D55E00", "linestyle": "-"},
     "Adam": {"color": "#D55E00", "linestyle": "-"},
-    "EGD": {"color": "#0072B2", "linestyle": "-"},
-    "Adam, straight-through": {"color": "#E69F00", "linestyle": "--"},
-    "EGD, straight-through": {"color": "#56B4E9", "linestyle": "--"},
+    "SGD + cycles": {"color": "#0072B2", "linestyle": "-"},
+    "Adam + cycles": {"color": "#0072B2", "linestyle": "-"},
+    "Straight-through": {"color": "#E69F00", "linestyle": "--"},
+    "Straight-through + cycles": {"color": "#56B4E9", "linestyle": "--"},
     "Cycles alone": {"color": "#009E73", "linestyle": ":"},
 }
 OTHER_STYLE = {"color": "#009E73", "linestyle": "-"}
@@ -37,9 +38,9 @@ def draw(
     *panels, last = figure.subplots(1, len(results) + 1, squeeze=False)[0]
     for panel, (title, methods) in zip(panels, results.items(), strict=True):
         _draw_errors(panel, methods)
-        panel.set_title(f"scikit-learn's digits: {title.lower()}", fontweight="bold")
+        panel.set_title(title, fontweight="bold")
         panel.sharey(panels[0])
-    panels[0].set_ylabel("validation error of the best checkpoint so far")
+    panels[0].set_ylabel("digits: validation error of the best checkpoint so far")
     _draw_values(last, paths)
     last.set_title(landscape.TITLE, fontweight="bold")
     for panel in (*panels, last):
@@ -51,7 +52,7 @@ def draw(
         panel.legend(framealpha=0.9, edgecolor="none", loc="upper right")
     seeds = max(len(runs) for methods in results.values() for runs in methods.values())
     figure.suptitle(
-        "Gradient descent and EGD at equal compute, mean (of values: median) and range over "
+        "With and without cycles at equal compute, mean (of values: median) and range over "
         f"{seeds} seeds"
     )
     figure.savefig(path)
@@ -86,5 +87,6 @@ def _draw_values(panel: Axes, paths: Mapping[str, Sequence[landscape.Path]]) -> 
         lowest, highest = values.min(axis=0), values.max(axis=0)
         panel.fill_between(forwards, lowest, highest, color=style["color"], alpha=0.18, lw=0)
     panel.set_yscale("log")
-    panel.set_ylabel("value; the global minimum is 0")
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    panel.set_ylabel("value in 100 dimensions; the global minimum is 0")
     panel.set_xlabel("evaluations (a gradient counts 3)")

@@ -21,7 +21,7 @@ from benchmarks.quality.ledger import FORWARDS_PER_GRADIENT, Ledger, generation_
 from benchmarks.quality.problems.landscapes import levy_100
 from egd_optax import evolve, presets
 
-TITLE = "Levy's function, 100 variables"
+TITLE = "Gradient stuck: Levy's function"
 BUDGET = 100_000
 # Below this value a point is within the basin of the global minimum, where the function is 0.
 SOLVED = 0.1
@@ -71,7 +71,7 @@ class Descent(NamedTuple):
 METHODS = {
     "Adam": Descent(1.0),
     "Cycles alone": Descent(None, 3.0, 0.15),
-    "EGD": Descent(0.1, 3.0, 0.15),
+    "Adam + cycles": Descent(0.1, 3.0, 0.15),
 }
 
 

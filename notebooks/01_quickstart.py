@@ -12,19 +12,20 @@
 # ---
 
 # %% [markdown]
-# # Quickstart
+# # A cycle, frame by frame
 #
 # Evolutionary Gradient Descent takes a step of an optax optimizer on every step. Every N steps it
-# also runs an evolution cycle: it adds noise to the parameters, scores the results with forward
-# passes, combines the best, and goes on from there if that was better.
+# also runs an evolution cycle. It adds noise to the parameters, scores the results with forward
+# passes, and combines the best. If that was better, it goes on from there.
 #
-# This notebook shows one cycle on a surface with many minima, then trains a small network on a loss
-# that has no useful gradient. No setting and no seed was tuned for what you see.
+# This notebook shows one cycle on a surface with many minima. Then it trains a small network on a
+# loss that has no useful gradient. No setting and no seed was tuned for these pictures.
 
 # %%
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 import numpy as np
 import optax
 from sklearn.datasets import load_digits
@@ -143,11 +144,14 @@ assert np.allclose(child, elites.mean(axis=0), atol=1e-5)  # how a child is made
 # small dots are members, rings are elites, a star is the child, a cross is where the run goes on.
 
 # %%
-PARENT = {"marker": "s", "color": GREY, "s": 60, "zorder": 3}
-MEMBER = {"marker": "o", "color": GREY, "s": 16, "zorder": 2}
+PARENT = {"marker": "s", "color": "black", "edgecolors": "white", "s": 60, "zorder": 3}
+MEMBER = {"marker": "o", "color": "black", "edgecolors": "white", "s": 26, "zorder": 2}
 ELITE = {"marker": "o", "facecolors": "none", "edgecolors": BLUE, "s": 90, "linewidths": 2}
 CHILD = {"marker": "*", "color": BLUE, "s": 170, "zorder": 4}
 LANDING = {"marker": "X", "color": ORANGE, "s": 90, "zorder": 5}
+
+
+LEVELS = [0, 5, 10, 20, 30, 40, 50, 70]  # dark valleys, light hills
 
 
 def contours(axes, low, high):
@@ -155,22 +159,26 @@ def contours(axes, low, high):
     x, y = (np.linspace(*ends, 160) for ends in zip(low, high, strict=True))
     grid = jnp.stack(jnp.meshgrid(x, y), axis=-1)
     heights = jnp.vectorize(landscape, signature="(n)->()")(grid)
-    axes.contour(x, y, heights, levels=[5, 15, 30, 50], colors=GREY, linewidths=0.7)
+    filled = axes.contourf(x, y, heights, levels=LEVELS, cmap="cividis", alpha=0.6, extend="max")
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+    axes.set(xlabel="first parameter", ylabel="second parameter")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    return filled
 
 
 # %%
 def frame(axes, title):
     """A frame of the region around the parent that shows every member."""
     reach = 1.1 * np.max(abs(members - parent))
-    contours(axes, parent - reach, parent + reach)
+    filled = contours(axes, parent - reach, parent + reach)
     axes.set_title(title)
-    axes.tick_params(labelbottom=False, labelleft=False, length=0)
     axes.scatter(*parent, **PARENT)
+    return filled
 
 
 landing = egd_path[end]
-_, frames = plt.subplots(2, 3, figsize=(10, 6.8))
+figure, frames = plt.subplots(2, 3, figsize=(11, 7.2))
 
 frame(frames[0, 0], "1  SGD leads to the parent")
 frames[0, 0].plot(*egd_path[:end].T, ".-", color=ORANGE)
@@ -180,7 +188,7 @@ frames[0, 1].scatter(*members.T, **MEMBER)
 
 ranks = np.arange(1, 17)
 frames[0, 2].set_box_aspect(1)
-frames[0, 2].set(title="3  value by rank: 4 elites", xlabel="rank")
+frames[0, 2].set(title="3  value by rank: 4 elites", xlabel="rank", ylabel="value")
 frames[0, 2].set_xticks([1, 4, 8, 12, 16])
 frames[0, 2].scatter(ranks, fitness, **MEMBER)
 frames[0, 2].scatter(ranks[:4], fitness[:4], **ELITE, label="elite")
@@ -203,9 +211,10 @@ frames[1, 1].annotate(
 )
 frames[1, 1].scatter(*landing, **LANDING)
 
-frame(frames[1, 2], "6  SGD resumes from there")
+filled = frame(frames[1, 2], "6  SGD resumes from there")
 frames[1, 2].plot(*egd_path[end : end + EVERY].T, ".-", color=ORANGE)
 frames[1, 2].scatter(*landing, **LANDING)
+figure.colorbar(filled, ax=frames, label="value of the surface", shrink=0.6)
 plt.show()
 
 # %% [markdown]
@@ -221,7 +230,7 @@ _, (map_axes, loss_axes) = plt.subplots(1, 2, figsize=(10, 4.4))
 contours(map_axes, (-4, -3), (3, 4))
 map_axes.plot(*egd_path.T, "o-", color=BLUE, markersize=4, label="EGD")
 map_axes.plot(*sgd_path.T, "s-", color=ORANGE, markevery=[-1], markersize=9, label="SGD")
-map_axes.scatter(*CENTRE, marker="+", s=150, color=GREY, linewidths=2, label="lowest point")
+map_axes.scatter(*CENTRE, marker="+", s=150, color="white", linewidths=2, label="lowest point")
 map_axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3)
 
 surface = jax.jit(jax.vmap(landscape))
