@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
 from benchmarks import measure
@@ -58,5 +59,9 @@ def _panel(
         axes.errorbar(medians, shifted, xerr=[below, above], fmt=marker, color=color, label=value)
     axes.axvline(1, color=INK, linewidth=0.8)
     axes.set(xscale="log", yticks=range(len(labels)), yticklabels=labels, xlabel="ratio")
+    axes.set_ylabel(", ".join(keys))
+    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis(FuncFormatter(lambda ratio, _: f"{ratio:g}"))
+    axes.tick_params(axis="x", which="both", labelsize=8)
     axes.invert_yaxis()
     axes.legend(frameon=False, labelcolor=INK)
