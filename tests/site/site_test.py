@@ -142,6 +142,16 @@ def test_every_page_fits(browser, address, site, screen):
     assert not [url for url in failed if url.startswith(address)]
 
 
+def test_a_table_that_hides_a_column_is_found(browser, address):
+    page = browser.new_page(viewport=DESKTOP)
+    page.goto(f"{address}/index.html")
+    assert not page.evaluate(CUT)
+    page.evaluate("""document.querySelector('.bd-article table').innerHTML =
+      '<tr>' + '<td>a_column_of_some_width</td>'.repeat(30) + '</tr>'""")
+    assert page.evaluate(CUT) == 1
+    page.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
     "name",
