@@ -38,11 +38,11 @@ SHAPING = {
 TALLIES_START = "<!-- tallies: made by `python -m benchmarks.quality report` -->\n"
 TALLIES_END = "<!-- /tallies -->\n"
 TALLIES = (
-    "rows",
+    "comparisons",
     "within 5 % of the better arm",
     "within 15 % of it",
     "farthest behind it",
-    "rows that shaped nothing",
+    "comparisons that shaped nothing",
     "within 5 %, of these",
     "better than the base by more than noise",
     "worse than the base by more than noise",
