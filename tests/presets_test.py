@@ -13,6 +13,7 @@ PRESETS = {
     "metric": presets.metric(),
     "metric, decaying": presets.metric(cycles=STEPS // 5),
     "global_search": presets.global_search(sigma=1.5, cycles=STEPS),
+    "global_search, adapting": presets.global_search(sigma.path_length(1.5), cycles=STEPS),
 }
 
 
@@ -77,12 +78,13 @@ def test_metric_goes_down_where_the_gradient_is_zero():
     assert steps(found) < 0.5 * steps(params)
 
 
-def test_global_search_leaves_the_basin_that_gradients_end_in():
+@pytest.mark.parametrize("name", ["global_search", "global_search, adapting"])
+def test_global_search_leaves_the_basin_that_gradients_end_in(name):
     params = jnp.full(5, 3.0)
     stuck, _ = run(optax.with_extra_args_support(optax.sgd(1e-3)), bumpy, bumpy, params)
-    found, state = run(evolve(optax.sgd(1e-3), **PRESETS["global_search"]), bumpy, bumpy, params)
+    found, state = run(evolve(optax.sgd(1e-3), **PRESETS[name]), bumpy, bumpy, params)
     assert bumpy(found) < 0.1 * bumpy(stuck)
-    assert float(state.info.sigma) < 0.1 * 1.5  # from far to near
+    assert float(state.info.sigma) < 1.5e-2 * 1.5  # from far to near
 
 
 @pytest.mark.parametrize(
@@ -111,4 +113,6 @@ def test_presets_hand_on_what_they_are_given():
     assert (search["population_size"], search["generations"]) == (4, 3)
     assert search["es_optimizer"] is half
     assert search["noise"] == noise.gaussian(relative=False)
-    assert search["sigma"] == sigma.path_length(2.0)
+    assert float(search["sigma"](0)) == 2.0
+    rule = sigma.path_length(2.0)
+    assert presets.global_search(rule, 5)["sigma"] is rule

@@ -233,7 +233,7 @@ def test_noise_by_moments_is_as_large_in_all_and_larger_where_they_are_smaller()
     [
         ("metric", presets.metric()),
         ("safe", presets.safe()),
-        ("global_search", presets.global_search(1.0, 10)),
+        ("global_adaptive", presets.global_search(1.0, 10)),
     ],
 )
 def test_the_methods_named_for_presets_run_them(name, preset):

@@ -33,6 +33,7 @@ KEYWORDS = [
     "accept",
     "reset_base",
     "mutable",
+    "bounds",
     "aux",
     "execution",
     "key",
@@ -127,14 +128,14 @@ def test_the_arguments_of_evolve():
     assert base.kind == inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert rest == keywords(evolve)
     assert [each.name for each in rest] == KEYWORDS
-    assert len(rest) == 15
+    assert len(rest) == 16
 
 
 def test_the_arguments_of_egd():
     parameters = inspect.signature(egd).parameters
     own = ["learning_rate", "momentum", "nesterov", "weight_decay", "accumulator_dtype"]
     assert list(parameters) == own + KEYWORDS
-    assert len(parameters) == 20
+    assert len(parameters) == 21
     assert [each.name for each in keywords(egd)] == own[3:] + KEYWORDS
 
 

@@ -123,8 +123,8 @@ def global_then_base_settings(rng: np.random.Generator) -> Settings:
     return {**global_settings(rng), "polish": 5}
 
 
-def search_settings(rng: np.random.Generator) -> Settings:
-    """The same with the population of the preset."""
+def adaptive_settings(rng: np.random.Generator) -> Settings:
+    """The same with the population of the preset: of few members a path is mostly noise."""
     return {**global_then_base_settings(rng), "population": 64}
 
 
@@ -202,9 +202,9 @@ GLOBAL = Method(
     lambda problem: problem.kind == "global",
 )
 GLOBAL_THEN_BASE = GLOBAL._replace(name="global_then_base", settings=global_then_base_settings)
-GLOBAL_SEARCH = GLOBAL._replace(
-    name="global_search",
-    settings=search_settings,
+GLOBAL_ADAPTIVE = GLOBAL._replace(
+    name="global_adaptive",
+    settings=adaptive_settings,
     plan=_plan(adam, adapting, antithetic=True, absolute=True),
 )
 
@@ -218,11 +218,11 @@ OURS = (
     ),
     GLOBAL,
     GLOBAL_THEN_BASE,
-    GLOBAL_SEARCH,
+    GLOBAL_ADAPTIVE,
     Method("safe", safe_settings, _plan(adam, slope, antithetic=True, guard=GUARD_SAMPLES)),
 )
 # Those whose cycles go on to the last step.
-TO_THE_END = tuple(method for method in OURS if method not in (GLOBAL_THEN_BASE, GLOBAL_SEARCH))
+TO_THE_END = tuple(method for method in OURS if method not in (GLOBAL_THEN_BASE, GLOBAL_ADAPTIVE))
 
 METHODS = (
     Method("sketch", sketch_settings, _plan(sgd, sketch, training_batch=True)),
