@@ -275,8 +275,7 @@ def _info_after(asked: Asked, found: Generation) -> CycleInfo:
     positions, residual = asked.ticket.mutating, asked.strategy_state.residual
     own = _leaves_at(positions, asked.parent.params)
     before_cycle = with_fractions(residual, own, positions, [steps[at] for at in positions])
-    base = asked.parent._replace(updates=before_cycle)
-    blocks = snapshot_of(asked.ticket, base).blocks
+    blocks = snapshot_of(asked.ticket, asked.parent._replace(updates=before_cycle)).blocks
     info = info_of(asked.ticket.cycle, scalars, jumped, None)
     return info._replace(
         parent_fitness=jnp.where(later, before.parent_fitness, info.parent_fitness),

@@ -56,7 +56,8 @@ def ask(
     """Takes the step of the base, and opens a cycle around the parameters that it leads to.
 
     It may be in `jax.jit`, behind the gradient for example. It opens a cycle on every call:
-    `is_due` tells on which steps `update` would. Do not donate `params`: `tell` needs them.
+    `is_due` tells on which steps `update` would. A base in `optax.MultiSteps` skips steps, on
+    which `state.count` stays: do not ask there. Do not donate `params`: `tell` needs them.
 
     Args:
         tx: what `evolve` or `egd` returned. Its settings are read from there, so that
@@ -75,7 +76,8 @@ def ask(
         step of the base, for `tell`. Both are pytrees, and can be pickled or stored until then.
 
     Raises:
-        TypeError: an argument is of the wrong type, or `value_fn` is passed.
+        TypeError: an argument is of the wrong type, or `value_fn` is passed, or `params` hold
+            functions.
         ValueError: the rule of acceptance compares nothing, `tx` has `aux` or holds another
             `evolve`, or what `update` raises.
 
@@ -102,6 +104,7 @@ def ask(
     """
     step = _step_of(tx)
     _check_ask(step, accept_fitness, state, extra_args)
+    _check_arrays(params)
     functions = {"value_fn": None, "base_value_fn": base_value_fn}
     base_args = step.base_args(state.base_state, functions, False, extra_args)
     updates = gradients(step, updates, state.base_state, params, base_args)
@@ -207,6 +210,17 @@ def _check_ask(step: Step, accept_fitness: Any, state: Any, extra_args: dict[str
             f"`tx` must hold no other `evolve` in its base, got {step.base!r}: only one cycle can "
             "be open."
         )
+
+
+def _check_arrays(params: optax.Params) -> None:
+    """A parent is stored and sent: it holds no functions."""
+    for leaf in jax.tree.leaves(params):
+        if callable(leaf) or isinstance(leaf, str):
+            raise TypeError(
+                f"`params` must hold arrays alone for `ask`, got {leaf!r} in them: split functions "
+                "off, as `equinox.partition(model, equinox.is_array)` does, and let whoever "
+                "evaluates a member put them back."
+            )
 
 
 def _check_tell(step: Step, asked: Any, state: Any) -> None:

@@ -431,6 +431,13 @@ def test_a_cycle_that_is_over_is_refused():
         tell(TX, updates, [1.0], state, PARAMS)
 
 
+def test_functions_among_the_parameters_are_refused_by_name():
+    params = {"w": jnp.ones(3), "activation": jnp.tanh}
+    grads = {"w": jnp.ones(3), "activation": None}
+    with pytest.raises(TypeError, match="`params` must hold arrays alone for `ask`"):
+        ask(TX, grads, TX.init(params), params)
+
+
 def test_an_optimizer_that_cannot_be_asked_is_refused():
     def asks(tx, **kwargs):
         return ask(tx, PARAMS, tx.init(PARAMS), PARAMS, **kwargs)
