@@ -13,7 +13,16 @@ import optax
 import pytest
 
 from benchmarks.measure import RESULTS
-from benchmarks.quality import archive, decisions, edges, overview, report, reproduce, statistics
+from benchmarks.quality import (
+    archive,
+    decisions,
+    edges,
+    names,
+    overview,
+    report,
+    reproduce,
+    statistics,
+)
 from benchmarks.quality.ledger import generation_price
 from benchmarks.quality.methods import DECIDING, DIRECTIONS, METHODS, VARIANTS, operators
 from benchmarks.quality.methods import POLICIES as SOLVERS
@@ -470,3 +479,9 @@ def test_a_seed_with_cycles_is_run_and_told_apart():
 def test_what_the_archive_lacks_is_named(run):
     with pytest.raises(ValueError, match="no |must be one of"):
         reproduce.reproduce(*run)
+
+
+def test_problems_and_methods_have_names_in_words():
+    assert {*METHODS, *SOLVERS} <= names.METHODS.keys()
+    assert {*PROBLEMS, *POLICIES} <= names.PROBLEMS.keys()
+    assert len(set(names.METHODS.values())) == len(names.METHODS)

@@ -23,16 +23,15 @@ def global_search(
     """From far to near over a multimodal function: evolution does the work.
 
     Cycles run on the first `cycles` steps. Go on with the steps of the base alone, for about a
-    twentieth of the compute: they end in the nearest minimum, where noise keeps cycles away from
-    it. With 100,000 evaluations this takes scores from 1e-5 down to the digits of float32.
+    twentieth of the compute. They end in the nearest minimum; noise keeps cycles away from it. With
+    100,000 evaluations this takes scores from 1e-5 down to the digits of float32.
 
     Args:
         sigma: standard deviation of the noise in the first cycle, in units of the parameters.
             Try from a third of the half-width of the searched region up to the half-width. It
             decays to a hundredth of that; the base does the rest. Or a rule that adapts, as
-            `egd_optax.sigma.path_length(0.5)`: it needs no good start, and is more exact where
-            waves lie on one great valley. Among many valleys that are nearly as deep it is too
-            fast.
+            `egd_optax.sigma.path_length(0.5)`. It needs no good start, and is more exact if waves
+            lie on one great valley. Among many valleys that are nearly as deep it is too fast.
         cycles: cycles of the run, on its first steps.
         population_size: mirrored members of a generation, an even number.
         generations: rounds of a cycle.
