@@ -81,6 +81,9 @@ def test_methods_keep_to_the_budget_and_use_most_of_it(name):
             "many_restarts",
             "global_",
             "global_then_base",
+            "global_adaptive",
+            "global_one_fifth_then_base",
+            "global_separable_then_base",
             "adam_threshold",
             "adam_threshold_on_validation",
         }
