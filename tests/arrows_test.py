@@ -26,6 +26,7 @@ LAYERS = {
         "ask_tell",
         "_programs",
         "_settings",
+        "_key",
         "presets",
         "flax",
         "diagnose",
@@ -59,6 +60,7 @@ CORE = (
     "perturbation",
     "deviation",
     "residual",
+    "bounds",
     "spec",
     "auxiliary",
 )

@@ -18,6 +18,8 @@ population    candidates, drawn from keys
 blocks        leaves and their base updates in blocks
 perturbation  the noise of one draw in each block
 deviation     the standard deviation of the noise in each block
+residual      the fractions of integer leaves
+bounds        the least and the greatest values of parameters
 spec          plain data
 auxiliary     the aux that `value_fn` returns with the fitness
 """
