@@ -1,0 +1,1 @@
+"""The 24 noiseless functions of BBOB with gradients: `python -m benchmarks.bbob`."""
