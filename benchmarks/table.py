@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks import measure, tested
+from benchmarks.bbob import report as bbob
 from benchmarks.quality import names
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +46,7 @@ def documents() -> dict[Path, dict[str, list[tuple[str, list[str], Rows]]]]:
         },
         ROOT / "docs/compatibility/tested_on.md": {"tested": [tested.tested_on()]},
         ROOT / "docs/results/deciding.md": {"diagnosis": [diagnosis()]},
+        ROOT / "docs/results/bbob.md": {"bbob": bbob.tables()},
         ROOT / "docs/results/factored.md": {"costs": [factored(), factored_gpu()]},
         ROOT / "benchmarks" / "README.md": {
             "costs": list(tables()),

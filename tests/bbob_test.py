@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.bbob import cycles, descent, record, reference, seen
+from benchmarks.bbob import cycles, descent, methods, record, reference, seen
 from benchmarks.bbob.functions import FUNCTIONS, GROUPS, MULTIMODAL
 from benchmarks.bbob.instance import instance
 from benchmarks.bbob.method import LANES, minimise, start
@@ -81,6 +81,18 @@ def test_a_summary_counts_over_runs_and_instances():
     assert found["by_instance"] == [51, 11]
     assert found["by_run"] == [0, 0, 8.25]
     assert found["values"][1] == 1e3
+
+
+def test_the_settings_with_the_largest_share_are_chosen(monkeypatch):
+    ours, grid = methods.METHODS[methods.OURS], methods.METHODS[methods.OURS].grid
+    rows = [
+        {"method": methods.OURS, "kind": kind, "numbers": numbers, "share": share}
+        for kind, numbers, share in zip([*ours.runs] * 2, grid, (0.1, 0.3, 0.2, 0.4), strict=False)
+    ]
+    monkeypatch.setattr(record.measure, "load", lambda name: {"rows": rows})
+    expected = rows[3]["kind"], grid[3]
+    assert record.chosen(methods.OURS) == record.chosen(methods.CONTROL) == expected
+    assert record.chosen("L-BFGS") == ("", {"tolerance": -1.0})
 
 
 def counted(counts):

@@ -14,6 +14,8 @@ from egd_optax import Execution, accept, evolve, noise, presets, recombine, sigm
 
 # Larger than the steps of any run: a cycle that is never due.
 NEVER = 2**30
+# The last sigma of cycles around Adam, over the first one.
+FLOOR = 1e-2
 
 
 class Search(NamedTuple):
@@ -129,6 +131,8 @@ def random_rank(key: jax.Array) -> Value:
 def around_adam(share: float) -> Run:
     """`presets.global_search` around Adam for a share of the budget, then Adam alone.
 
+    Its sigma decays along a schedule here.
+
     Args:
         share: of the budget, for the cycles.
 
@@ -143,10 +147,12 @@ def around_adam(share: float) -> Run:
         settings = presets.global_search(1.0, 1)
         price = settings["population_size"] * settings["generations"] * VALUE
         number = int(share * READ_AT[-1] * x.size / (price + VALUE_AND_GRADIENT))
-        settings = presets.global_search(1.0, number)
-        decay = settings["sigma"]
-        settings["sigma"] = lambda cycle: sigma * decay(cycle)
-        settings["execution"] = Execution(candidate_batch_size=settings["population_size"])
+        decay = optax.exponential_decay(1.0, number, FLOOR)
+        settings |= {
+            "window": (0, number),
+            "sigma": lambda cycle: sigma * decay(cycle),
+            "execution": Execution(candidate_batch_size=settings["population_size"]),
+        }
         tx = evolve(optax.adam(1e-4), key=key, **settings)
 
         def step(_: jax.Array, carry: Any) -> Any:

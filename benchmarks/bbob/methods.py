@@ -13,28 +13,29 @@ class Method(NamedTuple):
 
     Attributes:
         runs: the programs that it is tuned over, by what distinguishes them.
-        numbers: the settings that it is tuned over, by name.
+        grid: the numbers that each of them is tuned over.
     """
 
     runs: dict[str, Run]
-    numbers: dict[str, tuple[float, ...]]
+    grid: list[Numbers]
 
-    def grid(self) -> list[Numbers]:
-        """All combinations of the numbers."""
-        combined = itertools.product(*self.numbers.values())
-        return [dict(zip(self.numbers, values, strict=True)) for values in combined]
+
+def product(**values: tuple[float, ...]) -> list[Numbers]:
+    """All combinations of numbers."""
+    combined = itertools.product(*values.values())
+    return [dict(zip(values, numbers, strict=True)) for numbers in combined]
 
 
 SIGMAS = (1.0, 2.0, 3.0)
 # With a negative tolerance L-BFGS never starts again.
-ONCE, AGAIN = (-1.0,), (1e-14, 1e-12, 1e-11, 1e-10, 1e-9, 1e-6)
+ONCE, AGAIN = (-1.0,), (0.0, 1e-14, 1e-12, 1e-11, 1e-10, 1e-9, 1e-6)
 OURS, CONTROL = "cycles around L-BFGS", "random ranks around L-BFGS"
 
 
-def evosax(name: str, population: int) -> Method:
+def evosax(name: str, population: int, sigmas: tuple[float, ...] = SIGMAS) -> Method:
     """A strategy of evosax."""
     runs = {f"population {population}": strategies.strategy(name, population)}
-    return Method(runs, {"sigma": SIGMAS})
+    return Method(runs, product(sigma=sigmas))
 
 
 def around_lbfgs(random_ranks: bool = False) -> Method:
@@ -45,20 +46,24 @@ def around_lbfgs(random_ranks: bool = False) -> Method:
         )
         for population, generations in ((30, 200), (60, 100))
     }
-    return Method(runs, {"sigma": SIGMAS, "tolerance": (1e-11, 1e-9)})
+    return Method(runs, product(sigma=SIGMAS, tolerance=(1e-14, 1e-11, 1e-9)))
 
 
+# Where the best of a grid was at its edge, the grid was made wider on that side.
 METHODS = {
-    "Adam": Method({"": descent.adam}, {"learning_rate": (0.01, 0.03, 0.1, 0.3, 1.0)}),
-    "L-BFGS": Method({"": descent.lbfgs}, {"tolerance": ONCE}),
-    "L-BFGS with restarts": Method({"": descent.lbfgs}, {"tolerance": AGAIN}),
-    "CMA-ES, small": evosax("CMA_ES", SMALL),
+    "Adam": Method(
+        {"": descent.adam}, product(learning_rate=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0))
+    ),
+    "L-BFGS": Method({"": descent.lbfgs}, product(tolerance=ONCE)),
+    "L-BFGS with restarts": Method({"": descent.lbfgs}, product(tolerance=AGAIN)),
+    "CMA-ES, small": evosax("CMA_ES", SMALL, (*SIGMAS, 5.0)),
     "CMA-ES, large": evosax("CMA_ES", LARGE),
-    "Sep-CMA-ES": evosax("Sep_CMA_ES", SMALL),
-    "SNES": evosax("SNES", SMALL),
+    "Sep-CMA-ES": evosax("Sep_CMA_ES", SMALL, (*SIGMAS, 5.0)),
+    "SNES": evosax("SNES", SMALL, (*SIGMAS, 5.0)),
     "cycles around Adam": Method(
         {"90% on cycles": cycles.around_adam(0.9)},
-        {"sigma": SIGMAS, "learning_rate": (0.03, 0.1)},
+        product(sigma=SIGMAS, learning_rate=(0.03, 0.1))
+        + product(sigma=(3.0,), learning_rate=(0.3, 1.0)),
     ),
     OURS: around_lbfgs(),
     CONTROL: around_lbfgs(random_ranks=True),

@@ -24,10 +24,10 @@ def tune(functions: Iterable[int] = tuple(FUNCTIONS)) -> None:
     hits: dict[tuple[str, str, int], list[float]] = {}
     for function in functions:
         for name, method in METHODS.items():
-            if name in SETTINGS_OF or len(method.runs) * len(method.grid()) == 1:
+            if name in SETTINGS_OF or len(method.runs) * len(method.grid) == 1:
                 continue
             for kind, run in method.runs.items():
-                best = minimise(run, function, TUNING, 1, method.grid())[..., -1]
+                best = minimise(run, function, TUNING, 1, method.grid)[..., -1]
                 for at, count in enumerate(hit(best).mean((1, 2))):
                     hits.setdefault((name, kind, at), []).append(float(count))
         jax.clear_caches()
@@ -36,7 +36,7 @@ def tune(functions: Iterable[int] = tuple(FUNCTIONS)) -> None:
         {
             "method": name,
             "kind": kind,
-            "numbers": METHODS[name].grid()[at],
+            "numbers": METHODS[name].grid[at],
             "share": round(float(np.mean(found)) / TARGETS.size, 4),
         }
         for (name, kind, at), found in hits.items()
@@ -50,7 +50,7 @@ def chosen(name: str) -> tuple[str, Numbers]:
     rows = [row for row in measure.load("bbob_tuning")["rows"] if row["method"] == tuned]
     if not rows:
         (kind,) = METHODS[name].runs
-        return kind, METHODS[name].grid()[0]
+        return kind, METHODS[name].grid[0]
     best = max(rows, key=lambda row: row["share"])
     return best["kind"], best["numbers"]
 

@@ -10,6 +10,7 @@ from benchmarks.bbob.methods import CONTROL, OURS
 from benchmarks.bbob.seen import TARGETS
 
 RIVAL = "L-BFGS with restarts"
+STRATEGIES = ("CMA-ES, small", "CMA-ES, large", "Sep-CMA-ES", "SNES")
 Table = tuple[str, list[str], list[list[str]]]
 
 
@@ -36,13 +37,21 @@ def tables() -> list[Table]:
     record = measure.load("bbob")
     runs = len(record["instances"]) * record["seeds"]
     found = {row["method"]: found_by(row, runs, record["seeds"]) for row in record["rows"]}
-    return [shares(found), over_time(found, record["read_at"]), by_function(found), beside(found)]
+    with_gradients = {name: one for name, one in found.items() if name not in STRATEGIES}
+    without = {name: found[name] for name in STRATEGIES}
+    return [
+        shares(found),
+        over_time(found, record["read_at"]),
+        beside(found),
+        by_function("Methods with gradients", with_gradients),
+        by_function("Strategies of evosax", without),
+    ]
 
 
 def found_by(row: dict[str, Any], runs: int, seeds: int) -> Found:
     """The shares of a row of the results."""
     written = [row["kind"]] if row["kind"] else []
-    written += [f"{what} {number:g}" for what, number in row["numbers"].items() if number > 0]
+    written += [f"{what} {number:g}" for what, number in row["numbers"].items() if number >= 0]
     return Found(
         np.array(row["hits"]) / (runs * TARGETS.size),
         np.array(row["by_instance"]) / (seeds * TARGETS.size),
@@ -76,31 +85,27 @@ def over_time(found: dict[str, Found], read_at: list[int]) -> Table:
     return "Share of the targets within so many evaluations, all 24 functions", header, body
 
 
-def by_function(found: dict[str, Found]) -> Table:
+def by_function(kind: str, found: dict[str, Found]) -> Table:
     """The share of the targets at the end, and the median of the best values."""
-    body = [
-        [
-            named(function),
-            *(
-                f"{one.shares[function - 1, -1]:.2f} ({_value(one.values[function - 1, 1])})"
-                for one in found.values()
-            ),
-        ]
-        for function in FUNCTIONS
-    ]
-    title = "Share of the targets at the end, and the median of the best values"
+    body = []
+    for function in FUNCTIONS:
+        at = function - 1
+        cells = [f"{one.shares[at, -1]:.2f}; {_value(one.values[at, 1])}" for one in found.values()]
+        body.append([named(function), *cells])
+    title = f"{kind}, each function: share of the targets at the end; median of the best values"
     return title, ["function", *found], body
 
 
 def beside(found: dict[str, Found]) -> Table:
     """Cycles around L-BFGS beside L-BFGS with restarts, where minima are many."""
-    body = []
-    for function in MULTIMODAL:
-        ours, rival, _ = rows = [found[name] for name in (OURS, RIVAL, CONTROL)]
-        gains = ours.by_instance[function - 1] - rival.by_instance[function - 1]
-        counts = np.sum(gains > 0), np.sum(gains == 0), np.sum(gains < 0)
-        cells = [_quartiles(one, function) for one in rows]
-        body.append([named(function), *cells, " / ".join(str(count) for count in counts)])
+    rows = ours, rival, _ = [found[name] for name in (OURS, RIVAL, CONTROL)]
+    gains = ours.by_instance - rival.by_instance
+    body = [
+        [named(at), *(_quartiles(one, at) for one in rows), _counts(gains[at - 1])]
+        for at in MULTIMODAL
+    ]
+    means = [f"{one.shares[:, -1].mean():.3f}" for one in rows]
+    body.append(["all 24", *means, _counts(gains.mean(0))])
     header = ["function", OURS, RIVAL, CONTROL, "instances better / same / worse"]
     return "Many minima: share of the targets at the end (quartiles of the runs)", header, body
 
@@ -108,6 +113,14 @@ def beside(found: dict[str, Found]) -> Table:
 def named(function: int) -> str:
     """The number and the name of a function."""
     return f"{function} {FUNCTIONS[function].__name__.replace('_', ' ')}"
+
+
+def _counts(gains: np.ndarray) -> str:
+    """On how many instances the share is larger, the same and smaller; coloured if on most."""
+    counts = [int(np.sum(found)) for found in (gains > 0, gains == 0, gains < 0)]
+    most = [count > gains.size / 2 for count in counts]
+    outcome = "win" if most[0] else "loss" if most[2] else "tie"
+    return f'<span class="{outcome}">{" / ".join(str(count) for count in counts)}</span>'
 
 
 def _quartiles(one: Found, function: int) -> str:
