@@ -49,7 +49,7 @@ def around_lbfgs(random_ranks: bool = False) -> Method:
     return Method(runs, product(sigma=SIGMAS, tolerance=(1e-14, 1e-11, 1e-9)))
 
 
-# Where the best of a grid was at its edge, the grid was made wider on that side.
+# Where the best setting of a baseline was at the edge of its grid, the grid was made wider there.
 METHODS = {
     "Adam": Method(
         {"": descent.adam}, product(learning_rate=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0))
@@ -57,7 +57,7 @@ METHODS = {
     "L-BFGS": Method({"": descent.lbfgs}, product(tolerance=ONCE)),
     "L-BFGS with restarts": Method({"": descent.lbfgs}, product(tolerance=AGAIN)),
     "CMA-ES, small": evosax("CMA_ES", SMALL, (*SIGMAS, 5.0)),
-    "CMA-ES, large": evosax("CMA_ES", LARGE),
+    "CMA-ES, large": evosax("CMA_ES", LARGE, (0.5, *SIGMAS)),
     "Sep-CMA-ES": evosax("Sep_CMA_ES", SMALL, (*SIGMAS, 5.0)),
     "SNES": evosax("SNES", SMALL, (*SIGMAS, 5.0)),
     "cycles around Adam": Method(
