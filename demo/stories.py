@@ -93,7 +93,9 @@ STORIES = (
                 "adam",
                 learning_rate=0.003,
                 batch_size=32,
-                cycles=cycles(presets.metric(), sigma=0.1, es_rate=1.0, fitness_size=16),
+                cycles=cycles(
+                    presets.metric(evolve_every=5), sigma=0.1, es_rate=1.0, fitness_size=16
+                ),
             ),
             "Straight-through": Method(
                 "adam", learning_rate=0.003, batch_size=128, straight_through=True
@@ -103,7 +105,9 @@ STORIES = (
                 learning_rate=0.003,
                 batch_size=32,
                 straight_through=True,
-                cycles=cycles(presets.metric(), sigma=0.05, es_rate=0.5, fitness_size=16),
+                cycles=cycles(
+                    presets.metric(evolve_every=5), sigma=0.05, es_rate=0.5, fitness_size=16
+                ),
             ),
         },
     ),

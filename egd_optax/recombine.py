@@ -23,7 +23,12 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from egd_optax._checks import check_fraction, check_function, check_static_number
+from egd_optax._checks import (
+    check_fraction,
+    check_function,
+    check_operator,
+    check_static_number,
+)
 from egd_optax._written import Written, settle
 
 __all__ = [
@@ -32,6 +37,7 @@ __all__ = [
     "elite_weights",
     "mean",
     "member_weights",
+    "shuffled",
     "softmax",
 ]
 
@@ -258,6 +264,47 @@ def member_weights(fn: Callable[[jax.Array], jax.Array]) -> Recombine:
     return _MemberWeights(fn)
 
 
+def shuffled(rule: Recombine) -> Recombine:
+    """The weights of another rule, handed out at random: what do cycles gain without selection?
+
+    A control for experiments. A run with it jumps as often and as far as a run with `rule`. But the
+    ranks of its members are random, and say nothing of their fitness. If it is as good, the gain is
+    that of the noise.
+
+    Two neighbours keep their weights together, in either order. The two of a mirrored pair are
+    neighbours. Their weights pull in one direction, and random ones would cancel: the jumps would
+    be shorter.
+
+    Args:
+        rule: the rule whose weights are handed out. A share of the population counts a parent that
+            is evaluated besides.
+
+    Returns:
+        The rule, an argument of `evolve` and `egd`. The order is a random function of the bits of
+        the fitness, another one in each generation. If the fitness is the same as in an earlier
+        generation, so is the order, but the members are others. Two neighbours weigh nothing if one
+        of them has no finite fitness.
+
+    Raises:
+        TypeError: `rule` is no `Recombine`.
+        ValueError: `rule` reads more of the members than their fitness.
+
+    Cost:
+        No member is kept, whatever the noise and `Execution(memory=...)`: all are drawn again.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from egd_optax import evolve, presets, recombine
+        >>> rule = recombine.shuffled(recombine.centered_rank())
+        >>> tx = evolve(optax.adam(1e-3), **{**presets.metric(), "recombine": rule})
+        >>> fitness = jnp.arange(6.0)
+        >>> selected = recombine.centered_rank().weights(fitness, 6)
+        >>> bool(jnp.all(jnp.sort(rule.weights(fitness, 6)) == jnp.sort(selected)))
+        True
+    """
+    return _Shuffled(rule)
+
+
 class _Elites(Written, Recombine):
     """The best members; a subclass defines their weights."""
 
@@ -366,6 +413,52 @@ class _MemberWeights(Written, Recombine):
     def weights(self, fitness: jax.Array, support: int) -> jax.Array:
         del support
         return self.fn(fitness)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Shuffled(Written, Recombine):
+    """See `shuffled`."""
+
+    made_by = "recombine.shuffled"
+    rule: Recombine
+
+    def __post_init__(self) -> None:
+        fix = "write `recombine.shuffled(recombine.centered_rank())`, for example"
+        check_operator("rule", self.rule, Recombine, fix)
+        if type(self.rule).reads is not Recombine.reads:
+            raise ValueError(
+                f"`rule` must weigh by the fitness alone, got {self.rule!r} with `reads`: {fix}."
+            )
+
+    def support(self, population_size: int) -> None:
+        del population_size
+
+    def weights(self, fitness: jax.Array, support: int) -> jax.Array:
+        most = self.rule.support(fitness.size)
+        weights = jnp.asarray(self.rule.weights(fitness, support if most is None else most))
+        # Of an odd number the first is a parent that belongs to no pair: its weight moves nothing.
+        alone = fitness.size % 2
+        pairs = weights[alone:].reshape(-1, 2)
+        whole = jnp.all(jnp.isfinite(fitness[alone:].reshape(-1, 2)), axis=1)
+        by_chance, sides = jax.random.split(_key_from(fitness))
+        numbers = jax.random.uniform(by_chance, whole.shape)
+        # Those that weigh nothing come last in both orders.
+        order, places = jnp.argsort(~whole), jnp.argsort(jnp.where(whole, numbers, jnp.inf))
+        pairs = jnp.zeros_like(pairs).at[places].set(jnp.where(whole[:, None], pairs, 0)[order])
+        turned = jax.random.bernoulli(sides, shape=whole.shape)
+        pairs = jnp.where(turned[:, None], pairs[:, ::-1], pairs)
+        return jnp.concatenate([weights[:alone], pairs.ravel()])
+
+
+def _key_from(fitness: jax.Array) -> jax.Array:
+    """A key that any bit of the fitness changes."""
+    bits = lax.bitcast_convert_type(fitness.astype(jnp.float32), jnp.uint32)
+
+    def fold(key: jax.Array, word: jax.Array) -> tuple[jax.Array, None]:
+        return jax.random.fold_in(key, word), None
+
+    start = jax.random.key(0, impl="threefry2x32")
+    return lax.scan(fold, start, bits)[0]
 
 
 def checked_weights(rule: Recombine, weights: jax.Array, count: int) -> jax.Array:

@@ -1,1 +1,1 @@
-"""Programs to read: members that are never formed, and a run that is killed and goes on."""
+"""Programs to read: a finish on the metric, members never formed, a run that goes on."""

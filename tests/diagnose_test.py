@@ -8,7 +8,7 @@ import optax
 import pytest
 from recorded import fitness_of, observed_by, record_evaluations, toy_params
 
-from egd_optax import accept, evolve, noise
+from egd_optax import accept, evolve, noise, recombine
 from egd_optax.diagnose import diagnose
 
 PARAMS = {"w": jnp.linspace(-1.0, 2.0, 24).reshape(4, 6), "b": jnp.linspace(0.1, 1.0, 6)}
@@ -99,6 +99,68 @@ def test_what_repeats_is_told_from_luck():
     np.testing.assert_allclose(same.reliability, 1, atol=1e-4)
     other = diagnose(luck(0), PARAMS, grads, other_value_fn=luck(1), pairs=200)
     assert abs(other.reliability) < 0.4  # of 24 entries
+
+
+def child_of(members, parent, weights):
+    """The parent and the weighted deviations of its members, in NumPy."""
+    terms = [jax.tree.map(lambda x, p, w=w: w * (x - p), member, parent)
+             for w, member in zip(weights, members, strict=True)]  # fmt: skip
+    return jax.tree.map(lambda leaf, *by: leaf + sum(by), parent, *terms)
+
+
+@pytest.mark.crossed(1)
+@pytest.mark.parametrize("kind", [noise.gaussian(), noise.low_rank()], ids=["gaussian", "low rank"])
+def test_what_the_child_gains_is_judged_on_the_other_samples(kind):
+    params = toy_params()
+    grads = jax.tree.map(jnp.zeros_like, params)
+    judged = []
+
+    def judge(params):
+        judged.append(jax.tree.map(np.array, params))
+        return np.float32(np.sin(3 * fitness_of(judged[-1])))
+
+    members, found = seen_by_diagnose(
+        params, grads, other_value_fn=observed_by(judge), pairs=6, sigma=0.3, noise=kind
+    )
+    parent = jax.tree.map(np.array, params)
+    rule = recombine.centered_rank()
+
+    def gains(members):
+        fitness = jnp.array([fitness_of(member) for member in members], jnp.float32)
+        for ranks in (rule, recombine.shuffled(rule)):
+            child = child_of(members, parent, np.asarray(ranks.weights(fitness, 12)))
+            yield np.sin(3 * fitness_of(parent)) - np.sin(3 * fitness_of(child))
+
+    # XLA may evaluate the two of each pair in either order, which changes the order by chance.
+    swapped = [member for pair in zip(members[1::2], members[::2], strict=True) for member in pair]
+    expected = np.array([[*gains(members)], [*gains(swapped)]])
+    actual = np.array([found.gain, found.gain_of_random_ranks])
+    assert np.isclose(actual, expected, rtol=1e-3, atol=1e-4).all(axis=1).any()
+    # Two of each pair, and parent and child twice; nothing is judged without other samples.
+    assert len(judged) == len(members) + 4
+    alone = seen_by_diagnose(params, grads, pairs=2)[1]
+    assert np.isnan([alone.gain, alone.gain_of_random_ranks]).all()
+
+
+def test_selection_adds_to_jumping_only_if_the_ranks_repeat():
+    def gains(value_fn, other_value_fn):
+        def one(key):
+            found = diagnose(
+                value_fn, PARAMS, PARAMS, other_value_fn=other_value_fn, sigma=0.1, key=key
+            )
+            return found.gain, found.gain_of_random_ranks
+
+        keys = jax.vmap(jax.random.key_data)(jax.random.split(jax.random.key(0), 40))
+        return (np.mean(gain) for gain in jax.lax.map(one, keys))
+
+    selected, random = gains(linear, linear)
+    assert selected > 10 * abs(random)
+    selected, random = gains(lambda params: jnp.sin(1e5 * linear(params)), linear)
+    assert abs(selected) < 0.2 * next(gains(linear, linear))
+    # Noise does harm at a minimum, selection or not.
+    selected, random = gains(linear, lambda params: jnp.sum((params["w"] - PARAMS["w"]) ** 2))
+    assert selected < 0
+    assert random < 0
 
 
 def test_a_leaf_without_a_gradient_does_not_mutate_and_extra_arguments_are_those_of_an_optimizer():

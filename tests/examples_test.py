@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from examples import resume
+from examples import finish, resume
 
 
 @pytest.mark.long
@@ -18,6 +18,17 @@ def test_an_example_runs(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--quick"])
     importlib.import_module(f"examples.{name}").main()
     assert "'way': 'factored'" in capsys.readouterr().out
+
+
+def test_a_finish_on_the_metric_beats_more_gradient_steps(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["finish", "--quick"])
+    finish.main()
+    assert "{'seeds': 3, 'better with a finish': 3}" in capsys.readouterr().out
+    # Both phases together cost what the steps of Adam alone do, but for less than a step.
+    prices = finish.FORWARDS_PER_GRADIENT * finish.BATCH
+    total = finish.STEPS + finish.FINISH // prices
+    assert 0 <= finish.STEPS * prices + finish.FINISH - total * prices < prices
+    assert abs(finish.FINISH / (total * prices) - 0.1) < 1e-3
 
 
 @pytest.mark.long

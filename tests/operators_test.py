@@ -56,6 +56,78 @@ def test_equal_fitness_weighs_the_same_and_says_nothing():
         np.testing.assert_array_equal(centered_ranks(jnp.array(silent)), 0)
 
 
+@given(fitness=distinct, lost=st.sets(st.integers(0, 8)), size=st.sampled_from([8, 9]))
+def test_shuffled_weights_are_those_of_the_rule_in_pairs(fitness, lost, size):
+    fitness = np.array(fitness[:size], np.float32)
+    fitness[[at for at in lost if at < size]] = np.inf
+    pairs_of = slice(size % 2, None)
+
+    def pairs(weights):
+        whole = np.isfinite(fitness[pairs_of].reshape(-1, 2)).all(axis=1)
+        both = np.where(whole[:, None], np.asarray(weights)[pairs_of].reshape(-1, 2), 0)
+        return sorted(tuple(sorted(pair)) for pair in both.tolist())
+
+    for rule in (recombine.centered_rank(), recombine.softmax(1e6), recombine.mean(0.5)):
+        weights = rule.weights(jnp.asarray(fitness), rule.support(size) or size)
+        shuffled = recombine.shuffled(rule).weights(jnp.asarray(fitness), size)
+        assert pairs(shuffled) == pairs(weights)
+        assert not np.asarray(shuffled)[np.isinf(fitness)][size % 2 :].any()
+
+
+def test_shuffled_weights_do_not_depend_on_who_is_better_and_differ_in_each_generation():
+    rule = recombine.shuffled(recombine.centered_rank())
+    fitness = jax.random.normal(jax.random.key(0), (2000, 8))
+    weights = jax.vmap(lambda one: rule.weights(one, 8))(fitness)
+    by_rank = jnp.take_along_axis(weights, jnp.argsort(fitness), axis=1)
+    selected = recombine.centered_rank().weights(fitness[0], 8)
+    assert jnp.std(weights) == pytest.approx(float(jnp.std(selected)), rel=1e-4)
+    # Standard errors are 0.005. One pair in four stays where it was, half of these as they were.
+    assert jnp.abs(weights.mean(axis=0)).max() < 0.02
+    assert jnp.abs(by_rank.mean(axis=0)).max() < 0.02
+    assert len({tuple(one) for one in weights.tolist()}) > 1800
+    # The last bit of one fitness makes another order.
+    nudged = fitness.at[:, 3].set(jnp.nextafter(fitness[:, 3], jnp.inf))
+    other = jax.vmap(lambda one: rule.weights(one, 8))(nudged)
+    assert jnp.any(other != weights, axis=1).mean() > 0.9
+    assert rule == recombine.shuffled(recombine.centered_rank())
+    assert repr(rule) == "recombine.shuffled(rule=recombine.centered_rank())"
+    with pytest.raises(TypeError, match="`rule` must be an operator, got 'mean': write `recombine"):
+        recombine.shuffled("mean")
+
+    class Reads(recombine.Recombine):
+        def reads(self, aux):
+            return aux
+
+    with pytest.raises(ValueError, match="`rule` must weigh by the fitness alone, got"):
+        recombine.shuffled(Reads())
+
+
+@pytest.mark.parametrize("rule", [recombine.centered_rank(), recombine.mean(0.5)], ids=str)
+def test_a_run_with_shuffled_ranks_jumps_as_far_and_selects_nothing(rule):
+    """In one step of many pairs: the child goes downhill by selection, and anywhere without."""
+
+    def child(rule, key):
+        tx = evolve(
+            optax.set_to_zero(), evolve_every=1, population_size=16, sigma=0.1, recombine=rule,
+            noise=noise.gaussian(relative=False), accept=accept.always(), antithetic=True, key=key,
+        )  # fmt: skip
+        params = jnp.zeros(100)
+        updates, _ = tx.update(None, tx.init(params), params, value_fn=jnp.sum)
+        return updates
+
+    keys = jax.vmap(jax.random.key_data)(jax.random.split(jax.random.key(0), 200))
+    selected, random = (
+        jax.jit(lambda keys, rule=rule: jax.lax.map(lambda key: child(rule, key), keys))(keys)
+        for rule in (rule, recombine.shuffled(rule))
+    )
+    downhill = -np.sum(selected, axis=1), -np.sum(random, axis=1)
+    assert np.mean(downhill[0]) > 5 * np.std(downhill[0]) / 200**0.5
+    assert abs(np.mean(downhill[1])) < 4 * np.std(downhill[1]) / 200**0.5
+    lengths = [np.mean(np.sum(jumps**2, axis=1)) for jumps in (selected, random)]
+    # Selection prefers members that went far downhill.
+    assert 0.8 < lengths[1] / lengths[0] < 1.05
+
+
 @pytest.mark.crossed(2)
 @pytest.mark.parametrize("antithetic", [False, True])
 @pytest.mark.parametrize(

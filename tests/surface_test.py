@@ -77,6 +77,8 @@ WRITTEN = [
     "recombine.elite_weights(halved)",
     "recombine.member_weights(halves)",
     "recombine.member_weights(halved)",
+    "recombine.shuffled(recombine.centered_rank())",
+    "recombine.shuffled(recombine.mean())",
     "accept.best()",
     "accept.improved()",
     "accept.always()",

@@ -3,7 +3,7 @@
 >>> import optax
 >>> from egd_optax import evolve, presets
 >>> tx = evolve(optax.adam(1e-3), **presets.metric())
->>> tx = evolve(optax.adam(1e-3), **presets.metric(cycles=400, sigma=0.03), key=1)
+>>> tx = evolve(optax.adam(1e-3), **presets.metric(steps=2000, sigma=0.03), key=1)
 
 They are a start for the search for settings, not its end: `sigma` depends on the
 problem. benchmarks/quality measures what each of them reaches, and where it loses.
@@ -15,6 +15,7 @@ problem. benchmarks/quality measures what each of them reaches, and where it los
 
 from egd_optax.presets.eggroll import eggroll
 from egd_optax.presets.es_at_scale import es_at_scale
+from egd_optax.presets.finish import finish
 from egd_optax.presets.fzoo import fzoo
 from egd_optax.presets.global_search import global_search
 from egd_optax.presets.metric import metric
@@ -25,6 +26,7 @@ from egd_optax.presets.safe import safe
 __all__ = [
     "eggroll",
     "es_at_scale",
+    "finish",
     "fzoo",
     "global_search",
     "metric",
