@@ -21,10 +21,17 @@ from benchmarks.quality import (
     overview,
     report,
     reproduce,
+    selection,
     statistics,
 )
 from benchmarks.quality.ledger import generation_price
-from benchmarks.quality.methods import DECIDING, DIRECTIONS, METHODS, VARIANTS, operators
+from benchmarks.quality.methods import (
+    DECIDING,
+    DIRECTIONS,
+    METHODS,
+    VARIANTS,
+    operators,
+)
 from benchmarks.quality.methods import POLICIES as SOLVERS
 from benchmarks.quality.methods.cycles import GUARD_EVALUATIONS, RULES
 from benchmarks.quality.methods.method import Trainer, split, streams
@@ -243,7 +250,7 @@ def test_noise_by_moments_is_as_large_in_all_and_larger_where_they_are_smaller()
 @pytest.mark.parametrize(
     ("name", "preset"),
     [
-        ("metric", presets.metric()),
+        ("metric", presets.metric(2000, share=0.69, window=(0, 1), samples=0.5)),
         ("safe", presets.safe()),
         ("global_adaptive", presets.global_search(1.0, 10)),
     ],
@@ -346,7 +353,9 @@ def test_the_tables_shown_are_those_of_the_records(folder):
     store = Store(folder)
     shown = report.rewritten(document, list(report.sections(problems, store)))
     policies = [make() for make in POLICIES.values()]
-    assert report.with_varied(shown, report.varied([*problems, *policies], store)) == document
+    varied = report.with_varied(shown, report.varied([*problems, *policies], store))
+    compared = list(selection.compared(problems, store))
+    assert selection.with_rows(varied, compared) == document
     guide = decisions.GUIDE.read_text()
     assert decisions.with_rows(guide, decisions.decided(problems, store)) == guide
     assert document.count("Adam + metric cycles") >= 2

@@ -17,9 +17,18 @@ from benchmarks.quality import (
     overview,
     report,
     reproduce,
+    selection,
     timing,
 )
-from benchmarks.quality.methods import CARRIED, DECIDING, DIRECTIONS, METHODS, POLICIES, VARIANTS
+from benchmarks.quality.methods import (
+    CARRIED,
+    DECIDING,
+    DIRECTIONS,
+    METHODS,
+    POLICIES,
+    SHARES,
+    VARIANTS,
+)
 from benchmarks.quality.methods.method import Method
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.problems import POLICIES as POLICY_PROBLEMS
@@ -37,6 +46,7 @@ COMMANDS = (
     "ablate",
     "direct",
     "carry",
+    "share",
     "decide",
     "policies",
     "diagnose",
@@ -46,7 +56,7 @@ COMMANDS = (
 )
 # Problems that the metric preset is taken apart on.
 ABLATED = ("ternary_absmax", "ternary_mse")
-_ALL = {**METHODS, **VARIANTS, **DIRECTIONS, **CARRIED, **DECIDING}
+_ALL = {**METHODS, **VARIANTS, **DIRECTIONS, **CARRIED, **SHARES, **DECIDING}
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 
@@ -76,6 +86,8 @@ def main() -> None:
             run(problems, arguments.direction or list(DIRECTIONS), store, effort, console)
         if arguments.command == "carry" or quick:
             run(problems, arguments.carried or list(CARRIED), store, effort, console)
+        if arguments.command == "share" or quick:
+            run(problems, arguments.shared or list(SHARES), store, effort, console)
         if arguments.command == "decide" or quick:
             run(problems, arguments.decider or list(DECIDING), store, effort, console)
         if arguments.command == "policies" or (quick and importlib.util.find_spec("gymnax")):
@@ -128,15 +140,19 @@ def show(problems: list[str], store: Store, console: Console, *, publish: bool) 
     sections = list(report.sections(loaded, store))
     varied = list(report.varied([*loaded, *(make() for make in POLICY_PROBLEMS.values())], store))
     decided = list(decisions.decided(loaded, store))
+    shared = list(selection.compared(loaded, store))
     for title, rows in sections:
         console.print(table.pretty(title, report.HEADER, rows))
     for _, title, rows in varied:
         console.print(table.pretty(title, report.VARIED_HEADER, rows))
     console.print(table.pretty("Whether to evolve", decisions.HEADER, decisions.rows(decided)))
+    for title, rows in selection.sections(shared):
+        console.print(table.pretty(title, selection.HEADER, rows))
     found = {problem.name: (problem, report.records(problem, store)) for problem in loaded}
     if publish:
         document = report.rewritten(report.README.read_text(), sections)
-        report.README.write_text(report.with_varied(document, varied))
+        document = report.with_varied(document, varied)
+        report.README.write_text(selection.with_rows(document, shared))
         for path, text in overview.written(loaded, store).items():
             path.write_text(text)
         decisions.GUIDE.write_text(decisions.with_rows(decisions.GUIDE.read_text(), decided))
@@ -170,6 +186,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="all if not given")
     parser.add_argument("--direction", action="append", choices=DIRECTIONS, help="all if not given")
     parser.add_argument("--carried", action="append", choices=CARRIED, help="all if not given")
+    parser.add_argument("--shared", action="append", choices=SHARES, help="all if not given")
     parser.add_argument("--decider", action="append", choices=DECIDING, help="all if not given")
     parser.add_argument(
         "--policy", action="append", choices=POLICY_PROBLEMS, help="all if not given"

@@ -54,8 +54,7 @@ def pack(folder: Path, problems: Iterable[Problem]) -> None:
         **_measured_with(folder),
         "scores": {problem.name: _summary(problem, Store(folder)) for problem in problems},
     }
-    # A line a figure, and no indentation: it would be a fifth of the file.
-    SUMMARY.write_text(json.dumps(described, indent=0, allow_nan=False) + "\n")
+    SUMMARY.write_text(_in_lines(described))
     (folder / MARK).write_text(_checksum())
 
 
@@ -97,6 +96,12 @@ def names() -> list[str]:
     """The records of the archive, `problem/method.json`."""
     with tarfile.open(TRIALS) as archive:
         return archive.getnames()
+
+
+def _in_lines(described: dict[str, Any]) -> str:
+    """JSON with a line for each method: indentation would be a fifth of the file."""
+    text = json.dumps(described, separators=(",", ":"), allow_nan=False)
+    return text.replace('},"', '},\n"') + "\n"
 
 
 def _checksum() -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import table
-from benchmarks.quality import names, report, statistics, timing
+from benchmarks.quality import names, report, selection, statistics, timing
 from benchmarks.quality.methods.presets import OURS
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Store
@@ -116,6 +116,12 @@ def written(problems: list[Problem], store: Store) -> dict[Path, str]:
     documents = {PAGE: with_table(PAGE.read_text(), "quality", HEADER, rows(found))}
     body = safe_rows(problems, store)
     documents[PAGE] = with_table(documents[PAGE], "safe", SAFE_HEADER, body)
+    compared = list(selection.compared(problems, store))
+    for name, header, body in (
+        ("shares", selection.OVERVIEW_HEADER, selection.overview(compared)),
+        ("selection", selection.TALLIES_HEADER, selection.tallies(compared)),
+    ):
+        documents[PAGE] = with_table(documents[PAGE], name, header, body)
     short = short_rows(chosen(found))
     for path in SHORT if short else ():
         documents[path] = with_table(path.read_text(), "outcomes", SHORT_HEADER, short)

@@ -100,7 +100,7 @@ def rewritten(document: str, shown: Sections) -> str:
     methods = [[f"`{name}`", names.method(name)] for name in METHODS]
     text = table.markdown(["identifier", "method"], methods)
     document = table.replaced(document, NAMES_START, "<!-- /names -->\n", text)
-    return table.replaced(document, START, END, _titled(HEADER, shown))
+    return table.replaced(document, START, END, titled(HEADER, shown))
 
 
 def with_varied(document: str, shown: Iterable[tuple[str, str, Rows]]) -> str:
@@ -109,12 +109,13 @@ def with_varied(document: str, shown: Iterable[tuple[str, str, Rows]]) -> str:
     for what in VARIED:
         start = f"<!-- {what}: made by `python -m benchmarks.quality report` -->\n"
         own = [(title, body) for kind, title, body in shown if kind == what]
-        text = _titled(VARIED_HEADER, own)
+        text = titled(VARIED_HEADER, own)
         document = table.replaced(document, start, f"<!-- /{what} -->\n", text)
     return document
 
 
-def _titled(header: list[str], shown: Sections) -> str:
+def titled(header: list[str], shown: Sections) -> str:
+    """Tables with their titles."""
     return "\n".join(f"### {title}\n\n{table.markdown(header, body)}" for title, body in shown)
 
 

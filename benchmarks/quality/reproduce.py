@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 
 from benchmarks.quality import archive
-from benchmarks.quality.methods import METHODS, presets
+from benchmarks.quality.methods import METHODS, SHARES, presets
 from benchmarks.quality.methods.method import Trainer
 from benchmarks.quality.problems import PROBLEMS
 from benchmarks.quality.record import read
@@ -14,6 +14,7 @@ from xla_options import known
 
 # Methods whose noise the library draws.
 WITH_CYCLES = {method.name for method in presets.METHODS}
+REPRODUCED = {**METHODS, **SHARES}
 
 
 class Reproduced(NamedTuple):
@@ -37,7 +38,7 @@ def reproduce(problem_name: str, method_name: str, seed: int) -> Reproduced:
 
     Args:
         problem_name: a name of `PROBLEMS`.
-        method_name: a name of `METHODS`.
+        method_name: a name of `METHODS`, or of `SHARES`.
         seed: one that the archive has, from 2000 on.
 
     Raises:
@@ -45,7 +46,7 @@ def reproduce(problem_name: str, method_name: str, seed: int) -> Reproduced:
     """
     for what, name, known_names in (
         ("problem", problem_name, PROBLEMS),
-        ("method", method_name, METHODS),
+        ("method", method_name, REPRODUCED),
     ):
         if name not in known_names:
             raise ValueError(f"no {what} {name!r}: one of {', '.join(known_names)}.")
@@ -54,7 +55,7 @@ def reproduce(problem_name: str, method_name: str, seed: int) -> Reproduced:
     if not 0 <= seed - FIRST_SEED < len(scores):
         last = FIRST_SEED + len(scores) - 1
         raise ValueError(f"seed {seed} must be one of {FIRST_SEED} to {last}.")
-    problem, method = PROBLEMS[problem_name](), METHODS[method_name]
+    problem, method = PROBLEMS[problem_name](), REPRODUCED[method_name]
     trainer = Trainer(method, problem, record["budget"], known("brief"))
     params = trainer(record["settings"], seed)
     score = jax.jit(lambda params: problem.score(params, problem.test))
@@ -69,7 +70,7 @@ def reproduce(problem_name: str, method_name: str, seed: int) -> Reproduced:
 def told(run: Reproduced) -> str:
     """The two scores, and whether they should agree."""
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-    why = "Both should agree within rounding: this method has no cycles."
+    why = "Both should agree within rounding: the draws of this method are those of the archive."
     if run.draws_anew:
         why = (
             "They need not agree: the draws of cycles were renewed since, so this seed is another "

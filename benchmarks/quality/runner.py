@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from benchmarks.quality import edges
-from benchmarks.quality.methods import METHODS
+from benchmarks.quality.methods import METHODS, SHARES
 from benchmarks.quality.methods.method import Method, Settings, Trainer
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Record, Store, read, written
@@ -41,7 +41,7 @@ class Effort(NamedTuple):
 
     def runs(self, method: Method) -> int:
         """Trials and runs on fresh seeds."""
-        return self.seeds + (0 if method.settings_of else self.trials)
+        return self.seeds + (self.trials if method.tunes else 0)
 
 
 def complete(
@@ -72,11 +72,17 @@ def complete(
     def save() -> None:
         store.save(problem.name, method.name, record)
 
-    if method.settings_of:
-        sources = (complete(METHODS[name], problem, store, effort) for name in method.settings_of)
-        settings: Settings = method.changed(*(source["settings"] for source in sources))
+    named = {**METHODS, **SHARES}
+    sources = [
+        complete(named[name], problem, store, effort)["settings"] for name in method.settings_of
+    ]
+    if method.tunes:
+        drawn = draws(method, effort.trials)
+        if sources:
+            drawn = [method.changed(one, *sources) for one in drawn]
+        settings: Settings = _tuned(record, trainer, method, problem, effort, save, on_run, drawn)
     else:
-        settings = _tuned(record, trainer, method, problem, effort, save, on_run)
+        settings = method.changed(*sources)
     if record.get("settings") != settings:
         forwards = trainer.forwards(settings)
         record |= {"settings": settings, "forwards": forwards, "scores": [], "seconds": []}
@@ -99,8 +105,9 @@ def _tuned(
     effort: Effort,
     save: Callable[[], None],
     on_run: Callable[[], None],
+    drawn: list[Settings],
 ) -> Settings:
-    """Completes the trials; the settings of the lowest mean validation score.
+    """Completes the trials of what was drawn; the settings of the lowest mean validation score.
 
     Where a method may, tuning goes on until no setting of the best lies at an edge.
     """
@@ -118,7 +125,7 @@ def _tuned(
 
     trials = record.setdefault("trials", [])
     found = []
-    for at, settings in enumerate(draws(method, effort.trials)):
+    for at, settings in enumerate(drawn):
         found.append(tried(trials, at, settings))
         on_run()
     best: Settings = min(found, key=mean)["settings"]
@@ -161,7 +168,8 @@ def _scores(trainer: Trainer, settings: Settings, seeds: Any, score: Any) -> dic
     for seed in seeds:
         start = time.perf_counter()
         params = jax.block_until_ready(trainer(settings, seed))
-        seconds.append(round(time.perf_counter() - start, 4))
+        # Further digits are noise, which does not compress.
+        seconds.append(float(f"{time.perf_counter() - start:.2g}"))
         scores.append(written(float(score(params))))
     return {"scores": scores, "seconds": seconds}
 

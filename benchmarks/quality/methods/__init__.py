@@ -11,6 +11,7 @@ from benchmarks.quality.methods import (
     gradient,
     policies,
     presets,
+    shares,
     straight_through,
     strategies,
     variants,
@@ -50,6 +51,9 @@ DECIDING = _by_name(deciding.METHODS)
 
 # What policies are found with; none of the others.
 POLICIES = _by_name(_past_edges(policies.METHODS))
+
+# Cycles on a share of the compute, and their controls.
+SHARES = _by_name(shares.METHODS)
 
 # What the ablation runs besides, against the metric preset.
 VARIANTS = _by_name(variants.METHODS)

@@ -41,6 +41,8 @@ class Method(NamedTuple):
         data: what a run is given of a problem.
         settings_of: the methods whose settings it takes over; if none it tunes its own.
         changed: what becomes of settings that it takes over, given those of each of them.
+        tuned_behind: whether it tunes its own settings behind theirs. `changed` then gets what was
+            drawn before those of each of them.
         budget: sample-forwards that it may spend, over those of the others.
         past_edges: whether tuning goes on where the best of what was drawn lies at an edge.
     """
@@ -52,8 +54,14 @@ class Method(NamedTuple):
     data: Callable[[Problem], Batch] = lambda problem: problem.train
     settings_of: tuple[str, ...] = ()
     changed: Callable[..., Settings] = lambda settings: settings
+    tuned_behind: bool = False
     budget: float = 1.0
     past_edges: bool = False
+
+    @property
+    def tunes(self) -> bool:
+        """Whether settings are tried, and not all taken over."""
+        return not self.settings_of or self.tuned_behind
 
 
 class Streams(NamedTuple):
