@@ -1,10 +1,14 @@
 """Sums of products of two factors, in the shape of a leaf."""
 
+import functools
 import string
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+
+# A larger leaf is summed in the way that takes the least memory.
+_LARGEST = 2**15
 
 
 def product(left: jax.Array, right: jax.Array, leaf: jax.Array) -> jax.Array:
@@ -49,4 +53,21 @@ def sum_of_products(
         factor = jnp.moveaxis(factor.astype(weights.dtype), 0, -2)
         return factor.reshape(*factor.shape[:-2], -1)
 
-    return product(of_all(left), of_all(right), leaf)
+    at_once = functools.partial(product, leaf=leaf)
+    if leaf.size <= _LARGEST:
+        return at_once(of_all(left), of_all(right))
+    one_by_one = functools.partial(added_up, leaf=leaf)
+    total: jax.Array = lax.platform_dependent(
+        of_all(left), of_all(right), cuda=one_by_one, rocm=one_by_one, default=at_once
+    )
+    return total
+
+
+def added_up(left: jax.Array, right: jax.Array, leaf: jax.Array) -> jax.Array:
+    """The same as `product`, as a sum that a GPU computes within what uses it.
+
+    The result of a matrix product is an array in float32. Of a stack of layers in bfloat16 it can
+    be half as large as all parameters.
+    """
+    terms = (jnp.moveaxis(factor, -1, 0)[..., None] for factor in (left, right))
+    return jnp.sum(jax.vmap(functools.partial(product, leaf=leaf))(*terms), axis=0)
