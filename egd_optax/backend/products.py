@@ -66,8 +66,8 @@ def sum_of_products(
 def added_up(left: jax.Array, right: jax.Array, leaf: jax.Array) -> jax.Array:
     """The same as `product`, as a sum that a GPU computes within what uses it.
 
-    The result of a matrix product is an array in float32. Of a stack of layers in bfloat16 it can
-    be half as large as all parameters.
+    The result of a matrix product is an array in float32. It can be half as large as all
+    parameters, if these are in bfloat16 and their layers in stacks.
     """
     terms = (jnp.moveaxis(factor, -1, 0)[..., None] for factor in (left, right))
     return jnp.sum(jax.vmap(functools.partial(product, leaf=leaf))(*terms), axis=0)
