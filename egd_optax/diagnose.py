@@ -215,7 +215,7 @@ def _around(
 
 
 def _scored(spec: CycleSpec, around: _Around, grads: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
-    """What the gradient predicts of each pair, and the fitness of its members.
+    """The prediction of the gradient for each pair, and the fitness of its members.
 
     Args:
         spec: says how many members there are.

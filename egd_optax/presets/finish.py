@@ -21,7 +21,7 @@ def finish(
     a tenth of the compute pays for. Few generations on many samples beat many on few.
 
     It helps if the metric weighs errors in another way than the loss, as the balanced error does.
-    It does not help the F1 score, nor a metric that a gradient already follows: the last tenth of
+    It does not help the F1 score, nor a metric that a gradient already follows. The last tenth of
     the gradient steps is worth more there.
 
     Args:

@@ -30,7 +30,7 @@ def metric(
     there is memory for it.
 
     Compute is counted in forward passes of a sample. A gradient costs three of them. With
-    `steps` the interval is the least one with which cycles take no more than `share`. It depends on
+    `steps` the interval is the least one with which cycles take at most `share`. It depends on
     `share`, on the length of `window`, on `population_size` and on `samples`, and not on `steps`.
     `share=0.69, window=(0, 1), samples=0.5` has a cycle every 5 steps.
 

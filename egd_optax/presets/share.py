@@ -43,7 +43,7 @@ def interval_of(share: float, part: float, members: int, samples: float) -> int:
         samples: that a member is evaluated on, over those of a gradient step.
 
     Returns:
-        The least interval with which cycles take no more than the share.
+        The least interval with which cycles take at most the share.
 
     Raises:
         ValueError: even a cycle on every step takes less.
@@ -84,7 +84,7 @@ def timetable(
 
 
 def check_share(share: Any) -> float:
-    """A part of the compute, without all of it."""
+    """A part of the compute, below one."""
     check_number("share", share, zero=False)
     if share >= 1:
         raise ValueError(
