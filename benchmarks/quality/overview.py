@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks import table
 from benchmarks.quality import names, report, selection, statistics, timing
+from benchmarks.quality.methods import adapting
 from benchmarks.quality.methods.presets import OURS
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Store
@@ -44,7 +45,7 @@ class Pair(NamedTuple):
 
 def pair(problem: Problem, store: Store) -> Pair | None:
     """The pair of a problem, if it has been run."""
-    ours = {method.name for method in OURS}
+    ours = {method.name for method in (*OURS, *adapting.METHODS)}
     found = report.records(problem, store)
     reference = timing.baseline(problem)
     if reference not in found or not ours & found.keys():
