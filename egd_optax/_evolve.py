@@ -107,7 +107,8 @@ def evolve(
         window: a pair of ints: steps up to the first one, and behind the second one, have no
             cycle. `(0, 1000)` has cycles on the first 1000 steps alone, `(500, None)` behind the
             first 500. None for all steps.
-        population_size: members evaluated in a cycle, the parent included; at least 2.
+        population_size: members evaluated in a generation; at least 2. The parent is one of them,
+            but comes in addition to mirrored pairs.
         generations: rounds of mutation, selection and recombination in a cycle. Each round
             starts from the choice of the round before.
         sigma: standard deviation of the noise, or an optax schedule of the cycle index

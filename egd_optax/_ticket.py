@@ -87,7 +87,7 @@ class Ticket:
 
     @property
     def time(self) -> tuple[int, ...]:
-        """When it was written: of two tickets of a run the later one is greater."""
+        """Its place in time, greater for the later one of two tickets of a run."""
         rank = (MEMBERS, CHILD, ACCEPT).index(self.kind)
         return int(self.count), int(self.cycle), int(self.generation), rank
 

@@ -67,8 +67,8 @@ class Recombine:
         """How many members can weigh something, known when the step is traced.
 
         Returns:
-            A Python int k: the k best, which are kept while the members are scored. None: any
-            member. No member is then kept, and all that get a weight are drawn again.
+            A Python int k for the k best, which are kept while the members are scored. None for
+            any member. No member is then kept, and all that get a weight are drawn again.
         """
         raise NotImplementedError(f"{type(self).__name__} must have a method `support`.")
 
@@ -79,7 +79,7 @@ class Recombine:
             aux: of one member, like the argument `aux` of `evolve`.
 
         Returns:
-            A pytree of arrays, kept for all members: return few numbers. With None `weights` is
+            A pytree of arrays, kept for all members, so return few numbers. With None `weights` is
             called without them.
 
         Example:

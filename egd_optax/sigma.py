@@ -88,8 +88,8 @@ def one_fifth(start: Any, growth: float = 1.5) -> Sigma:
         growth: what a success multiplies sigma by, above 1; a failure by growth ** (-1 / 4).
 
     Returns:
-        The rule, an argument of `evolve` and `egd`. It needs the fitness of parent and child:
-        `accept.improved()` or `accept.best()`.
+        The rule, an argument of `evolve` and `egd`. It needs the fitness of parent and child, so
+        pass `accept.improved()` or `accept.best()`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -122,6 +122,10 @@ def path_length(start: Any) -> Sigma:
 
     Cumulative step-size adaptation. It compares the path of the last generations, in units of the
     noise, with that of random steps. It needs no fitness of the child.
+
+    It fits `recombine.mean()`. With weights of both signs, as those of `centered_rank()`, pass
+    mirrored pairs and a small step, `es_optimizer=optax.sgd(0.15)`. Otherwise sigma can grow
+    without end. Do not combine it with `noise.separable()`, which adapts the same width.
 
     Args:
         start: sigma in the first generation, or an optax schedule of the cycle index, which the

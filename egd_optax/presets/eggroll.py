@@ -30,10 +30,12 @@ def eggroll(
         sigma: standard deviation of the noise, in units of the parameters.
         population_size: mirrored members of a generation, an even number.
         rank: of the noise of a matrix. Vectors have a normal number for each entry.
-        optimizer: steps in place of SGD, before `learning_rate` scales its step; None for SGD.
+        optimizer: a transformation without a learning rate and sign of its own, in place of SGD.
+            Write `optax.scale_by_adam()`, not `optax.adam(...)`. None for SGD.
 
     Returns:
-        Arguments of `evolve`, for `evolve(optax.set_to_zero(), ...)`: a generation on every step.
+        Arguments of `evolve`, for `evolve(optax.set_to_zero(), ...)`, with a
+        generation on every step.
 
     Raises:
         TypeError: `sigma` is no number.

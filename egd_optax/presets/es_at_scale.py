@@ -26,7 +26,8 @@ def es_at_scale(
             `evolve` gets one more. It has no part in the scores.
 
     Returns:
-        Arguments of `evolve`, for `evolve(optax.set_to_zero(), ...)`: a generation on every step.
+        Arguments of `evolve`, for `evolve(optax.set_to_zero(), ...)`, with a
+        generation on every step.
 
     Raises:
         TypeError: `learning_rate` or `sigma` is no number.

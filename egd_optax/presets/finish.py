@@ -31,8 +31,8 @@ def finish(
             root mean square. It decays to a tenth of that.
 
     Returns:
-        Arguments of `evolve`, for `evolve(optax.set_to_zero(), ...)`: a generation on every step,
-        centered ranks over all members, the child taken without a comparison.
+        Arguments of `evolve`, for `evolve(optax.set_to_zero(), ...)`, with a generation on every
+        step, centered ranks over all members, and the child taken without a comparison.
 
     Raises:
         TypeError: `sigma` is no number, or `generations` no int.

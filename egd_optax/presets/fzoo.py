@@ -19,13 +19,16 @@ def fzoo(
     deviation of the members' losses. Every entry of u is -1 or 1.
 
     Args:
-        learning_rate: of SGD, a float or an optax schedule of the step.
+        learning_rate: of SGD, a float or an optax schedule of the step. A step moves each entry by
+            about `learning_rate / (epsilon * sqrt(population_size))`. With the defaults start at
+            1e-5 to 1e-4.
         epsilon: size of the noise, in units of the parameters.
         population_size: perturbed members of a step, at least 2. The parent comes in addition, so
             that `evolve` gets one more.
 
     Returns:
-        Arguments of `evolve`, for `evolve(optax.set_to_zero(), ...)`: a population on every step.
+        Arguments of `evolve`, for `evolve(optax.set_to_zero(), ...)`, with a
+        population on every step.
 
     Raises:
         TypeError: `epsilon` is no number.
@@ -42,7 +45,7 @@ def fzoo(
         >>> import jax, jax.numpy as jnp, optax
         >>> from egd_optax import evolve, presets
         >>> def loss(params): return jnp.sum((params - 1) ** 2)
-        >>> tx = evolve(optax.set_to_zero(), **presets.fzoo(optax.cosine_decay_schedule(0.1, 60)))
+        >>> tx = evolve(optax.set_to_zero(), **presets.fzoo(optax.cosine_decay_schedule(1e-4, 60)))
         >>> params = jnp.zeros(3)
         >>> state = tx.init(params)
         >>> @jax.jit

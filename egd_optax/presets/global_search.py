@@ -42,7 +42,7 @@ def global_search(
             rate of 0.15 does not.
 
     Returns:
-        Arguments of `evolve`: a cycle on each of the first steps, generations of mirrored members
+        Arguments of `evolve`, a cycle on each of the first steps, generations of mirrored members
         around the moving parent, centered ranks over all of them.
 
     Raises:

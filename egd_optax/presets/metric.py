@@ -48,7 +48,7 @@ def metric(
         rank: of the noise.
 
     Returns:
-        Arguments of `evolve`: mirrored members, low-rank noise, centered ranks over all of them.
+        Arguments of `evolve`, mirrored members, low-rank noise, centered ranks over all of them.
         `is_due` takes `evolve_every` and `window` of them.
 
     Raises:

@@ -23,7 +23,8 @@ def mezo(
         pairs: directions of a step, at least 1.
 
     Returns:
-        Arguments of `evolve`, for `evolve(optax.set_to_zero(), ...)`: a pair on every step.
+        Arguments of `evolve`, for `evolve(optax.set_to_zero(), ...)`, with a
+        pair on every step.
 
     Raises:
         TypeError: `epsilon` is no number.

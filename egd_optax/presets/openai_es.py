@@ -24,7 +24,8 @@ def openai_es(
         weight_decay: the L2 coefficient: this part of the parameters is added to the gradient.
 
     Returns:
-        Arguments of `evolve`, for `evolve(optax.set_to_zero(), ...)`: a generation on every step.
+        Arguments of `evolve`, for `evolve(optax.set_to_zero(), ...)`, with a
+        generation on every step.
 
     Raises:
         TypeError: `sigma` or `weight_decay` is no number.

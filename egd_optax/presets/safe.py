@@ -20,7 +20,7 @@ def safe(
         sigma: standard deviation of the noise, a fraction of each leaf's root mean square.
 
     Returns:
-        Arguments of `evolve`: mirrored members, centered ranks over all of them. The parent stays
+        Arguments of `evolve`, mirrored members, centered ranks over all of them. The parent stays
         unless the child beats it.
 
     Example:
