@@ -496,6 +496,34 @@ def test_a_base_does_not_see_the_integers(base, kind, dtype):
     assert jax.tree.map(jnp.result_type, after) == jax.tree.map(jnp.result_type, tx.init(params))
 
 
+@pytest.mark.parametrize("kind", ["adam", "masked", "in parts"])
+def test_a_counter_that_does_not_evolve_stays_with_its_base(kind):
+    """Its gradient is float0, on which optax fails."""
+    params = {"w": jnp.zeros(4, jnp.int8), "scale": jnp.ones(3), "calls": jnp.int32(7)}
+    bases = {
+        "adam": optax.adam(1e-2),
+        "masked": optax.masked(optax.adam(1e-2), {"w": False, "scale": True, "calls": False}),
+        "in parts": optax.multi_transform(
+            {"moves": optax.adam(1e-2), "stays": optax.set_to_zero()},
+            {"w": "stays", "scale": "moves", "calls": "stays"},
+        ),
+    }
+
+    def loss(params):
+        return jnp.sum((params["scale"] * (params["w"].astype(jnp.float32).sum() + 1.0)) ** 2)
+
+    tx = evolve(
+        bases[kind], evolve_every=1, noise=noise.lattice(),
+        mutable={"w": True, "scale": True, "calls": False},
+    )  # fmt: skip
+    grads = jax.grad(loss, allow_int=True)(params)
+    updates, _ = tx.update(grads, tx.init(params), params, value_fn=loss)
+    after = optax.apply_updates(params, updates)
+    assert after["calls"] == 7
+    assert after["calls"].dtype == jnp.int32
+    assert not jnp.array_equal(after["scale"], params["scale"])
+
+
 def test_a_line_search_evaluates_all_leaves():
     base = optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(10))
     params = {"w": jnp.ones(3), "q": integers((4, 5))}

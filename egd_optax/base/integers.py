@@ -22,11 +22,15 @@ def integer_leaves(params: optax.Params, mutable: object) -> tuple[int, ...]:
 
 
 def with_gradients(grads: optax.Updates, params: optax.Params, mutable: object) -> optax.Updates:
-    """The gradients with zeros for integer leaves that mutate, whose own are float0 or None."""
+    """The gradients with zeros for integer leaves that mutate, and for float0, which optax refuses.
+
+    Those of integers that mutate may also be None.
+    """
     leaves, treedef = flatten(params)
-    own = aligned(grads, params)
-    for at in integer_leaves(params, mutable):
-        own[at] = jnp.zeros_like(leaves[at])
+    own, positions = aligned(grads, params), integer_leaves(params, mutable)
+    for at, leaf in enumerate(leaves):
+        if at in positions or getattr(own[at], "dtype", None) == jax.dtypes.float0:
+            own[at] = jnp.zeros_like(leaf)
     return jax.tree.unflatten(treedef, own)
 
 
