@@ -24,7 +24,7 @@ def integer_leaves(params: optax.Params, mutable: object) -> tuple[int, ...]:
 def with_gradients(grads: optax.Updates, params: optax.Params, mutable: object) -> optax.Updates:
     """The gradients with zeros for integer leaves that mutate, and for float0, which optax refuses.
 
-    Those of integers that mutate may also be None.
+    A gradient of an integer that mutates may also be None.
     """
     leaves, treedef = flatten(params)
     own, positions = aligned(grads, params), integer_leaves(params, mutable)
