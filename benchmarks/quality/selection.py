@@ -13,12 +13,14 @@ from benchmarks.quality.record import Store
 from benchmarks.quality.runner import mean
 
 SHIPPED, PICKED, AROUND_ADAM = "69 %", "lowest in tuning", "69 %, around Adam"
+PATH = "global search by path length"
 # The names of records, by the ways of the tables.
 RUN = {
     "light": "light",
     "three tenths": "share_30",
     "finish": "finish",
     "global search": "global_then_base",
+    PATH: "global_adaptive",
     AROUND_ADAM: "metric",
 }
 # The same, without the name of the base at their end.
@@ -29,7 +31,10 @@ BEHIND = {
     "light, base's rate": "light_at_rate_of",
     "three tenths, base's rate": "share_30_at_rate_of",
 }
-WAYS = ("light", "three tenths", SHIPPED, "finish", *BEHIND, PICKED, AROUND_ADAM, "global search")
+WAYS = (
+    *("light", "three tenths", SHIPPED, "finish", *BEHIND),
+    *(PICKED, AROUND_ADAM, "global search", PATH),
+)
 # Whichever of the base and of these is lowest in tuning.
 PICKED_FROM = ("light", "three tenths", SHIPPED)
 SHOWN = ("light", "three tenths", SHIPPED, "finish, as shipped")

@@ -26,7 +26,7 @@ from benchmarks.quality.methods.method import (
     samples,
     streams,
 )
-from benchmarks.quality.methods.presets import METRIC, OURS, far_to_near, slope
+from benchmarks.quality.methods.presets import METRIC, OURS, adapting, far_to_near, slope
 from benchmarks.quality.methods.straight_through import STRAIGHT_THROUGH, has_stand_in
 from benchmarks.quality.problem import Batch, Objective, Params, Problem
 from egd_optax import Execution, evolve, presets, recombine
@@ -268,6 +268,7 @@ METHODS = (
     _control_as_shipped(_PRESETS["metric_on_straight_through"], straight_through=True),
     _control_as_shipped(_PRESETS["metric"]),
     _control_as_shipped(_PRESETS["global_then_base"], far_to_near, absolute=True),
+    _control_as_shipped(_PRESETS["global_adaptive"], adapting, absolute=True),
     *(
         method
         for base in BASES
