@@ -7,8 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-# A larger leaf is summed in the way that takes the least memory.
-_LARGEST = 2**15
+from egd_optax.backend.packing import LARGEST
 
 
 def product(left: jax.Array, right: jax.Array, leaf: jax.Array) -> jax.Array:
@@ -54,7 +53,7 @@ def sum_of_products(
         return factor.reshape(*factor.shape[:-2], -1)
 
     at_once = functools.partial(product, leaf=leaf)
-    if leaf.size <= _LARGEST:
+    if leaf.size <= LARGEST:  # a larger leaf is summed in the way that takes the least memory
         return at_once(of_all(left), of_all(right))
     one_by_one = functools.partial(added_up, leaf=leaf)
     total: jax.Array = lax.platform_dependent(
