@@ -38,15 +38,15 @@ def main(names: list[str]) -> int:
     return int(bool(found))
 
 
-def texts() -> Iterator[tuple[Path, str]]:
-    """Every file, with its prose."""
-    excluded = [ROOT / name for name in RULES["excluded"]]
+def texts(root: Path = ROOT) -> Iterator[tuple[Path, str]]:
+    """Every file below a folder, with its prose."""
+    excluded = [root / name for name in RULES["excluded"]]
     for pattern in RULES["files"]:
-        for path in sorted(ROOT.glob(pattern)):
+        for path in sorted(root.glob(pattern)):
             if not any(path.is_relative_to(folder) for folder in excluded):
                 yield path, path.read_text()
     for pattern in RULES["docstrings"]:
-        for path in sorted(ROOT.glob(pattern)):
+        for path in sorted(root.glob(pattern)):
             yield path, "\n\n".join(docstrings(path.read_text()))
 
 

@@ -54,7 +54,13 @@ def test_docstrings_are_read_without_examples():
     assert "likewise" not in read
 
 
-def test_all_that_users_read_is_checked():
-    paths = {path.relative_to(style.ROOT).as_posix() for path, _ in style.texts()}
-    assert {"README.md", "docs/faq.md", "egd_optax/_evolve.py", "CONTRIBUTING.md"} <= paths
-    assert not [path for path in paths if "_build" in path]
+def test_all_that_users_read_is_checked(tmp_path):
+    read = ["README.md", "CONTRIBUTING.md", "docs/faq.md", "docs/results/bbob.md", "egd_optax/a.py"]
+    for name in [*read, "docs/_build/page.md", "docs/notebooks/page.md", "tests/a.py"]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'"""Text of {name}."""')
+    found = {path.relative_to(tmp_path).as_posix(): text for path, text in style.texts(tmp_path)}
+    assert sorted(found) == sorted(read)
+    assert found["egd_optax/a.py"] == "Text of egd_optax/a.py."
+    assert style.ROOT / "README.md" in {path for path, _ in style.texts()}
