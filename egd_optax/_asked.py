@@ -31,11 +31,11 @@ from egd_optax.backend.devices import Devices
 from egd_optax.backend.memory import memory_of
 from egd_optax.backend.packing import Arrays
 from egd_optax.base.leaves import aligned, flatten, replaced
-from egd_optax.core import cycle
+from egd_optax.core import child, cycle
 from egd_optax.core.bounds import bounds_of
 from egd_optax.core.evaluate import NEVER, Scored
 from egd_optax.core.fitness import fitness_dtype
-from egd_optax.core.generation import concluded, landed
+from egd_optax.core.generation import concluded
 from egd_optax.core.info import CycleInfo, Generation, Ran, info_of
 from egd_optax.core.norm import update_norm
 from egd_optax.core.population import Candidate
@@ -226,7 +226,7 @@ def _child(asked: Asked, stage: Round) -> tuple[Candidate, optax.OptState]:
     """
     compares = stage.spec.accept.compares
     both = stage.population.parent(with_center=compares), asked.strategy_state.es_optimizer
-    land = functools.partial(landed, stage, memory_of("replay", 0))
+    land = functools.partial(child.landed, stage, memory_of("replay", 0))
     if not compares:
         population, fitness = xla.no_hoist(stage.population, asked.told[0])
         return land(both, population, fitness, None, None, None)

@@ -45,10 +45,12 @@ LAYERS = {
 CORE = (
     "cycle",
     "generation",
+    "child",
     "stage",
     "judge",
     "strategy",
-    "combine",
+    "sums",
+    "terms",
     "evaluate",
     "unformed",
     "info",

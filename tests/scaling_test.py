@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from egd_optax import Execution, accept, noise, recombine
-from egd_optax.core import combine
+from egd_optax.core import child, select
 from xla_options import known
 
 MEMORY = ("host", "device", "replay")
@@ -45,17 +45,17 @@ LAYOUTS = {
 def elites_seen(monkeypatch):
     """The members that recombine in every cycle, best first, which no user is told."""
     seen = []
-    terms_of = combine.terms_of
+    terms_of = child.terms_of
 
     def see(members, fitness):
         seen.append(tuple(members[np.lexsort((members, fitness))].tolist()))
 
     def watched(weights, fitness, support, slots, **kwargs):
-        elites = combine.slots_of(fitness, support) if slots is None else slots
+        elites = select.slots_of(fitness, support) if slots is None else slots
         jax.debug.callback(see, elites.member, elites.fitness)
         return terms_of(weights, fitness, support, slots, **kwargs)
 
-    monkeypatch.setattr(combine, "terms_of", watched)
+    monkeypatch.setattr(child, "terms_of", watched)
     return seen
 
 

@@ -12,17 +12,17 @@ from egd_optax.accept import BEST, CHILD, PARENT
 from egd_optax.backend.devices import Devices, like_before
 from egd_optax.backend.memory import memory_of
 from egd_optax.backend.packing import Arrays
-from egd_optax.core import auxiliary, combine
-from egd_optax.core.auxiliary import Seen
+from egd_optax.core import auxiliary
+from egd_optax.core.child import landed
 from egd_optax.core.evaluate import NEVER, Evaluation, Scored
 from egd_optax.core.fitness import Snapshot, fitness_dtype
 from egd_optax.core.info import Generation, finite_mean
 from egd_optax.core.judge import choose, judged
 from egd_optax.core.population import Candidate, Population, population_around
-from egd_optax.core.select import Slots
 from egd_optax.core.spec import CycleSpec, NoiseAndSigma, Objectives, StrategyState
 from egd_optax.core.stage import Round, score_with
-from egd_optax.core.strategy import adapted_sigma, es_steps, statistic_tree
+from egd_optax.core.strategy import adapted_sigma, statistic_tree
+from egd_optax.core.sums import statistic_of
 from egd_optax.core.unformed import chunks_of
 from egd_optax.noise.interface import Noise
 from egd_optax.noise.outcome import Outcome
@@ -156,29 +156,6 @@ def _evaluated(stage: Round, objectives: Objectives, es_state: optax.OptState) -
     return evaluation.run(es_state, seen)
 
 
-def landed(
-    stage: Round,
-    memory: Any,
-    both: tuple[Candidate, optax.OptState],
-    population: Population,
-    fitness: jax.Array,
-    seen: Seen | None,
-    slots: Slots | None,
-    pages: Any,
-) -> tuple[Candidate, optax.OptState]:
-    """The child, in the memory of a candidate."""
-    spec, devices = stage.spec, stage.devices
-    held, es_state = both
-    weights = stage.weights(fitness, seen)
-    pair = 1 if population.has_odd_pairs else spec.pair
-    terms = combine.terms_of(weights, fitness, spec.support, slots, pair=pair, devices=devices)
-    sums = combine.weighted_sum(
-        population, terms, held, memory=memory, pages=pages, devices=devices
-    )
-    steps, es_state = es_steps(spec, stage.snapshot, population, sums, es_state)
-    return combine.child_of(population, held, steps), es_state
-
-
 def _fitness_of_best(stage: Round, scored: Scored) -> jax.Array:
     """The fitness of the best member, that of its second evaluation if it has one."""
     size = stage.spec.member_count
@@ -237,9 +214,7 @@ def _outcome(stage: Round, scored: Scored, accepted: jax.Array) -> Outcome:
 def _adapted(name: str, operator: Noise | Sigma, state: Any, stage: Round, outcome: Outcome) -> Any:
     """The next state of an operator that adapts."""
     if operator.statistic is not None:
-        sums = combine.statistic_of(
-            operator.statistic, stage.population, outcome.weights, stage.devices
-        )
+        sums = statistic_of(operator.statistic, stage.population, outcome.weights, stage.devices)
         leaves = stage.population.separate(sums)
         outcome = outcome._replace(statistic=statistic_tree(stage.spec, stage.snapshot, leaves))
     after = operator.adapt(state, outcome)

@@ -164,25 +164,27 @@ class Population:
     def draw_whole(self, draw: jax.Array) -> Arrays:
         """The leaves of all other blocks of a member with positive sign."""
         population, draw = xla.no_hoist(self, draw)
-        return tuple(population._displaced(at, draw) for at in self.layout.whole)
+        return tuple(population.drawn(at, draw) for at in self.layout.whole)
 
     def mirrored_whole(self, whole: Arrays, draw: jax.Array) -> Arrays:
-        """The leaves of these blocks on the other side of the parent, made in place.
+        """The leaves of these blocks on the other side of the parent, made in place."""
+        pairs = zip(self.layout.whole, whole, strict=True)
+        return tuple(self.mirrored(at, leaf, draw) for at, leaf in pairs)
+
+    def mirrored(self, at: int, leaf: jax.Array, draw: jax.Array) -> jax.Array:
+        """The same in one block.
 
         Leaves with bounds are drawn again: a side that was bent does not tell the other one.
         """
-
-        def other(at: int, leaf: jax.Array) -> jax.Array:
-            if at in self.of_integers or self.bounds[at] is not None:
-                return self._displaced(at, draw, -1)
-            return self._mirrored(at, leaf)
-
-        return tuple(map(other, self.layout.whole, whole))
+        if at in self.of_integers or self.bounds[at] is not None:
+            return self.drawn(at, draw, -1)
+        return self._mirrored(at, leaf)
 
     def _draw(self, member: jax.Array) -> tuple[jax.Array, Arrays]:
         return self.rows_of(member), self.draw_whole(self.draw_of(member))
 
-    def _displaced(self, at: int, draw: jax.Array, sign: int = 1) -> jax.Array:
+    def drawn(self, at: int, draw: jax.Array, sign: int = 1) -> jax.Array:
+        """The leaves of a member in one block that is not in rows."""
         if at in self.of_integers:
             noise, bounds = self.perturbation.dithered(at, draw), self.perturbation.bounds(at)
             return fixed_point.rounded(self.parent_block(at), sign * noise, bounds)
@@ -274,6 +276,8 @@ class Population:
 
     def center_of(self, held: Candidate, at: int) -> jax.Array:
         """The leaves that noise is added to, in one block in rows."""
+        if held.center is None:  # updates of zero are not added: XLA:TPU would hold the sums
+            return self.parent_block(at)
         return arithmetic.add(self.params[at], self._center_of(held, at))
 
     def _center_of(self, held: Candidate, at: int) -> jax.Array:

@@ -131,8 +131,7 @@ def es_steps(
     Returns:
         The steps in each block, and the next state.
     """
-    if spec.es_optimizer is None:  # straight
-        return sums, state
+    assert spec.es_optimizer is not None  # narrows the type: else each sum is a step
     positions = snapshot.positions
     parents = population.separate([widen(population.parent_block(at)) for at in range(len(sums))])
     totals = population.separate(sums)
