@@ -22,6 +22,7 @@ from benchmarks.quality import (
     report,
     reproduce,
     selection,
+    sigmas,
     statistics,
 )
 from benchmarks.quality.ledger import generation_price
@@ -357,10 +358,36 @@ def test_the_tables_shown_are_those_of_the_records(folder):
     compared = list(selection.compared(problems, store))
     assert selection.with_rows(varied, compared) == document
     guide = decisions.GUIDE.read_text()
-    assert decisions.with_rows(guide, decisions.decided(problems, store)) == guide
+    assert decisions.with_rows(guide, decisions.decided(problems, store), store) == guide
     assert document.count("Adam + metric cycles") >= 2
     for path, text in overview.written(problems, store).items():
         assert path.read_text() == text, path.name
+
+
+def test_random_ranks_end_higher_than_the_runs_without_cycles(folder):
+    """As README says below its table."""
+    problems = [make() for name, make in PROBLEMS.items() if (folder / name).exists()]
+    found = overview.chosen(overview.pairs(problems, Store(folder)))
+    assert len(found) == 6
+    assert all(one.random > one.medians[0] for one in found)
+
+
+def test_of_rules_for_sigma_the_one_that_finds_most_is_bold_and_then_the_lowest(tmp_path):
+    store = Store(tmp_path)
+    ends = {
+        "a schedule, to a hundredth": [1e-4, 1e-4, 1e-4],
+        "`sigma.path_length`": [1e-6, 1e-6, 1e-6],
+        "`noise.separable`": [1e-9, 1e-9, 0.5],
+        "`sigma.one_fifth`": [0.01, 2.0, 3.0],
+    }
+    assert ends.keys() == sigmas.WAYS.keys()
+    for problem in sigmas.PROBLEMS.values():
+        for way, name in sigmas.WAYS.items():
+            store.save(problem, name, {"scores": ends[way]})
+    columns = [[way, *[cell] * 3] for way, cell in zip(
+        ends, ("0.0001; 3", "**1e-06; 3**", "1e-09; 2", "2; 0"), strict=True
+    )]  # fmt: skip
+    assert sigmas.rows(store) == columns
 
 
 @pytest.mark.parametrize("name", RECORDS)

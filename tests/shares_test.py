@@ -150,11 +150,12 @@ def test_what_selection_adds_is_counted(tmp_path):
         save(name + shares.RANDOM, random)
     found = list(selection.compared([TOY], store))
     assert [one.way for one in found] == ["light", "three tenths", "finish"]
-    (row,) = selection.overview(found)
+    (_, header, (row,)), (_, _, other) = selection.overview(found)
     assert row[:2] == ["Toy", f"{np.median(reference):.3g}"]
-    cells = dict(zip(selection.SHOWN, row[2:], strict=True))
+    cells = dict(zip(header[2:], row[2:], strict=True))
     assert [way for way, cell in cells.items() if cell.startswith("**")] == ["light"]
     assert [way for way, cell in cells.items() if cell] == ["light", "three tenths"]
+    assert other == []
     counts = {way: rest for way, *rest in selection.tallies(found)}
     assert counts["light"] == ["1", "1 / 0", "1 / 0"]
     assert counts["three tenths"][:2] == ["1", "1 / 0"]

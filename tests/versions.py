@@ -107,14 +107,18 @@ def place(row):
 
 def page(rows):
     """The page, in Markdown."""
-    titles = ("Python", "versions", *PACKAGES, "types", "fast", "exact", "date")
+    titles = ("Python, versions", ", ".join(PACKAGES), "fast; exact; types", "date")
     cells = [titles, ["---"] * len(titles)]
     for row in rows:
         versions = row["versions"]
         parts = [told(row[name]["counts"]) for name in ("fast", "exact")]
-        of_packages = [versions[name] for name in PACKAGES]
         cells.append(
-            [versions["python"], row["resolution"], *of_packages, row["types"], *parts, row["date"]]
+            [
+                f"{versions['python']}, {row['resolution']}",
+                ", ".join(versions[name] for name in PACKAGES),
+                "; ".join([*parts, row["types"]]),
+                row["date"],
+            ]
         )
     return HEAD + "".join(f"| {' | '.join(row)} |\n" for row in cells)
 

@@ -155,7 +155,7 @@ def show(problems: list[str], store: Store, console: Console, *, publish: bool) 
         report.README.write_text(selection.with_rows(document, shared))
         for path, text in overview.written(loaded, store).items():
             path.write_text(text)
-        decisions.GUIDE.write_text(decisions.with_rows(decisions.GUIDE.read_text(), decided))
+        decisions.GUIDE.write_text(decisions.with_rows(decisions.GUIDE.read_text(), decided, store))
         if chosen := overview.chosen(overview.pairs(loaded, store)):
             figure.draw_pairs(chosen, OUTCOMES)
         archive.pack(store.folder, loaded)

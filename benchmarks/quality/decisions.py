@@ -3,26 +3,26 @@
 A row is a base on a problem and the preset around it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+import itertools
 import math
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import table
-from benchmarks.quality import names, report, statistics
+from benchmarks.cells import Table, beside, markdown, replaced, titled
+from benchmarks.quality import diagnosis, names, report, statistics
 from benchmarks.quality.methods.checkpoint import ARMS
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Store
 
 GUIDE = Path(__file__).parents[2] / "docs" / "results" / "deciding.md"
-START = "<!-- deciding: made by `python -m benchmarks.quality report` -->\n"
-END = "<!-- /deciding -->\n"
 WAYS = ("race", "vetoed_race", "vetoed_early_race")
 ARM_NAMES = ("base alone", "preset")
 WAY_NAMES = ("race at a fifth", "veto, race at a fifth", "veto, race at a tenth")
-HEADER = ["problem, preset", "base alone; preset", *WAY_NAMES, "last against the base"]
+HEADER = ["problem, preset", "base alone; preset", "race at a fifth; behind a veto"]
+HEADER += ["veto, race at a tenth; against the base"]
 # Rows of the trials that thresholds and shares come from, and that showed how early a race tells.
 SHAPING = {
     ("ternary_absmax", "metric_on_straight_through"),
@@ -35,18 +35,7 @@ SHAPING = {
     ("levy_100", "global_"),
     ("rastrigin_100", "global_"),
 }
-TALLIES_START = "<!-- tallies: made by `python -m benchmarks.quality report` -->\n"
-TALLIES_END = "<!-- /tallies -->\n"
-TALLIES = (
-    "comparisons",
-    "within 5 % of the better arm",
-    "within 15 % of it",
-    "farthest behind it",
-    "comparisons that shaped nothing",
-    "within 5 %, of these",
-    "better than the base by more than noise",
-    "worse than the base by more than noise",
-)
+NEAR, NEARER = 1.15, 1.05
 
 
 class Decided(NamedTuple):
@@ -85,42 +74,65 @@ def rows(found: Iterable[Decided]) -> list[list[str]]:
         [
             f"{names.problem(one.problem.name)}, {report.shown(one.preset)}",
             "; ".join(f"{np.median(scores):.3g}" for scores in one.arms),
-            *(f"{np.median(way):.3g} ({_times(_behind(one, way))})" for way in one.ways),
-            report.counts(report.compared(one.ways[-1], one.arms[0])),
+            beside(*(_reached(one, way) for way in one.ways[:-1])),
+            beside(
+                _reached(one, one.ways[-1]),
+                report.counts(report.compared(one.ways[-1], one.arms[0])),
+            ),
         ]
         for one in found
     ]
 
 
-def tallies(found: Iterable[Decided]) -> list[list[str]]:
+def tallies(found: Iterable[Decided]) -> list[Table]:
     """For each arm, and each way of deciding, how often its median is near that of the better arm.
 
     A problem whose gradient is that of its stand-in is counted once, not as two rows.
     """
-    different = {(one.problem.name, *map(tuple, one.arms)): one for one in found}.values()
-
-    def tally(scores: Callable[[Decided], list[float]]) -> list[str]:
-        behind = [_behind(one, scores(one)) for one in different]
-        fresh = [
-            ratio
-            for one, ratio in zip(different, behind, strict=True)
-            if (one.problem.name, one.preset) not in SHAPING
+    different = list({(one.problem.name, *map(tuple, one.arms)): one for one in found}.values())
+    fresh = [(one.problem.name, one.preset) not in SHAPING for one in different]
+    near, against = [], []
+    for at, name in enumerate((*ARM_NAMES, *WAY_NAMES)):
+        scores = [(*one.arms, *one.ways)[at] for one in different]
+        behind = list(map(_behind, different, scores))
+        near.append(
+            [
+                name,
+                _share(ratio <= NEARER for ratio in behind),
+                _share(ratio <= NEAR for ratio in behind),
+                f"{_times(max(behind))} times",
+            ]
+        )
+        paired = [
+            statistics.compare(ours, one.arms[0])
+            for ours, one in zip(scores, different, strict=True)
         ]
-        against = [statistics.compare(scores(one), one.arms[0]) for one in different]
-        return [
-            str(len(behind)),
-            str(sum(ratio <= 1.05 for ratio in behind)),
-            str(sum(ratio <= 1.15 for ratio in behind)),
-            f"{_times(max(behind))} times",
-            str(len(fresh)),
-            str(sum(ratio <= 1.05 for ratio in fresh)),
-            str(sum(one.high < 0 for one in against)),
-            str(sum(one.low > 0 for one in against)),
-        ]
+        against.append(
+            [
+                name,
+                _share(ratio <= NEARER for ratio in itertools.compress(behind, fresh)),
+                _share(one.high < 0 for one in paired),
+                _share(one.low > 0 for one in paired),
+            ]
+        )
+    header = ["way", "within 5 % of the better arm", "within 15 % of it", "farthest behind it"]
+    other = ["way", "within 5 %, of what shaped nothing"]
+    other += [f"{outcome} than the base by more than noise" for outcome in ("better", "worse")]
+    return [
+        ("Comparisons near the better arm", header, near),
+        ("Comparisons that shaped nothing, and all against the base", other, against),
+    ]
 
-    arms = [tally(lambda one, at=at: one.arms[at]) for at in range(len(ARM_NAMES))]
-    ways = [tally(lambda one, at=at: one.ways[at]) for at in range(len(WAY_NAMES))]
-    return [list(row) for row in zip(TALLIES, *arms, *ways, strict=True)]
+
+def _share(found: Iterable[bool]) -> str:
+    """How many of how many."""
+    those = list(found)
+    return f"{sum(those)} of {len(those)}"
+
+
+def _reached(one: Decided, way: list[float]) -> str:
+    """The median of a way, in brackets over that of the better arm."""
+    return f"{np.median(way):.3g} ({_times(_behind(one, way))})"
 
 
 def _behind(one: Decided, scores: list[float]) -> float:
@@ -134,10 +146,14 @@ def _times(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.1g}"
 
 
-def with_rows(document: str, found: Iterable[Decided]) -> str:
-    """A document with both tables of today's scores."""
+def with_rows(document: str, found: Iterable[Decided], store: Store) -> str:
+    """The page of this, with all tables of today's scores."""
     found = list(found)
-    text = table.markdown(HEADER, rows(found))
-    document = table.replaced(document, START, END, text)
-    text = table.markdown(["", *ARM_NAMES, *WAY_NAMES], tallies(found))
-    return table.replaced(document, TALLIES_START, TALLIES_END, text)
+    for name, text in (
+        ("diagnosis", markdown(diagnosis.HEADER, diagnosis.shown(store))),
+        ("deciding", markdown(HEADER, rows(found))),
+        ("tallies", titled(tallies(found))),
+    ):
+        start = f"<!-- {name}: made by `python -m benchmarks.quality report` -->\n"
+        document = replaced(document, start, f"<!-- /{name} -->\n", text)
+    return document

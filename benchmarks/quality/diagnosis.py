@@ -7,19 +7,54 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
-from benchmarks.quality import ledger, report, statistics
+from benchmarks.cells import beside
+from benchmarks.quality import ledger, names, report, statistics
 from benchmarks.quality.methods.checkpoint import ARMS, PAIRS, ask, objective_of, unit_of
 from benchmarks.quality.methods.gradient import adam, descend
 from benchmarks.quality.methods.method import streams
 from benchmarks.quality.problem import Problem
-from benchmarks.quality.record import Store
+from benchmarks.quality.record import Record, Store
 from benchmarks.quality.runner import FIRST_SEED
 from egd_optax.diagnose import Diagnosis
 
 NAME = "diagnosis"
 FRACTIONS = (0.1, 0.5, 0.9)
 SEEDS, REPEATS = 10, 8
+HEADER = ["problem, preset", "gradient_correlation", "reliability"]
+HEADER += ["base; preset; seeds better / same / worse"]
 Row = dict[str, Any]
+
+
+def shown(store: Store) -> report.Rows:
+    """What runs of the base say, beside where the base and the preset end.
+
+    Correlations are medians at each of the fractions.
+    """
+    return [
+        [
+            f"{names.problem(row['problem'])}, {report.shown(row['preset'])}",
+            *(_said(row, name) for name in ("gradient_correlation", "reliability")),
+            _ends(*(store.load(row["problem"], row[arm]) for arm in ("base", "preset"))),
+        ]
+        for row in measure.load(NAME)["rows"]
+    ]
+
+
+def _said(row: Row, name: str) -> str:
+    found = [at[name] for at in row["at"]]
+    return ", ".join("none" if one is None else f"{one['median']:.2f}" for one in found)
+
+
+def _ends(alone: Record, evolved: Record) -> str:
+    """The medians of both, the winner's bold, and the seeds."""
+    both = [report.scores(record) for record in (alone, evolved)]
+    paired = report.compared(both[1], both[0])
+    bold = {"win": 1, "loss": 0, "tie": None}[report.outcome(paired)]
+    medians = [
+        f"**{np.median(one):.3g}**" if at == bold else f"{np.median(one):.3g}"
+        for at, one in enumerate(both)
+    ]
+    return beside(*medians, report.counts(paired))
 
 
 def rows_of(problem: Problem, store: Store, *, seeds: int = SEEDS) -> list[Row]:

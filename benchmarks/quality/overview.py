@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks import table
-from benchmarks.quality import names, report, selection, statistics, timing
-from benchmarks.quality.methods import adapting
+from benchmarks.cells import markdown, replaced, titled
+from benchmarks.quality import names, report, selection, sigmas, statistics, timing
+from benchmarks.quality.methods import adapting, shares
 from benchmarks.quality.methods.presets import OURS
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Store
@@ -19,7 +19,8 @@ PAGE = ROOT / "docs" / "results" / "quality.md"
 SHORT = (ROOT / "README.md", ROOT / "docs" / "start" / "will_it_help.md")
 HEADER = ["problem", "reference", "best preset; seeds better / same / worse", "best of all others"]
 SAFE_HEADER = ["problem", "mean over that of Adam", "seeds better / same / worse"]
-SHORT_HEADER = ["problem", "without cycles", "with cycles", "better / same / worse"]
+SHORT_HEADER = ["problem", "without cycles", "with cycles; better / same / worse"]
+SHORT_HEADER += ["with random ranks"]
 # The clearest win of each kind, and the three largest losses.
 WINS = ("ternary_absmax", "sealed_chip_12", "levy_100")
 LOSSES = ("ternary_1d", "zero_one_imbalanced", "int4_digits")
@@ -34,6 +35,7 @@ class Pair(NamedTuple):
         medians: of their scores.
         paired: the preset against the reference.
         other: name and median of the best of all other methods on the test split.
+        random: the median of the preset with random ranks, None if that has not been run.
     """
 
     problem: str
@@ -41,6 +43,7 @@ class Pair(NamedTuple):
     medians: tuple[float, float]
     paired: statistics.Comparison
     other: tuple[str, float]
+    random: float | None
 
 
 def pair(problem: Problem, store: Store) -> Pair | None:
@@ -54,12 +57,14 @@ def pair(problem: Problem, store: Store) -> Pair | None:
     best = timing.best_of_ours(found)
     other = next(name for name in report.ranked(found) if name not in ours)
     medians = {name: float(np.median(report.scores(record))) for name, record in found.items()}
+    control = store.load(problem.name, best + shares.RANDOM)
     return Pair(
         names.problem(problem.name),
         (names.method(reference), names.method(best)),
         (medians[reference], medians[best]),
         report.compared(report.scores(found[best]), report.scores(found[reference])),
         (names.method(other), medians[other]),
+        float(np.median(report.scores(control))) if control else None,
     )
 
 
@@ -99,7 +104,7 @@ def safe_rows(problems: Iterable[Problem], store: Store) -> list[list[str]]:
 
 
 def short_rows(found: Iterable[Pair]) -> list[list[str]]:
-    """Some pairs, with the winner bold."""
+    """Some pairs, with the winner bold, beside the same jumps with random ranks."""
     return [_short(one) for one in found]
 
 
@@ -108,7 +113,8 @@ def _short(one: Pair) -> list[str]:
     numbers = [f"{median:.3g}" for median in one.medians]
     numbers[won] = f"**{numbers[won]}**"
     shown = [f"{number} ({name})" for number, name in zip(numbers, one.names, strict=True)]
-    return [one.problem, *shown, report.counts(one.paired)]
+    shown[1] = f"{shown[1]}; {report.counts(one.paired)}"
+    return [one.problem, *shown, "" if one.random is None else f"{one.random:.3g}"]
 
 
 def written(problems: list[Problem], store: Store) -> dict[Path, str]:
@@ -118,9 +124,11 @@ def written(problems: list[Problem], store: Store) -> dict[Path, str]:
     body = safe_rows(problems, store)
     documents[PAGE] = with_table(documents[PAGE], "safe", SAFE_HEADER, body)
     compared = list(selection.compared(problems, store))
+    text = titled(selection.overview(compared))
+    documents[PAGE] = with_text(documents[PAGE], "shares", text)
     for name, header, body in (
-        ("shares", selection.OVERVIEW_HEADER, selection.overview(compared)),
         ("selection", selection.TALLIES_HEADER, selection.tallies(compared)),
+        ("sigma", sigmas.HEADER, sigmas.rows(store)),
     ):
         documents[PAGE] = with_table(documents[PAGE], name, header, body)
     short = short_rows(chosen(found))
@@ -138,5 +146,10 @@ def chosen(found: Iterable[Pair]) -> list[Pair]:
 
 def with_table(document: str, name: str, header: list[str], body: list[list[str]]) -> str:
     """A document with a table between its marks."""
+    return with_text(document, name, markdown(header, body))
+
+
+def with_text(document: str, name: str, text: str) -> str:
+    """A document with what is between two marks."""
     start = f"<!-- {name}: made by `python -m benchmarks.quality report` -->\n"
-    return table.replaced(document, start, f"<!-- /{name} -->\n", table.markdown(header, body))
+    return replaced(document, start, f"<!-- /{name} -->\n", text)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from benchmarks import table
+from benchmarks.cells import markdown, replaced
 from benchmarks.quality import names, statistics, timing
 from benchmarks.quality.methods import (
     CARRIED,
@@ -98,9 +98,9 @@ def varied(problems: Iterable[Problem], store: Store) -> Iterator[tuple[str, str
 def rewritten(document: str, shown: Sections) -> str:
     """A document with the tables of today's scores, and of the names of the methods."""
     methods = [[f"`{name}`", names.method(name)] for name in METHODS]
-    text = table.markdown(["identifier", "method"], methods)
-    document = table.replaced(document, NAMES_START, "<!-- /names -->\n", text)
-    return table.replaced(document, START, END, titled(HEADER, shown))
+    text = markdown(["identifier", "method"], methods)
+    document = replaced(document, NAMES_START, "<!-- /names -->\n", text)
+    return replaced(document, START, END, titled(HEADER, shown))
 
 
 def with_varied(document: str, shown: Iterable[tuple[str, str, Rows]]) -> str:
@@ -110,13 +110,13 @@ def with_varied(document: str, shown: Iterable[tuple[str, str, Rows]]) -> str:
         start = f"<!-- {what}: made by `python -m benchmarks.quality report` -->\n"
         own = [(title, body) for kind, title, body in shown if kind == what]
         text = titled(VARIED_HEADER, own)
-        document = table.replaced(document, start, f"<!-- /{what} -->\n", text)
+        document = replaced(document, start, f"<!-- /{what} -->\n", text)
     return document
 
 
 def titled(header: list[str], shown: Sections) -> str:
     """Tables with their titles."""
-    return "\n".join(f"### {title}\n\n{table.markdown(header, body)}" for title, body in shown)
+    return "\n".join(f"### {title}\n\n{markdown(header, body)}" for title, body in shown)
 
 
 def _scored(problem: Problem, names: Iterable[str], store: Store) -> dict[str, Record]:
