@@ -134,6 +134,7 @@ def _sum_of_whole(
             mirrored = inside.is_mirrored(member)
             other = inside.mirrored_whole(leaves, inside.draw_of(member))
             leaves = tuple(jnp.where(mirrored, b, a) for a, b in zip(leaves, other, strict=True))
+        leaves = inside.learned(leaves, member, ~xla.opaque_false(member))
         return add(totals, terms.weights[index], leaves)
 
     zeros = devices.varying(
