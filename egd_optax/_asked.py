@@ -130,6 +130,7 @@ def opened(
             noise=spec.noise,
             mutating=mutating,
             settings=settings_of(spec),
+            refine=spec.refine,
         )
         asked = Asked(
             ticket, parent, base_updates, start.strategy_state, start.info, (), anchors, guarded
@@ -249,8 +250,7 @@ def _ended(asked: Asked, stage: Round, fitness: jax.Array) -> Asked:
     scored = Scored(held, all_fitness, None, None, None, es_state)
     chosen, state, found = concluded(stage, scored, best_fitness, compared, asked.strategy_state)
     chosen = _in_order(chosen, stage)
-    updates = if_left(found.accepted, chosen, asked.parent.updates)
-    parent = asked.parent._replace(updates=updates)
+    parent = asked.parent._replace(updates=if_left(found.accepted, chosen, asked.parent.updates))
     after = dataclasses.replace(asked, parent=parent, strategy_state=state)
     return dataclasses.replace(after, info=_info_after(after, found))
 

@@ -15,7 +15,7 @@ import optax
 
 # Arguments that shape the program, or are functions that are no schedules of the step. Pass them to
 # `optax.inject_hyperparams(egd, static_args=STATIC_ARGS)`, which would else trace or call them.
-STATIC_ARGS = ("population_size", "generations", "mutable", "reset_base", "window")
+STATIC_ARGS = ("population_size", "generations", "mutable", "reset_base", "refine", "window")
 
 
 def check_base(base: Any, name: str = "base") -> optax.GradientTransformationExtraArgs:

@@ -26,6 +26,7 @@ from egd_optax.sigma import Sigma
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
 ScalarOrSchedule = jax.typing.ArrayLike | Schedule
+Refine = Callable[..., optax.Params]
 P = ParamSpec("P")
 
 
@@ -64,6 +65,7 @@ def evolve(
     reset_base: bool | Reset = False,
     mutable: Any = None,
     bounds: tuple[Any, Any] | None = None,
+    refine: Refine | None = None,
     aux: Any = None,
     execution: Execution = Execution(),
     key: Any = 0,
@@ -153,6 +155,14 @@ def evolve(
             bounds, and a child beyond them is clipped. The base is not bound: put a projection
             into it, as `optax.chain(optax.adam(1e-3), optax.keep_params_nonnegative())`. A
             parent beyond the bounds stays where it is. None for no bounds.
+        refine: a function `refine(params, key, i)` by which members learn, in gradient steps for
+            example. It returns the parameters of member `i`, int32 `[]`, after learning. Member
+            `i` is scored, recombines and is deployed as these. The key is a threefry key for
+            `jax.random`. The function gets those of `extra` that its signature names, a batch for
+            example. Leaves that do not mutate stay as they are. If a result is NaN or infinite
+            anywhere, the member stays as it was drawn. Over `axis_name` results are averaged.
+            Parent and child do not learn. Noise and sigma that adapt go by where members were
+            drawn. None for members that do not learn.
         aux: None if `value_fn` returns the fitness alone. If it returns (fitness, aux), pass a
             pytree of arrays or of `jax.ShapeDtypeStruct` like that second part, as
             `jax.eval_shape(value_fn, params)[1]` is. Pass an example: `init` must know its
@@ -183,8 +193,9 @@ def evolve(
         ValueError: an argument is out of range. At `update`, `params` is missing, or
             `mutable` does not fit them. `state` is that of another base. An axis of
             `execution` is not mapped, is no axis of the mesh, or has more devices than there
-            are members. A mapped axis is not named, and JAX does not notice that replicas
-            drift apart. `noise`, `recombine` or `reset_base` return an invalid value.
+            are members. `refine` returns other shapes or dtypes. A mapped axis is not named, and
+            JAX does not notice that replicas drift apart. `noise`, `recombine` or `reset_base`
+            return an invalid value.
 
     Cost:
         A step without a cycle costs a step of `base` if `evolve=False`. If the compiled program
@@ -202,19 +213,23 @@ def evolve(
         evaluated, and with `generations` above 1. All leaves of at most 2**15 numbers are together
         held up to nine times, each in rows of 64 numbers. If XLA decides how they are divided, each
         device holds them whole. A leaf with `bounds` is a piece of the program, each of its members
-        is formed, and both of a mirrored pair are drawn. Under `jax.vmap` of the optimizer a cycle
-        runs on the steps on which any is due. A jitted step takes longer to compile than that of
-        `base`: `benchmarks/README.md` has a table. Outside of `jax.jit` `value_fn` is traced on
-        every cycle, and its compiled program is kept.
+        is formed, and both of a mirrored pair are drawn. So are all leaves with `refine`. Members
+        then learn one after another, and elites are kept whole; if a rule weighs all members, all
+        are. Members that are not kept learn again. These are members with `memory="replay"`, above
+        32 on the host, or with a `population_axis`, and the best for `accept_value_fn`. Under
+        `jax.vmap` of the optimizer a cycle runs on the steps on which any is due. A jitted step
+        takes longer to compile than that of `base`: `benchmarks/README.md` has a table. Outside of
+        `jax.jit` `value_fn` is traced on every cycle, and its compiled program is kept.
 
     References:
         Xue et al., `Evolutionary Gradient Descent for Non-convex Optimization
         <https://doi.org/10.24963/ijcai.2021/443>`_, 2021; Cui et al., `Evolutionary
         Stochastic Gradient Descent for Optimization of Deep Neural Networks
-        <https://arxiv.org/abs/1810.06773>`_, 2018. Low-rank noise: Sarkar et al.,
-        `Evolution Strategies at the Hyperscale <https://arxiv.org/abs/2511.16652>`_, 2025. An
-        optimizer for the step: Salimans et al., `Evolution Strategies as a Scalable Alternative
-        to Reinforcement Learning <https://arxiv.org/abs/1703.03864>`_, 2017.
+        <https://arxiv.org/abs/1810.06773>`_, 2018, whose members learn by `refine`. Low-rank
+        noise: Sarkar et al., `Evolution Strategies at the Hyperscale
+        <https://arxiv.org/abs/2511.16652>`_, 2025. An optimizer for the step: Salimans et al.,
+        `Evolution Strategies as a Scalable Alternative to Reinforcement Learning
+        <https://arxiv.org/abs/1703.03864>`_, 2017.
 
     Example:
         A step function has no gradient, but a cycle can select on it.
@@ -255,6 +270,7 @@ def evolve(
             accept=accept,
             mutable=mutable,
             bounds=bounds,
+            refine=refine,
             execution=execution,
             aux=aux,
         )
@@ -295,6 +311,7 @@ def egd(  # noqa: D417  # its other arguments are those of `evolve`
     reset_base: bool | Reset = False,
     mutable: Any = None,
     bounds: tuple[Any, Any] | None = None,
+    refine: Refine | None = None,
     aux: Any = None,
     execution: Execution = Execution(),
     key: Any = 0,
@@ -363,6 +380,7 @@ def egd(  # noqa: D417  # its other arguments are those of `evolve`
         reset_base=reset_base,
         mutable=mutable,
         bounds=bounds,
+        refine=refine,
         aux=aux,
         execution=execution,
         key=key,

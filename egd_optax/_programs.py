@@ -109,8 +109,10 @@ class Programs:
         # The functions have the parts that they take among their arrays; a noise reads it whole.
         reads = type(spec.noise).reads is not Noise.reads
         base_state = objectives.base_state if reads else None
+        of_refine = {} if spec.refine is None else spec.refine.taken(objectives.extra_args)
         with advice_on_value_fn():
-            result: Ran = program(arrays, all_extra, own, base_state, start._replace(params=None))
+            start = start._replace(params=None)
+            result: Ran = program(arrays, all_extra, of_refine, own, base_state, start)
         return result
 
     def _warn_of(self, value_fn: Callable[..., Any]) -> None:
@@ -189,13 +191,14 @@ def _program(
     def run(
         arrays: Mapping[str, tuple[list[Any], list[Any]]],
         all_extra: list[Any],
+        of_refine: dict[str, Any],
         own: list[Any],
         base_state: Any,
         start: Start,
     ) -> Ran:
         functions = {name: objective(name, *of_function) for name, of_function in arrays.items()}
         # By a name that no function takes: only their division over devices is looked at.
-        extra_args = {"": all_extra}
+        extra_args = {"": all_extra, **of_refine}
         of_acceptance = functions.get("accept_value_fn")
         objectives = Objectives(functions["value_fn"], of_acceptance, extra_args, base_state)
         due = ~xla.opaque_false(start.cycle)

@@ -11,9 +11,10 @@ from egd_optax import _checks
 from egd_optax.accept import Accept
 from egd_optax.core import auxiliary
 from egd_optax.core.bounds import check_bounds
+from egd_optax.core.refinement import Refinement
 from egd_optax.core.spec import STRAIGHT, CycleSpec
 from egd_optax.execution import Execution
-from egd_optax.noise.interface import Noise
+from egd_optax.noise.interface import Noise, moves_integers
 from egd_optax.recombine import Recombine
 from egd_optax.sigma import Sigma
 
@@ -82,6 +83,7 @@ def checked_spec(spec: CycleSpec) -> CycleSpec:
         population_size=population_size,
         generations=generations,
         es_optimizer=es_optimizer,
+        refine=_refinement(spec),
         aux=auxiliary.shapes_of(spec.aux),
     )
 
@@ -129,6 +131,25 @@ def _check_reads(rule: Recombine, aux: Any) -> None:
             f"`aux` must be given with a rule that reads it, got None with recombine={rule!r}: "
             "pass `aux=jax.eval_shape(value_fn, params)[1]`."
         )
+
+
+def _refinement(spec: CycleSpec) -> Refinement | None:
+    """The function that members learn by, None if they do not."""
+    if spec.refine is None:
+        return None
+    _checks.check_function("refine", spec.refine, "of parameters, a key and the number of a member")
+    _checks.check_hashable("refine", spec.refine)
+    if spec.execution.evaluate == "factored":
+        raise ValueError(
+            f'`evaluate` must not be "factored" with refine={spec.refine!r}: a member that learned '
+            'has no factors. Pass `evaluate="formed"`.'
+        )
+    if moves_integers(spec.noise):
+        raise ValueError(
+            f"`refine` must be None with noise={spec.noise!r}, got {spec.refine!r}: integers have "
+            "no gradient to learn by. Refine the parameters that they are rounded from."
+        )
+    return Refinement(spec.refine, spec.execution.axis_names)
 
 
 def _check_batch_size(

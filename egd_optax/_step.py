@@ -91,7 +91,8 @@ class Step(NamedTuple):
         if evolve is None:
             warn_inside_multi_steps()
         given = [fn for fn in functions.values() if fn is not None]
-        arguments.check_spelling(extra_args, given)
+        learning = [] if self.spec.refine is None else [self.spec.refine.fn]
+        arguments.check_spelling(extra_args, given + learning)
         arguments.check_reserved(extra_args, given)
         base_args = self.base_args(state.base_state, functions, evolve, extra_args)
         updates = gradients(self, updates, state.base_state, params, base_args)

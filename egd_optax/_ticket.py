@@ -18,6 +18,7 @@ from egd_optax.core.blocks import blocks_of
 from egd_optax.core.bounds import OfLeaves
 from egd_optax.core.fitness import Snapshot
 from egd_optax.core.population import Population, generation_key, population_around
+from egd_optax.core.refinement import Refinement
 from egd_optax.core.spec import CycleSpec
 from egd_optax.noise.interface import Noise
 from egd_optax.sigma import Sigma
@@ -53,6 +54,7 @@ class Ticket:
         noise: the distribution of the perturbations.
         mutating: positions of the leaves that mutate.
         settings: the settings of the optimizer, in words.
+        refine: the function that members learn by; None if they do not.
 
     Example:
         >>> import pickle
@@ -79,6 +81,7 @@ class Ticket:
     noise: Noise = dataclasses.field(metadata=STATIC)
     mutating: tuple[int, ...] = dataclasses.field(metadata=STATIC)
     settings: str = dataclasses.field(metadata=STATIC)
+    refine: Refinement | None = dataclasses.field(default=None, metadata=STATIC)
 
     @property
     def size(self) -> int:
@@ -117,6 +120,7 @@ class Parent(NamedTuple):
         reads: the arrays that the noise reads, like `updates`; None for nothing.
         child: the updates that lead to the child, like `updates`; None in the first round.
         bounds: of each leaf that mutates; None for a leaf without any.
+        extra_args: the arguments of `refine`, by name; None for none.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -133,6 +137,7 @@ class Parent(NamedTuple):
     reads: Arrays | None = None
     child: Arrays | None = None
     bounds: OfLeaves | None = None
+    extra_args: dict[str, Any] | None = None
 
 
 def settings_of(spec: CycleSpec) -> str:
@@ -149,6 +154,8 @@ def settings_of(spec: CycleSpec) -> str:
         names = (*names, "sigma")
     if spec.bounds is not None:
         names = (*names, "bounds")
+    if spec.refine is not None:
+        names = (*names, "refine")
     text = ", ".join(f"{name}={getattr(spec, name)!r}" for name in names)
     return re.sub(r" at 0x[0-9a-fA-FX]+", "", text)
 
@@ -157,12 +164,14 @@ def snapshot_of(ticket: Ticket, parent: Parent) -> Snapshot:
     """The parameters after the step of the base."""
     leaves, treedef = flatten(parent.params)
     own = [leaves[at] for at in ticket.mutating]
-    blocks = blocks_of(ticket.noise, own, parent.updates, parent.bounds)
+    learning = ticket.refine is not None
+    blocks = blocks_of(ticket.noise, own, parent.updates, parent.bounds, learning=learning)
     return Snapshot(blocks, tuple(leaves), treedef, ticket.mutating)
 
 
 def population_of(ticket: Ticket, parent: Parent, snapshot: Snapshot) -> Population:
     """The members around the parent, none of them drawn yet."""
+    refine, extra_args = ticket.refine, parent.extra_args or {}
     return population_around(
         snapshot.blocks,
         snapshot.positions,
@@ -171,6 +180,7 @@ def population_of(ticket: Ticket, parent: Parent, snapshot: Snapshot) -> Populat
         sigma=ticket.sigma,
         read=parent.reads,
         key=generation_key(ticket.key, ticket.cycle, ticket.generation),
+        refined=None if refine is None else refine.around(snapshot, extra_args),
     )
 
 

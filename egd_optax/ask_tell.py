@@ -23,6 +23,7 @@ sum and choose as those do.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 from typing import Any
 
 import jax
@@ -69,7 +70,8 @@ def ask(
         accept_fitness: whether `accept` compares parent, best member and child by another fitness,
             as `accept_value_fn` would give it. Each generation then has one more round.
         base_value_fn: the objective of a base that evaluates one itself, as a line search does.
-        **extra_args: passed to the base, as far as it takes them.
+        **extra_args: passed to the base, as far as it takes them. The parent holds those that
+            `refine` names, for whoever makes a member.
 
     Returns:
         The open cycle, which asks for the members of the first generation; and the state after the
@@ -116,6 +118,9 @@ def ask(
     asked = _asked.opened(
         tx.update, mutating, traits.anchors, accept_fitness, params, base_updates, after
     )
+    if step.spec.refine is not None:
+        parent = asked.parent._replace(extra_args=step.spec.refine.taken(extra_args))
+        asked = dataclasses.replace(asked, parent=parent)
     return asked, after
 
 
@@ -151,7 +156,8 @@ def tell(
 
     Cost:
         A draw for each member with a weight, twice if `accept` compares, and one for the best
-        member if that is taken. Each kind of round compiles once.
+        member if that is taken. With `refine` each of these learns again. Each kind of round
+        compiles once.
 
     Example:
         The second of four members is lost, and the child is never looked at.

@@ -34,6 +34,7 @@ KEYWORDS = [
     "reset_base",
     "mutable",
     "bounds",
+    "refine",
     "aux",
     "execution",
     "key",
@@ -130,14 +131,14 @@ def test_the_arguments_of_evolve():
     assert base.kind == inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert rest == keywords(evolve)
     assert [each.name for each in rest] == KEYWORDS
-    assert len(rest) == 16
+    assert len(rest) == 17
 
 
 def test_the_arguments_of_egd():
     parameters = inspect.signature(egd).parameters
     own = ["learning_rate", "momentum", "nesterov", "weight_decay", "accumulator_dtype"]
     assert list(parameters) == own + KEYWORDS
-    assert len(parameters) == 21
+    assert len(parameters) == 22
     assert [each.name for each in keywords(egd)] == own[3:] + KEYWORDS
 
 
@@ -164,7 +165,9 @@ def test_what_the_package_exports():
         "presets", "recombine", "sigma", "with_frozen",
     ]  # fmt: skip
     assert all(hasattr(egd_optax, name) for name in egd_optax.__all__)
-    assert STATIC_ARGS == ("population_size", "generations", "mutable", "reset_base", "window")
+    assert STATIC_ARGS == (
+        "population_size", "generations", "mutable", "reset_base", "refine", "window"
+    )  # fmt: skip
     assert set(STATIC_ARGS) < set(KEYWORDS)
 
 

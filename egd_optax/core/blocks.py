@@ -50,15 +50,16 @@ def blocks_of(
     bounds: OfLeaves | None = None,
     *,
     still: bool = False,
+    learning: bool = False,
 ) -> Blocks:
     """Lays out the mutating leaves and their base updates, which may all be zeros, in blocks.
 
     A leaf with bounds is a block of its own, whose leaves are held. The sum over its members is one
-    of leaves, and not of noise.
+    of leaves, and not of noise. So is every leaf if members are `learning`.
     """
     bounds = bounds or (None,) * len(params)
-    bounded = frozenset(at for at, of_leaf in enumerate(bounds) if of_leaf is not None)
-    layout = lay_out(noise, params, updates, bounded)
+    apart = frozenset(at for at, of_leaf in enumerate(bounds) if learning or of_leaf is not None)
+    layout = lay_out(noise, params, updates, apart)
     own, steps = layout.stack(params), layout.stack(updates)
     of_blocks = tuple(bounds[block.leaves[0]] for block in layout.blocks)
     return Blocks(layout, own, tuple(map(_still, own, steps)) if still else steps, of_blocks)

@@ -83,7 +83,8 @@ def run_cycle_if(
         residual = before.state.residual
         base = with_fractions(residual, own, mutating.positions, before.updates)
         # Outside of the branch, which is then given a few blocks, and not each leaf.
-        blocks = blocks_of(spec.noise, own, base, bounds, still=mutating.still)
+        still, learning = mutating.still, spec.refine is not None
+        blocks = blocks_of(spec.noise, own, base, bounds, still=still, learning=learning)
 
         def run() -> _Carry:
             others = after_step(leaves, fixed_steps, mutating.positions)

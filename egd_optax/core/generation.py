@@ -17,8 +17,8 @@ from egd_optax.core.child import landed
 from egd_optax.core.evaluate import NEVER, Evaluation, Scored
 from egd_optax.core.fitness import Snapshot, fitness_dtype
 from egd_optax.core.info import Generation, finite_mean
-from egd_optax.core.judge import choose, judged
-from egd_optax.core.population import Candidate, Population, population_around
+from egd_optax.core.judge import best_into, choose, judged
+from egd_optax.core.population import Population, population_around
 from egd_optax.core.spec import CycleSpec, NoiseAndSigma, Objectives, StrategyState
 from egd_optax.core.stage import Round, score_with
 from egd_optax.core.strategy import adapted_sigma, statistic_tree
@@ -90,7 +90,7 @@ def concluded(
         moved &= stage.sigma != 0
     best = jnp.argmin(fitness).astype(jnp.int32)
     choice, of_rule = choose(spec.accept, key, compared, best, moved, state.accept)
-    chosen = _chosen(stage, scored.held, choice, best, moved)
+    chosen = _chosen(stage, scored, choice, best, moved)
     outcome = _outcome(stage, scored, choice != PARENT)
     of_noise = _adapted("noise", spec.noise, state.of_noise, stage, outcome)
     if isinstance(spec.sigma, Sigma):
@@ -122,6 +122,7 @@ def _population(
         sigma=sigma,
         read=None if read is None else snapshot.leaves_of(read),
         key=key,
+        refined=spec.refine and spec.refine.around(snapshot, objectives.extra_args),
     )
 
 
@@ -186,12 +187,12 @@ def _compared(
 
 
 def _chosen(
-    stage: Round, held: Candidate, choice: jax.Array, best: jax.Array, moved: jax.Array
+    stage: Round, scored: Scored, choice: jax.Array, best: jax.Array, moved: jax.Array
 ) -> Arrays:
     """The updates to the best member or the child, in blocks; to the parent of integers alone."""
-    population = stage.population
+    population, held = stage.population, scored.held
     if stage.spec.accept.takes_best:
-        held = population.form_into(held, best, choice == BEST)
+        held = best_into(population, stage.spec.execution.memory, scored, best, choice == BEST)
     updates = list(population.updates_to(held))
     for at in population.of_integers:
         leaf = held.whole[population.layout.whole.index(at)]

@@ -10,8 +10,11 @@ from egd_optax._checks import checked_state
 from egd_optax.accept import BEST, CHILD, PARENT, Accept
 from egd_optax.backend import random, xla
 from egd_optax.backend.devices import Devices, like_before
+from egd_optax.backend.memory import Memory, memory_of
+from egd_optax.backend.packing import Arrays
 from egd_optax.core import auxiliary
 from egd_optax.core.auxiliary import Evaluated, Seen
+from egd_optax.core.evaluate import Scored
 from egd_optax.core.fitness import fitness_dtype
 from egd_optax.core.population import OF_ACCEPTANCE, Candidate, Population
 
@@ -56,6 +59,26 @@ def judged(
     start = population.parent(), jnp.full([3], jnp.inf, fitness_dtype()), seen
     _, values, seen = xla.loop(0, which.size, trip, start)
     return values, seen
+
+
+def best_into(
+    population: Population, mode: str | Memory, scored: Scored, best: jax.Array, pred: jax.Array
+) -> Candidate:
+    """The best member in the memory of the child if `pred` holds, else the child.
+
+    One that learned is taken as it was kept, and does not learn again.
+    """
+    slots, held = scored.slots, scored.held
+    if population.refined is None or slots is None:
+        return population.form_into(held, best, pred)
+    memory = memory_of(mode, slots.member.size)
+
+    def fetched(whole: Arrays, slot: jax.Array, leaves: Arrays) -> Arrays:
+        del slot
+        return tuple(memory.fetch(*pair)[0] for pair in zip(leaves, whole, strict=True))
+
+    whole = memory.fold(scored.pages, (slots.member == best) & pred, fetched, held.whole)
+    return held._replace(whole=whole)
 
 
 def choose(

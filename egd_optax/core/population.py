@@ -25,6 +25,7 @@ from egd_optax.backend.unpacking import unpack
 from egd_optax.core.blocks import Blocks, Zeros, held, parent_of
 from egd_optax.core.bounds import Bend, Bounds, OfLeaves, update_within
 from egd_optax.core.perturbation import Perturbation, perturbation_of
+from egd_optax.core.refinement import Refined, learn
 from egd_optax.noise.interface import Noise
 
 # Purposes of the keys that a generation derives from its own.
@@ -56,7 +57,7 @@ class Candidate(NamedTuple):
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["params", "updates", "bounds", "perturbation", "key"],
-    meta_fields=["mirrors"],
+    meta_fields=["mirrors", "refined"],
 )
 @dataclasses.dataclass(frozen=True)
 class Population:
@@ -69,6 +70,7 @@ class Population:
         perturbation: the noise.
         key: that of the generation, uint32 `[2]`.
         mirrors: whether members come in pairs.
+        refined: see `core/refinement.py`; None if members do not learn.
     """
 
     params: Arrays
@@ -77,6 +79,7 @@ class Population:
     perturbation: Perturbation
     key: jax.Array
     mirrors: bool
+    refined: Refined | None = None
 
     @property
     def layout(self) -> Layout:
@@ -91,8 +94,8 @@ class Population:
 
     @property
     def has_odd_pairs(self) -> bool:
-        """Whether the two of a pair may be no opposites: a bound can stop one of them alone."""
-        return bool(self.of_integers) or any(bounds is not None for bounds in self.bounds)
+        """Whether the two of a pair may be no opposites: a bound can stop one, or each learned."""
+        return bool(self.of_integers or self.refined) or any(b is not None for b in self.bounds)
 
     @property
     def centered(self) -> tuple[int, ...]:
@@ -135,13 +138,8 @@ class Population:
 
         The second member of a pair is made of the first, which must be the one that is held.
         """
-        mirrored = self.is_mirrored(member)
-        numbers = held.rows, held.whole
-        numbers = xla.write_if(pred & ~mirrored, member, self._draw, numbers)
-        if self.mirrors:
-            whole = xla.run_if(pred & mirrored, _mirror, numbers[1], self, self.draw_of(member))
-            numbers = numbers[0], whole
-        return held._replace(rows=numbers[0], whole=numbers[1])
+        rows, whole = xla.write_if(pred & ~self.is_mirrored(member), member, self._draw, held[:2])
+        return self._completed(held._replace(rows=rows, whole=whole), member, pred)
 
     def redraw_into(self, held: Candidate, member: jax.Array, pred: jax.Array) -> Candidate:
         """The same for a member whose pair is not held."""
@@ -150,12 +148,20 @@ class Population:
             # The first of the pair has a number of its own.
             return self._draw(member - self.is_mirrored(member).astype(member.dtype))
 
-        numbers = xla.write_if(pred, member, draw, (held.rows, held.whole))
+        rows, whole = xla.write_if(pred, member, draw, held[:2])
+        return self._completed(held._replace(rows=rows, whole=whole), member, pred)
+
+    def _completed(self, held: Candidate, member: jax.Array, pred: jax.Array) -> Candidate:
+        """A member, in place of the first of its pair that is held, if `pred` holds."""
+        whole = held.whole
         if self.mirrors:
             mirrored = pred & self.is_mirrored(member)
-            whole = xla.run_if(mirrored, _mirror, numbers[1], self, self.draw_of(member))
-            numbers = numbers[0], whole
-        return held._replace(rows=numbers[0], whole=numbers[1])
+            whole = xla.run_if(mirrored, _mirror, whole, self, self.draw_of(member))
+        return held._replace(whole=self.learned(whole, member, pred))
+
+    def learned(self, whole: Arrays, member: jax.Array, pred: jax.Array) -> Arrays:
+        """The leaves of a member after its steps, if there are any and `pred` holds."""
+        return whole if self.refined is None else xla.run_if(pred, learn, whole, self, member)
 
     def rows_of(self, member: jax.Array) -> jax.Array:
         """The numbers of all blocks in rows, of a member."""
@@ -174,11 +180,16 @@ class Population:
     def mirrored(self, at: int, leaf: jax.Array, draw: jax.Array) -> jax.Array:
         """The same in one block.
 
-        Leaves with bounds are drawn again: a side that was bent does not tell the other one.
+        Leaves with bounds are drawn again: a side that was bent does not tell the other one. So
+        are those that learned.
         """
-        if at in self.of_integers or self.bounds[at] is not None:
+        if at in self.of_integers or self.bounds[at] is not None or self.refined:
             return self.drawn(at, draw, -1)
-        return self._mirrored(at, leaf)
+        wide = arithmetic.wide_dtype(leaf.dtype)
+        parent = self.parent_block(at).astype(wide)
+        other = arithmetic.cast(parent + (parent - leaf.astype(wide)), leaf.dtype)
+        dtype = self.base_update(at).dtype
+        return self.reach(at, arithmetic.difference(other, self.params[at], dtype))
 
     def _draw(self, member: jax.Array) -> tuple[jax.Array, Arrays]:
         return self.rows_of(member), self.draw_whole(self.draw_of(member))
@@ -190,13 +201,6 @@ class Population:
             return fixed_point.rounded(self.parent_block(at), sign * noise, bounds)
         noise = sign * self.perturbation.drawn(at, draw)
         return self.reach(at, self.stepped(at, noise, Bounds.reflected))
-
-    def _mirrored(self, at: int, leaf: jax.Array) -> jax.Array:
-        wide = arithmetic.wide_dtype(leaf.dtype)
-        parent = self.parent_block(at).astype(wide)
-        other = arithmetic.cast(parent + (parent - leaf.astype(wide)), leaf.dtype)
-        dtype = self.base_update(at).dtype
-        return self.reach(at, arithmetic.difference(other, self.params[at], dtype))
 
     # Leaves.
 
@@ -263,8 +267,7 @@ class Population:
             whole = steps(whole, params)
         updates = dict(zip(places, whole, strict=True))
         updates |= {at: self._center_of(held, at) for at in self.centered}
-        in_order = (updates[at] for at in range(len(self.layout.blocks)))
-        return tuple(in_order)
+        return tuple(updates[at] for at in range(len(self.layout.blocks)))
 
     def update_beside(self, at: int, leaf: jax.Array, of_child: jax.Array) -> jax.Array:
         """The update to leaves that are taken in place of a child's, in one block of integers.
@@ -321,6 +324,7 @@ def population_around(
     sigma: jax.Array,
     read: Sequence[jax.Array] | None,
     key: jax.Array,
+    refined: Refined | None = None,
 ) -> Population:
     """Prepares the candidates around `params + updates`; draws nothing.
 
@@ -332,13 +336,14 @@ def population_around(
         sigma: `[]`.
         read: the arrays that the noise reads, a leaf for each of these; None for nothing.
         key: of the generation, uint32 `[2]`.
+        refined: see `Population`.
     """
     layout, params, updates, bounds = blocks
     parents = tuple(map(parent_of, params, updates))
     of_leaves = random.derive(key, _OF_LEAVES, 0)
     keys = random.derive(of_leaves, 0, jnp.asarray(positions, jnp.uint32))
     perturbation = perturbation_of(noise, layout, params, parents, read, sigma, keys)
-    return Population(params, updates, bounds, perturbation, key, mirrors)
+    return Population(params, updates, bounds, perturbation, key, mirrors, refined)
 
 
 def _mirror(whole: Arrays, population: Population, draw: jax.Array) -> Arrays:

@@ -82,6 +82,7 @@ class CycleSpec(NamedTuple):
     execution: Execution
     aux: Auxiliary = None
     bounds: Any = None
+    refine: Any = None
 
     @property
     def member_count(self) -> int:
@@ -95,8 +96,13 @@ class CycleSpec(NamedTuple):
 
     @property
     def support(self) -> int | None:
-        """How many members can recombine, the best; None if any member can."""
+        """How many members can recombine, the best; None if any member can and none is kept.
+
+        Members that learned are kept, even if these are all: to draw one again costs its steps.
+        """
         support = self.recombine.support(self.population_size)
+        if support is None and self.refine is not None:
+            support = self.member_count - self.skips_parent
         return None if support is None else int(support)
 
     @property

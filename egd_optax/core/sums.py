@@ -62,6 +62,7 @@ def weighted_sums(
         The results of `then`. Costs a read or a draw for each term.
     """
     params = population.params
+    in_turn = in_turn and population.refined is None  # all leaves of a member learn at a time
     wide = {at for at, leaf in enumerate(params) if in_turn and _has_wide_sum(leaf)}
     if pages is None:
         whole = _sums_of_drawn(population, terms, held, wide, devices)
@@ -137,9 +138,10 @@ def _sums_of_drawn(
                     jnp.where(mirrored, inside.mirrored(at, leaf, draw), leaf)
                     for at, leaf in zip(blocks, leaves, strict=True)
                 ]
+            learned = inside.learned(tuple(leaves), member, ~xla.opaque_false(member))
             return tuple(
                 _plus(inside, at, total, weight, leaf)
-                for at, total, leaf in zip(blocks, totals, leaves, strict=True)
+                for at, total, leaf in zip(blocks, totals, learned, strict=True)
             )
 
         zeros = _zeros(terms, [buffers[at] for at in blocks], devices)
