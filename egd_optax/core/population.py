@@ -185,9 +185,8 @@ class Population:
         """
         if at in self.of_integers or self.bounds[at] is not None or self.refined:
             return self.drawn(at, draw, -1)
-        wide = arithmetic.wide_dtype(leaf.dtype)
-        parent = self.parent_block(at).astype(wide)
-        other = arithmetic.cast(parent + (parent - leaf.astype(wide)), leaf.dtype)
+        parent = arithmetic.widen(self.parent_block(at))
+        other = arithmetic.cast(parent + (parent - arithmetic.widen(leaf)), leaf.dtype)
         dtype = self.base_update(at).dtype
         return self.reach(at, arithmetic.difference(other, self.params[at], dtype))
 
