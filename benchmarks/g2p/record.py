@@ -1,24 +1,26 @@
 """Tunes the arms on validation words, runs them on fresh seeds, and writes what they found."""
 
 from collections.abc import Callable, Iterable
+import functools
 import json
-import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
 from benchmarks.g2p import network
 from benchmarks.g2p.arms import ARMS, LONGER, REFERENCE, STRATEGY, Arm
-from benchmarks.g2p.dictionary import Params, Splits, Words, load, pretrained
-from benchmarks.g2p.problem import BUDGET, problem
+from benchmarks.g2p.dictionary import Params, Splits, Words, load, pretrained, take
+from benchmarks.g2p.problem import BATCH_SIZE, BUDGET, problem
 from benchmarks.g2p.rounding import Format, deployed
 from benchmarks.quality.methods.method import Settings, Trainer
 
 TUNING_SEEDS, FIRST_SEED = (1000, 1001), 2000
 MAIN, SECOND = Format(4, rows=False), Format(3, rows=True)
 SEEDS, SECOND_SEEDS = 8, 5
+CROSS_ENTROPY = "cross-entropy"
 # Without the strategy, which takes longest, and the longer run.
 SECOND_ARMS = tuple(name for name in ARMS if not name.startswith((STRATEGY, LONGER)))
 FORMATS = [Format(bits, rows) for bits in (4, 3, 2) for rows in (False, True)]
@@ -34,13 +36,9 @@ class Runner:
         self._trainers: dict[str, Trainer] = {}
         self._score = jax.jit(self.problem.score)
 
-    def run(self, arm: Arm, settings: Settings, seed: int) -> tuple[Params, float]:
-        """The last parameters of a run, and its seconds without those to compile."""
-        trainer = self._trainer(arm)
-        trainer.prepare(settings)
-        start = time.perf_counter()
-        params = jax.block_until_ready(trainer(settings, seed))
-        return params, time.perf_counter() - start
+    def run(self, arm: Arm, settings: Settings, seed: int) -> Params:
+        """The last parameters of a run."""
+        return self._trainer(arm)(settings, seed)
 
     def score(self, params: Params, words: Words) -> float:
         """The word error of the rounded network."""
@@ -72,7 +70,7 @@ def tuned(runner: Runner, arm: Arm, learning_rate: float | None) -> list[Row]:
     rows = []
     for drawn in arm.grid:
         settings = settings_of(drawn, learning_rate)
-        ends = [runner.run(arm, settings, seed)[0] for seed in TUNING_SEEDS]
+        ends = [runner.run(arm, settings, seed) for seed in TUNING_SEEDS]
         found = [runner.score(params, runner.problem.validation) for params in ends]
         rows.append({"drawn": drawn, "settings": settings, "validation": rounded(np.mean(found))})
         print(arm.method.name, rows[-1], flush=True)
@@ -162,10 +160,28 @@ def _run_seed(
         if row["settings"] != settings:
             raise ValueError(f"{name} was run with {row['settings']}: delete g2p.json.")
         if number == len(row["scores"]):
-            last, seconds = runner.run(ARMS[name], settings, FIRST_SEED + number)
+            last = runner.run(ARMS[name], settings, FIRST_SEED + number)
             row["scores"].append(rounded(runner.score(last, runner.problem.test)))
-            row["seconds"].append(float(f"{seconds:.2g}"))
             print(number, form, name, row["scores"][-1], flush=True)
+
+
+def time() -> None:
+    """Writes what decoding and a gradient take, over the cross-entropy of the same words."""
+    given = problem(pretrained(), load(), MAIN)
+    words = take(given.train, jnp.arange(BATCH_SIZE))
+    assert given.straight_through is not None
+    passes = {
+        CROSS_ENTROPY: given.straight_through,
+        "word error, by decoding": given.fitness,
+        "gradient": jax.grad(given.straight_through),
+    }
+    runs = {
+        name: functools.partial(jax.jit(one), given.init(jax.random.key(0)), words)
+        for name, one in passes.items()
+    }
+    timings = measure.compare(runs, CROSS_ENTROPY, rounds=41)
+    rows = [{"pass": name, "ratio": timing["cpu_ratio"]} for name, timing in timings.items()]
+    write("g2p_time", rows, words=BATCH_SIZE, command="python -m benchmarks.g2p time")
 
 
 def untouched(params: Params, words: Words) -> list[Row]:
@@ -192,4 +208,4 @@ def _rows() -> dict[tuple[str, str], Row]:
 def _row(runner: Runner, name: str, settings: Settings) -> Row:
     forwards = runner.forwards(ARMS[name], settings)
     start = {"format": runner.problem.name, "arm": name, "settings": settings}
-    return {**start, "forwards": forwards, "scores": [], "seconds": []}
+    return {**start, "forwards": forwards, "scores": []}

@@ -25,7 +25,7 @@ def tables() -> list[Table]:
     record = measure.load("g2p")
     formats = list(dict.fromkeys(row["format"] for row in record["rows"]))
     found = [scores(form, record["rows"]) for form in formats]
-    return [untouched(record), *found, trials(measure.load("g2p_tuning")["rows"])]
+    return [untouched(record), *found, times(), trials(measure.load("g2p_tuning")["rows"])]
 
 
 def untouched(record: Row) -> Table:
@@ -60,6 +60,16 @@ def trials(rows: list[Row]) -> Table:
         body.append([row["arm"], row["format"], settings(row["settings"]), shown])
     header = ["way", "weights", "settings", "word error"]
     return "Settings that were tried, word error on validation words", header, body
+
+
+def times() -> Table:
+    """What decoding and a gradient take."""
+    body = []
+    for row in measure.load("g2p_time")["rows"]:
+        ratio = row["ratio"]
+        shown = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+        body.append([row["pass"], shown])
+    return "CPU time over that of the cross-entropy", ["pass", "time"], body
 
 
 def spread(values: list[float]) -> str:
