@@ -9,6 +9,7 @@ from rich.table import Table
 
 from benchmarks import measure, tested
 from benchmarks.bbob import report as bbob
+from benchmarks.g2p import report as g2p
 from benchmarks.quality import names
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,7 @@ def documents() -> dict[Path, dict[str, list[tuple[str, list[str], Rows]]]]:
         ROOT / "docs/compatibility/tested_on.md": {"tested": [tested.tested_on()]},
         ROOT / "docs/results/deciding.md": {"diagnosis": [diagnosis()]},
         ROOT / "docs/results/bbob.md": {"bbob": bbob.tables()},
+        ROOT / "docs/results/g2p.md": {"g2p": g2p.tables()},
         ROOT / "docs/results/factored.md": {"costs": [factored(), factored_gpu()]},
         ROOT / "benchmarks" / "README.md": {
             "costs": list(tables()),

@@ -19,7 +19,7 @@ from benchmarks.quality.methods.method import Settings, Trainer
 
 TUNING_SEEDS, FIRST_SEED = (1000, 1001), 2000
 MAIN, SECOND = Format(4, rows=False), Format(3, rows=True)
-SEEDS, SECOND_SEEDS = 8, 5
+SEEDS = 5
 CROSS_ENTROPY = "cross-entropy"
 # Without the strategy, which takes longest, and the longer run.
 SECOND_ARMS = tuple(name for name in ARMS if not name.startswith((STRATEGY, LONGER)))
@@ -126,16 +126,13 @@ def run(seeds: int = SEEDS) -> None:
     """Writes the scores of all arms in both formats, and goes on from those that are there.
 
     Args:
-        seeds: how many runs of each arm there shall be in the main format. The second format has at
-            most `SECOND_SEEDS`, of the arms in `SECOND_ARMS`.
+        seeds: how many runs of each arm there shall be.
     """
     params, splits = pretrained(), load()
     rows = _rows()
     runners = [Runner(params, splits, form) for form in (MAIN, SECOND)]
     for number in range(seeds):
         for runner, arms in zip(runners, (tuple(ARMS), SECOND_ARMS), strict=True):
-            if arms == SECOND_ARMS and number >= SECOND_SEEDS:
-                continue
             _run_seed(runner, arms, number, rows)
             write(
                 "g2p",
