@@ -8,6 +8,7 @@ from rich.table import Table as Grid
 from benchmarks import compiled, tested, timed
 from benchmarks.bbob import report as bbob
 from benchmarks.cells import Rows, Table, replaced, titled
+from benchmarks.g2p import report as g2p
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,6 +43,7 @@ def documents() -> dict[Path, dict[str, list[Table]]]:
         },
         ROOT / "docs/compatibility/tested_on.md": {"tested": [tested.tested_on()]},
         ROOT / "docs/results/bbob.md": {"settings": [bbob.settings()], "bbob": bbob.tables()},
+        ROOT / "docs/results/g2p.md": {"g2p": g2p.tables()},
         ROOT / "docs/results/factored.md": {
             "uses": [timed.uses()],
             "costs": [*timed.factored(), *timed.factored_gpu()],

@@ -1,0 +1,1 @@
+"""A pretrained network that pronounces words, with weights of few bits: what recovers it?"""
