@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import table
-from benchmarks.quality import names, report, selection, statistics, timing
+from benchmarks.quality import learning, names, report, selection, statistics, timing
 from benchmarks.quality.methods import adapting
 from benchmarks.quality.methods.presets import OURS
 from benchmarks.quality.problem import Problem
@@ -121,6 +121,7 @@ def written(problems: list[Problem], store: Store) -> dict[Path, str]:
     for name, header, body in (
         ("shares", selection.OVERVIEW_HEADER, selection.overview(compared)),
         ("selection", selection.TALLIES_HEADER, selection.tallies(compared)),
+        ("learning", learning.HEADER, learning.rows(problems, store)),
     ):
         documents[PAGE] = with_table(documents[PAGE], name, header, body)
     short = short_rows(chosen(found))
