@@ -62,6 +62,7 @@ def compile_step(
     *,
     evolve: bool | None = None,
     side: int = SIDE,
+    learns: bool = False,
 ) -> Compiled:
     """Compiles gradient, update and new parameters, with donated parameters and state.
 
@@ -73,6 +74,7 @@ def compile_step(
         chips: devices that the rows of every parameter are spread over.
         evolve: see `egd_optax.evolve`.
         side: rows and columns of every parameter.
+        learns: whether each member takes a gradient step before it is scored.
     """
     mesh = Mesh(topology(target).devices[:chips], ("rows",))
     tx = egd(
@@ -80,6 +82,7 @@ def compile_step(
         0.9,
         population_size=population,
         recombine=recombine.mean(elite_fraction=elites / population),
+        refine=_descend if learns else None,
         execution=Execution(memory=memory),
     )
 
@@ -126,6 +129,11 @@ def _loss(params):
     for weights in params:
         x = jnp.tanh(x @ weights)
     return jnp.mean(x**2)
+
+
+def _descend(params, key, i):
+    grads = jax.grad(_loss)(params)
+    return jax.tree.map(lambda param, grad: param - 0.1 * grad, params, grads)
 
 
 def _spread(tree, mesh):

@@ -75,6 +75,13 @@ def test_a_cycle_holds_two_copies_above_the_step_without(target, memory):
     assert step.device < idle.device + 2.02 + (memory == "host") / LEAF_COUNT
 
 
+def test_members_that_learned_live_in_host_memory_and_hold_their_gradient(target):
+    drawn = compile_step(target, "host", 16, 8)
+    learned = compile_step(target, "host", 16, 8, learns=True)
+    assert learned.host == pytest.approx(8, rel=0.1)
+    assert learned.device < drawn.device + 1.02
+
+
 def test_elites_on_the_device_take_device_memory(target):
     device, host = compile_step(target, "device", 16, 8), compile_step(target, "host", 16, 8)
     assert device.device - host.device > 7

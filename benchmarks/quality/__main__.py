@@ -24,6 +24,7 @@ from benchmarks.quality.methods import (
     CARRIED,
     DECIDING,
     DIRECTIONS,
+    LEARNING,
     METHODS,
     POLICIES,
     SHARES,
@@ -47,6 +48,7 @@ COMMANDS = (
     "direct",
     "carry",
     "share",
+    "learn",
     "decide",
     "policies",
     "diagnose",
@@ -56,7 +58,7 @@ COMMANDS = (
 )
 # Problems that the metric preset is taken apart on.
 ABLATED = ("ternary_absmax", "ternary_mse")
-_ALL = {**METHODS, **VARIANTS, **DIRECTIONS, **CARRIED, **SHARES, **DECIDING}
+_ALL = {**METHODS, **VARIANTS, **DIRECTIONS, **CARRIED, **SHARES, **LEARNING, **DECIDING}
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 
@@ -88,6 +90,8 @@ def main() -> None:
             run(problems, arguments.carried or list(CARRIED), store, effort, console)
         if arguments.command == "share" or quick:
             run(problems, arguments.shared or list(SHARES), store, effort, console)
+        if arguments.command == "learn" or quick:
+            run(problems, arguments.learner or list(LEARNING), store, effort, console)
         if arguments.command == "decide" or quick:
             run(problems, arguments.decider or list(DECIDING), store, effort, console)
         if arguments.command == "policies" or (quick and importlib.util.find_spec("gymnax")):
@@ -187,6 +191,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--direction", action="append", choices=DIRECTIONS, help="all if not given")
     parser.add_argument("--carried", action="append", choices=CARRIED, help="all if not given")
     parser.add_argument("--shared", action="append", choices=SHARES, help="all if not given")
+    parser.add_argument("--learner", action="append", choices=LEARNING, help="all if not given")
     parser.add_argument("--decider", action="append", choices=DECIDING, help="all if not given")
     parser.add_argument(
         "--policy", action="append", choices=POLICY_PROBLEMS, help="all if not given"

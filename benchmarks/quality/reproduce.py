@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 
 from benchmarks.quality import archive
-from benchmarks.quality.methods import METHODS, SHARES, presets
+from benchmarks.quality.methods import LEARNING, METHODS, SHARES, presets
 from benchmarks.quality.methods.method import Trainer
 from benchmarks.quality.problems import PROBLEMS
 from benchmarks.quality.record import read
@@ -14,7 +14,7 @@ from xla_options import known
 
 # Methods whose noise the library draws.
 WITH_CYCLES = {method.name for method in presets.METHODS}
-REPRODUCED = {**METHODS, **SHARES}
+REPRODUCED = {**METHODS, **SHARES, **LEARNING}
 
 
 class Reproduced(NamedTuple):
@@ -38,7 +38,7 @@ def reproduce(problem_name: str, method_name: str, seed: int) -> Reproduced:
 
     Args:
         problem_name: a name of `PROBLEMS`.
-        method_name: a name of `METHODS`, or of `SHARES`.
+        method_name: a name of `METHODS`, `SHARES` or `LEARNING`.
         seed: one that the archive has, from 2000 on.
 
     Raises:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from benchmarks.quality import edges
-from benchmarks.quality.methods import METHODS, SHARES
+from benchmarks.quality.methods import LEARNING, METHODS, SHARES
 from benchmarks.quality.methods.method import Method, Settings, Trainer
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Record, Store, read, written
@@ -72,7 +72,7 @@ def complete(
     def save() -> None:
         store.save(problem.name, method.name, record)
 
-    named = {**METHODS, **SHARES}
+    named = {**METHODS, **SHARES, **LEARNING}
     sources = [
         complete(named[name], problem, store, effort)["settings"] for name in method.settings_of
     ]

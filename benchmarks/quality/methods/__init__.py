@@ -9,6 +9,7 @@ from benchmarks.quality.methods import (
     devices,
     directions,
     gradient,
+    learning,
     policies,
     presets,
     shares,
@@ -54,6 +55,9 @@ POLICIES = _by_name(_past_edges(policies.METHODS))
 
 # Cycles on a share of the compute, and their controls.
 SHARES = _by_name(shares.METHODS)
+
+# Members that learn, and their controls.
+LEARNING = _by_name(learning.METHODS)
 
 # What the ablation runs besides, against the metric preset.
 VARIANTS = _by_name(variants.METHODS)

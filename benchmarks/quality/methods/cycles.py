@@ -72,6 +72,8 @@ class Form(NamedTuple):
         training_batch: whether candidates see the batch of the gradient step; else a fresh
             one every generation.
         guard: samples that acceptance is judged on, 0 for those of the candidates.
+        learn: makes the argument `refine` of `egd_optax.evolve`, from the problem, what to descend
+            on, the floats, the other settings and the data. Each member takes `steps` gradients.
     """
 
     base: Base
@@ -81,6 +83,7 @@ class Form(NamedTuple):
     straight_through: bool = False
     training_batch: bool = False
     guard: int = 0
+    learn: Callable[..., Any] | None = None
 
 
 class Schedule(NamedTuple):
@@ -211,6 +214,8 @@ def plan(
         population, size, antithetic=form.antithetic, compares=rule_of(static).compares
     )
     generation += GUARD_EVALUATIONS * guard
+    if form.learn is not None:
+        generation += population * static["steps"] * ledger.descent(problem).step
     timetable = schedule(problem, static, budget, generation)
     prices = ledger.evolution(problem, timetable.evolve_every, generation, timetable.generations)
 
@@ -218,12 +223,14 @@ def plan(
         keys = streams(key)
 
         def optimizer(rates: Rates, **options: Any) -> optax.GradientTransformationExtraArgs:
+            learns = form.learn and form.learn(problem, objective, rates, static, data)
             return evolve(
                 form.base(rates, timetable.steps, keys.noise),
                 evolve_every=timetable.evolve_every,
                 generations=timetable.generations,
                 antithetic=form.antithetic,
                 key=keys.noise,
+                refine=learns,
                 **{
                     "population_size": population,
                     "noise": noise_of(static, relative=not form.absolute),
