@@ -53,7 +53,7 @@ def weighted_sums(
         held: a candidate in whose memory to sum.
         then: gets the number of a block and its sum in the dtype of a sum, the same on all devices.
         in_turn: makes a large sum with more digits than its leaf once `then` has returned for the
-            one before. Else XLA holds all such sums at a time.
+            one before. Else XLA holds all of them at a time.
         memory: where members are kept.
         pages: their leaves that are kept, None if none are.
         devices: share the terms.
