@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
 from jax.sharding import (
     AbstractMesh,
@@ -14,6 +15,8 @@ from jax.sharding import (
     Sharding,
     SingleDeviceSharding,
 )
+
+from egd_optax.backend.memory import platform
 
 
 def replicated_over(shardings: Iterable[Sharding]) -> Sharding | None:
@@ -96,3 +99,15 @@ def _replicated(sharding: Sharding) -> Sharding | None:
 def _spec(leaf: Any) -> PartitionSpec:
     sharding = getattr(leaf, "sharding", None)
     return sharding.spec if isinstance(sharding, NamedSharding) else PartitionSpec()
+
+
+def like_an_argument(leaf: jax.Array) -> jax.Array:
+    """Returns the array, on a TPU in the layout that an argument of a program has.
+
+    XLA:TPU would choose another layout for a stack of layers, transpose all of it outside of the
+    loop over members, and hold both. Seen compiled for a TPU v5e with jax 0.10.2.
+    """
+    if leaf.ndim < 2 or platform() != "tpu":
+        return leaf
+    laid_out: jax.Array = with_layout_constraint(leaf, Layout(tuple(range(leaf.ndim))))
+    return laid_out

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 
 from egd_optax.backend.packing import LARGEST
 
+# More terms than these are no sum that is written out: each is a piece of program.
+_MOST_TERMS = 64
+
 
 def product(left: jax.Array, right: jax.Array, leaf: jax.Array) -> jax.Array:
     """The sum of products over the last axis of two factors, of the shape of a leaf."""
@@ -53,20 +56,24 @@ def sum_of_products(
         return factor.reshape(*factor.shape[:-2], -1)
 
     at_once = functools.partial(product, leaf=leaf)
-    if leaf.size <= LARGEST:  # a larger leaf is summed in the way that takes the least memory
-        return at_once(of_all(left), of_all(right))
-    one_by_one = functools.partial(added_up, leaf=leaf)
+    left, right = of_all(left), of_all(right)
+    if leaf.size <= LARGEST or left.shape[-1] > _MOST_TERMS:
+        return at_once(left, right)
+    # A larger leaf is summed in the way that takes the least memory.
+    by_terms = functools.partial(added_up, leaf=leaf)
     total: jax.Array = lax.platform_dependent(
-        of_all(left), of_all(right), cuda=one_by_one, rocm=one_by_one, default=at_once
+        left, right, cuda=by_terms, rocm=by_terms, tpu=by_terms, default=at_once
     )
     return total
 
 
 def added_up(left: jax.Array, right: jax.Array, leaf: jax.Array) -> jax.Array:
-    """The same as `product`, as a sum that a GPU computes within what uses it.
+    """The same as `product`, as a sum that XLA computes within what uses it.
 
     The result of a matrix product is an array in float32. It can be half as large as all
-    parameters, if these are in bfloat16 and their layers in stacks.
+    parameters, if these are in bfloat16 and their layers in stacks. On a TPU so is that of a
+    reduction: its terms are written out.
     """
-    terms = (jnp.moveaxis(factor, -1, 0)[..., None] for factor in (left, right))
-    return jnp.sum(jax.vmap(functools.partial(product, leaf=leaf))(*terms), axis=0)
+    ranks = range(left.shape[-1])
+    terms = (product(left[..., at : at + 1], right[..., at : at + 1], leaf) for at in ranks)
+    return functools.reduce(jnp.add, terms)
