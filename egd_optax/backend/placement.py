@@ -104,8 +104,8 @@ def _spec(leaf: Any) -> PartitionSpec:
 def like_an_argument(leaf: jax.Array) -> jax.Array:
     """Returns the array, on a TPU in the layout that an argument of a program has.
 
-    XLA:TPU would choose another layout for a stack of layers, transpose all of it outside of the
-    loop over members, and hold both. Seen compiled for a TPU v5e with jax 0.10.2.
+    XLA:TPU would choose another layout for a stack of layers, transpose the whole stack outside of
+    the loop over members, and hold both. Seen compiled for a TPU v5e with jax 0.10.2.
     """
     if leaf.ndim < 2 or platform() != "tpu":
         return leaf

@@ -13,7 +13,6 @@ import optax
 
 from egd_optax._advice import advice_on_gaps, advice_on_tracers
 from egd_optax._axes import check_replicas
-from egd_optax.backend.placement import like_an_argument
 from egd_optax.core.auxiliary import Auxiliary, Evaluated, split_off
 from egd_optax.core.blocks import Blocks
 from egd_optax.execution import Execution
@@ -110,7 +109,7 @@ def fitness_of(
     axis_names = execution.axis_names
 
     def fitness(leaves: dict[int, Any], counts: jax.Array) -> Evaluated:
-        params = snapshot.tree(jax.tree.map(like_an_argument, leaves))
+        params = snapshot.tree(leaves)
         with advice_on_tracers(), advice_on_gaps(params), counted(counts):
             found = as_evaluated(value_fn(params, **kwargs), aux)
         found = lax.stop_gradient(found)  # of what `value_fn` closes over

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from egd_optax.backend.placement import like_an_argument
 from egd_optax.core.auxiliary import Evaluated
 from egd_optax.core.fitness import Fitness
 from egd_optax.core.population import Candidate, Population
@@ -70,7 +71,7 @@ def factored_leaves(
     factored = [at for at in population.layout.in_rows if noise.has_factors(at)]
     leaves: dict[int, Any] = population.leaves(candidate, sign, without=factored)
     for at in factored:
-        bases = population.center_of(candidate, at)
+        bases = like_an_argument(population.center_of(candidate, at))
         left, right = (
             factor.astype(bases.dtype) for factor in noise.factors(at, candidate.rows, sign)
         )
