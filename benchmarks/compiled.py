@@ -59,6 +59,24 @@ def _more_leaves(fewer: dict[str, Any], row: dict[str, Any]) -> bool:
     return same and fewer["leaves"] < row["leaves"]
 
 
+def above_inference() -> Table:
+    """What a strategy without gradients holds above a forward pass, by program and chips."""
+    rows = measure.load("inference")["rows"]
+    held: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if "over_params" in row:
+            chips = f"{row['target']} x {row['chips']}"
+            held.setdefault(chips, {})[row["method"]] = row["over_params"]
+    alone = {chips: found.pop("inference") for chips, found in held.items()}
+    shown = [chips for chips, found in held.items() if found]
+    methods = dict.fromkeys(row["method"] for row in rows if row["method"] != "inference")
+    body = [
+        [method, *(f"{held[chips][method] - alone[chips]:.2f}" for chips in shown)]
+        for method in methods
+    ]
+    return "Copies of the parameters above a forward pass", ["program", *shown], body
+
+
 def inference() -> Table:
     """What a strategy without gradients holds, beside a forward pass."""
     header = ["chips", "program", "held by a chip", "over its parameters"]

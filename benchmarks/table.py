@@ -41,6 +41,7 @@ def documents() -> dict[Path, dict[str, list[Table]]]:
             "costs": [timed.idle(), timed.idle_host(), timed.cycle(), *timed.noise()],
             "inference": [compiled.inference()],
         },
+        ROOT / "docs/concepts/memory.md": {"inference": [compiled.above_inference()]},
         ROOT / "docs/compatibility/tested_on.md": {"tested": [tested.tested_on()]},
         ROOT / "docs/results/bbob.md": {"settings": [bbob.settings()], "bbob": bbob.tables()},
         ROOT / "docs/results/g2p.md": {"g2p": g2p.tables()},

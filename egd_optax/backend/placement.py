@@ -17,6 +17,7 @@ from jax.sharding import (
 )
 
 from egd_optax.backend.memory import platform
+from egd_optax.backend.packing import LARGEST
 
 
 def replicated_over(shardings: Iterable[Sharding]) -> Sharding | None:
@@ -101,13 +102,19 @@ def _spec(leaf: Any) -> PartitionSpec:
     return sharding.spec if isinstance(sharding, NamedSharding) else PartitionSpec()
 
 
-def like_an_argument(leaf: jax.Array) -> jax.Array:
-    """Returns the array, on a TPU in the layout that an argument of a program has.
+def like_an_argument(leaf: jax.Array, argument: jax.Array) -> jax.Array:
+    """Returns the array, on a TPU in the layout that an argument of a program has, and divided so.
 
     XLA:TPU would choose another layout for a stack of layers, transpose the whole stack outside of
-    the loop over members, and hold both. Seen compiled for a TPU v5e with jax 0.10.2.
+    the loop over members, and hold both. It divides an array whose layout is asked for as its
+    operands are, and not as its uses. Seen compiled for a TPU v5e with jax 0.10.2.
+
+    Args:
+        leaf: NaN where `argument` is.
+        argument: an argument of the same shape and dtype.
     """
-    if leaf.ndim < 2 or platform() != "tpu":
+    if leaf.ndim < 2 or leaf.size <= LARGEST or platform() != "tpu":
         return leaf
-    laid_out: jax.Array = with_layout_constraint(leaf, Layout(tuple(range(leaf.ndim))))
+    divided = jnp.where(jnp.isnan(argument), argument, leaf)
+    laid_out: jax.Array = with_layout_constraint(divided, Layout(tuple(range(leaf.ndim))))
     return laid_out

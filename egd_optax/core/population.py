@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from egd_optax.backend import arithmetic, fixed_point, packing, random, xla
 from egd_optax.backend.packing import Arrays, Layout
+from egd_optax.backend.placement import like_an_argument
 from egd_optax.backend.unpacking import unpack
 from egd_optax.core.blocks import Blocks, Zeros, held, parent_of
 from egd_optax.core.bounds import Bend, Bounds, OfLeaves, update_within
@@ -121,9 +122,8 @@ class Population:
     def parent(self, with_center: bool = True) -> Candidate:
         """The parent, whose numbers count for nothing: its sign is zero."""
         rows = jnp.zeros([self.layout.row_count, packing.LENGTH], jnp.float32)
-        whole = tuple(map(self.parent_block, self.layout.whole))
         center = tuple(map(self.base_update, self.centered)) if with_center else None
-        return Candidate(rows, whole, center)
+        return Candidate(rows, tuple(map(self.parent_block, self.layout.whole)), center)
 
     def parent_block(self, at: int) -> jax.Array:
         """The parent's leaves in one block."""
@@ -234,8 +234,7 @@ class Population:
 
         def form(member: jax.Array) -> Arrays:
             (inside, rows), member = xla.no_hoist((self, held.rows), member)
-            parent = Candidate(rows, (), None)
-            sign = inside.sign_of(member)
+            parent, sign = Candidate(rows, (), None), inside.sign_of(member)
             return tuple(inside._update_of(at, parent, sign) for at in self.layout.in_rows)
 
         assert held.center is not None  # narrows the type: it is that of a child
@@ -294,7 +293,8 @@ class Population:
 
     def _formed(self, at: int, held: Candidate, sign: jax.Array) -> jax.Array:
         """The leaves of a candidate in one block in rows."""
-        return arithmetic.add(self.params[at], self._update_of(at, held, sign))
+        formed = arithmetic.add(self.params[at], self._update_of(at, held, sign))
+        return like_an_argument(formed, self.params[at])
 
     def stepped(self, at: int, step: jax.Array, bend: Bend = Bounds.clipped) -> jax.Array:
         """The update that leads to parent + step, in one block, bent to its bounds."""
