@@ -8,6 +8,7 @@ from layouts import Layout
 import numpy as np
 import optax
 import pytest
+from recorded import record_steps
 
 from egd_optax import Execution, accept, ask_tell, evolve, noise, recombine
 
@@ -43,30 +44,11 @@ def loss(params):
 
 def run(params=PARAMS, steps=1, base=STILL, value_fn=loss, **kwargs):
     """The last parameters, the state, and everything that was evaluated."""
-    seen = []
     # Ordered callbacks fail in JAX beside elites that are paged to the host.
     settings = {"bounds": (LOW, HIGH), "execution": Execution(memory="device"), **kwargs}
     tx = evolve(base, **{**GROUND, **settings})
-
-    def recorded(params):
-        jax.debug.callback(
-            lambda tree: seen.append(jax.tree.map(np.asarray, tree)),
-            params,
-            ordered="execution" not in kwargs,
-        )
-        return value_fn(params)
-
-    @jax.jit
-    def step(params, state):
-        grads = jax.grad(loss)(params)
-        updates, state = tx.update(grads, state, params, value_fn=recorded)
-        return optax.apply_updates(params, updates), state
-
-    state = tx.init(params)
-    for _ in range(steps):
-        params, state = jax.block_until_ready(step(params, state))
-    jax.effects_barrier()
-    return params, state, seen
+    ordered = "execution" not in kwargs
+    return record_steps(tx, params, loss, value_fn, steps=steps, ordered=ordered)
 
 
 def assert_within(tree, low=LOW, high=HIGH):

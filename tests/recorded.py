@@ -1,4 +1,4 @@
-"""Runs one cycle whose `value_fn` NumPy computes, and keeps every member it was shown."""
+"""Runs cycles, and keeps every member that they evaluated."""
 
 import jax
 from jax.experimental import io_callback
@@ -54,3 +54,29 @@ def record_evaluations(score_of=None, **kwargs):
     parent = jax.tree.map(lambda p, g: np.asarray(p - 0.25 * g), params, grads)
     landed = optax.apply_updates(params, updates)
     return seen, parent, landed, state.info
+
+
+def record_steps(tx, params, loss, value_fn, *, steps=1, ordered=True):
+    """Steps along the gradient of a loss, with a cycle each.
+
+    Returns the last parameters, the state, and everything that was evaluated.
+    """
+    seen = []
+
+    def recorded(params):
+        jax.debug.callback(
+            lambda tree: seen.append(jax.tree.map(np.asarray, tree)), params, ordered=ordered
+        )
+        return value_fn(params)
+
+    @jax.jit
+    def step(params, state):
+        grads = jax.grad(loss)(params)
+        updates, state = tx.update(grads, state, params, value_fn=recorded)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    for _ in range(steps):
+        params, state = jax.block_until_ready(step(params, state))
+    jax.effects_barrier()
+    return params, state, seen
