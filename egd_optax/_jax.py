@@ -11,6 +11,7 @@ from typing import Any
 from jax.experimental import io_callback
 from jax.experimental.buffer_callback import buffer_callback
 from jax.experimental.custom_partitioning import custom_partitioning
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend import source_info_util
 import jax.extend.core
 from jax.extend.core import Jaxpr, Literal, jaxpr_as_fun
@@ -18,6 +19,7 @@ from jax.extend.core import Jaxpr, Literal, jaxpr_as_fun
 __all__ = [
     "ClosedJaxpr",
     "Jaxpr",
+    "Layout",
     "Literal",
     "as_where_traced",
     "bound",
@@ -27,6 +29,7 @@ __all__ = [
     "jaxpr_as_fun",
     "line_of",
     "operands_of_scan",
+    "with_layout_constraint",
     "without_constants",
 ]
 

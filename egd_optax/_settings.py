@@ -137,6 +137,7 @@ def _refinement(spec: CycleSpec) -> Refinement | None:
     """The function that members learn by, None if they do not."""
     if spec.refine is None:
         return None
+    _checks.check_static("refine", spec.refine, "function")
     _checks.check_function("refine", spec.refine, "of parameters, a key and the number of a member")
     _checks.check_hashable("refine", spec.refine)
     if spec.execution.evaluate == "factored":

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-from jax.experimental.layout import Layout, with_layout_constraint
 import jax.numpy as jnp
 from jax.sharding import (
     AbstractMesh,
@@ -16,6 +15,7 @@ from jax.sharding import (
     SingleDeviceSharding,
 )
 
+from egd_optax._jax import Layout, with_layout_constraint
 from egd_optax.backend.memory import platform
 from egd_optax.backend.packing import LARGEST
 
@@ -102,19 +102,21 @@ def _spec(leaf: Any) -> PartitionSpec:
     return sharding.spec if isinstance(sharding, NamedSharding) else PartitionSpec()
 
 
-def like_an_argument(leaf: jax.Array, argument: jax.Array) -> jax.Array:
-    """Returns the array, on a TPU in the layout that an argument of a program has, and divided so.
+def like_an_argument(leaf: jax.Array, argument: jax.Array | None = None) -> jax.Array:
+    """Returns the array, on a TPU in the layout that an argument of a program has.
 
     XLA:TPU would choose another layout for a stack of layers, transpose the whole stack outside of
-    the loop over members, and hold both. It divides an array whose layout is asked for as its
-    operands are, and not as its uses. Seen compiled for a TPU v5e with jax 0.10.2.
+    the loop over members, and hold both. It no longer divides the array as its uses are, but as its
+    operands. Seen compiled for a TPU v5e with jax 0.10.2.
 
     Args:
         leaf: NaN where `argument` is.
-        argument: an argument of the same shape and dtype.
+        argument: of the same shape and dtype; the array is divided as this. None for an array that
+            is divided already.
     """
     if leaf.ndim < 2 or leaf.size <= LARGEST or platform() != "tpu":
         return leaf
-    divided = jnp.where(jnp.isnan(argument), argument, leaf)
-    laid_out: jax.Array = with_layout_constraint(divided, Layout(tuple(range(leaf.ndim))))
+    if argument is not None:
+        leaf = jnp.where(jnp.isnan(argument), argument, leaf)
+    laid_out: jax.Array = with_layout_constraint(leaf, Layout(tuple(range(leaf.ndim))))
     return laid_out

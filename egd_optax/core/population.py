@@ -208,7 +208,7 @@ class Population:
     ) -> dict[int, jax.Array]:
         """The leaves of a candidate by their positions, without those of some blocks."""
         layout = self.layout
-        blocks: dict[int, jax.Array] = dict(zip(layout.whole, held.whole, strict=True))
+        blocks = dict(zip(layout.whole, map(like_an_argument, held.whole), strict=True))
         formed = [at for at in layout.in_rows if at not in without]
         stacks = [at for at in formed if layout.blocks[at].many > 1]
         blocks |= {at: self._formed(at, held, sign) for at in formed if at not in stacks}

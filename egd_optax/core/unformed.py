@@ -71,7 +71,7 @@ def factored_leaves(
     factored = [at for at in population.layout.in_rows if noise.has_factors(at)]
     leaves: dict[int, Any] = population.leaves(candidate, sign, without=factored)
     for at in factored:
-        bases = like_an_argument(population.center_of(candidate, at), population.params[at])
+        bases = like_an_argument(population.center_of(candidate, at))
         left, right = (
             factor.astype(bases.dtype) for factor in noise.factors(at, candidate.rows, sign)
         )
