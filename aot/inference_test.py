@@ -33,6 +33,11 @@ def test_a_strategy_holds_little_beside_the_parameters_on_a_gpu(method, most):
     assert above_inference("H100", 1, method, SMALL) < most
 
 
+def test_with_many_draws_it_holds_one_large_sum_at_a_time(monkeypatch):
+    monkeypatch.setattr(inference, "POPULATION", 512)
+    assert above_inference("H100", 1, "low rank, formed", SMALL) < 2.1
+
+
 @pytest.mark.parametrize(
     ("method", "most"), [("low rank, factored", 1.15), ("gaussian, formed", 2.1)]
 )

@@ -295,3 +295,36 @@ def test_a_strategy_state_that_is_none_is_named():
     state = tx.init(params)._replace(strategy_state={})
     with pytest.raises(TypeError, match="`state.strategy_state` must be a StrategyState, got dict"):
         tx.update(params, state, params, value_fn=loss)
+
+
+@pytest.mark.parametrize("population_size", [8, 150])
+@pytest.mark.parametrize("kind", [noise.gaussian(), noise.low_rank()])
+def test_large_sums_that_are_made_in_turn_are_those_that_an_optimizer_gets(kind, population_size):
+    """Without an optimizer each sum becomes an update in bfloat16 before the next one is made."""
+    draw = np.random.default_rng(3).normal
+    params = {name: jnp.asarray(draw(size=(256, 160)), jnp.bfloat16) for name in "ab"}
+    params["c"] = jnp.ones(7, jnp.bfloat16)
+
+    def loss(params):
+        return sum(jnp.mean(leaf.astype(jnp.float32) ** 2) for leaf in jax.tree.leaves(params))
+
+    def stepped(**through):
+        tx = evolve(
+            optax.set_to_zero(),
+            evolve_every=1,
+            population_size=population_size,
+            antithetic=True,
+            sigma=0.05,
+            noise=kind,
+            recombine=recombine.centered_rank(),
+            accept=accept.always(),
+            **through,
+            execution=Execution(candidate_batch_size=50 if population_size > 50 else None),
+        )
+        return jax.jit(lambda s, p: tx.update(None, s, p, value_fn=loss)[0])(
+            tx.init(params), params
+        )
+
+    found = stepped()
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(found))
+    jax.tree.map(np.testing.assert_array_equal, found, stepped(es_optimizer=optax.sgd(1.0)))

@@ -68,7 +68,7 @@ def weighted_sums(
         whole = _sums_of_drawn(population, terms, held, wide, devices)
     else:
         whole = _sums_of_pages(population, terms, held, memory, pages, devices)
-    sums = whole | _sums_of_rows(population, terms, devices)
+    sums = whole | _sums_of_rows(population, terms, wide, devices)
     found: dict[int, T] = {}
     before = None
     for at, (of, make) in sums.items():
@@ -171,8 +171,13 @@ def _zeros(terms: Terms, buffers: Sequence[jax.Array], devices: Devices) -> Arra
     return zeros
 
 
-def _sums_of_rows(population: Population, terms: Terms, devices: Devices) -> dict[int, Pending]:
-    """The sums in the blocks in rows; few draws at a time, to take less memory than the leaves."""
+def _sums_of_rows(
+    population: Population, terms: Terms, alone: Container[int], devices: Devices
+) -> dict[int, Pending]:
+    """The sums in the blocks in rows; few draws at a time, to take less memory than the leaves.
+
+    If they are drawn in several chunks, they are drawn again for each block that is alone.
+    """
     layout = population.layout
     if not layout.in_rows:
         return {}
@@ -201,18 +206,26 @@ def _sums_of_rows(population: Population, terms: Terms, devices: Devices) -> dic
         rows = drawn(jnp.int32(0))
         return {at: Pending(rows, functools.partial(one, at)) for at in layout.in_rows}
 
-    def add(chunk: jax.Array, totals: Arrays) -> Arrays:
-        of_chunk = drawn(chunk)
-        pairs = zip(layout.in_rows, totals, strict=True)
-        return tuple(total + one(at, of_chunk) for at, total in pairs)
+    def sums(blocks: Sequence[int], trips: jax.Array) -> Arrays:
+        def add(chunk: jax.Array, totals: Arrays) -> Arrays:
+            of_chunk = drawn(chunk)
+            pairs = zip(blocks, totals, strict=True)
+            return tuple(total + one(at, of_chunk) for at, total in pairs)
 
-    params = (population.params[at] for at in layout.in_rows)
-    zeros = devices.varying(
-        tuple(
-            xla.zeros_after(leaf, terms.trips, arithmetic.sum_dtype(leaf.dtype)) for leaf in params
+        params = (population.params[at] for at in blocks)
+        zeros = devices.varying(
+            tuple(xla.zeros_after(leaf, trips, arithmetic.sum_dtype(leaf.dtype)) for leaf in params)
         )
-    )
-    return _made(xla.loop(0, -(-terms.trips // size), add, zeros), layout.in_rows)
+        result: Arrays = xla.loop(0, -(-trips // size), add, zeros)
+        return result
+
+    together = tuple(at for at in layout.in_rows if at not in alone)
+    found = _made(sums(together, terms.trips), together) if together else {}
+
+    def later(at: int) -> Pending:
+        return Pending(terms.trips, lambda trips: sums((at,), trips)[0])
+
+    return found | {at: later(at) for at in layout.in_rows if at in alone}
 
 
 def statistic_of(
