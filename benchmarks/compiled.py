@@ -65,8 +65,7 @@ def above_inference() -> Table:
     held: dict[str, dict[str, float]] = {}
     for row in rows:
         if "over_params" in row:
-            chips = f"{row['target']} x {row['chips']}"
-            held.setdefault(chips, {})[row["method"]] = row["over_params"]
+            held.setdefault(_chips(row), {})[row["method"]] = row["over_params"]
     alone = {chips: found.pop("inference") for chips, found in held.items()}
     shown = [chips for chips, found in held.items() if found]
     methods = dict.fromkeys(row["method"] for row in rows if row["method"] != "inference")
@@ -86,8 +85,12 @@ def inference() -> Table:
         if "held" in row:
             held = gigabytes(row["held"])
             cells = [held if row["fits"] else f"{held}, does not fit", f"{row['over_params']:.2f}"]
-        body.append([f"{row['target']} x {row['chips']}", row["method"], *cells])
+        body.append([_chips(row), row["method"], *cells])
     return "A transformer of 7B parameters in bfloat16", header, body
+
+
+def _chips(row: dict[str, Any]) -> str:
+    return f"{row['target']} x {row['chips']}"
 
 
 def memory() -> Table:
@@ -126,7 +129,7 @@ def aot() -> Table:
     header += ["host memory; to host, a page each; to device"]
     body = [
         [
-            f"{row['target']} x {row['chips']}, {row['memory']}, population {row['population']}, "
+            f"{_chips(row)}, {row['memory']}, population {row['population']}, "
             f"{row['elites']} elites",
             beside(
                 *(

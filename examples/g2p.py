@@ -24,10 +24,11 @@ from rich.progress import track
 from benchmarks.g2p import dictionary, network
 from benchmarks.g2p.dictionary import Params, Words
 from benchmarks.g2p.rounding import Format, deployed, straight_through
+from benchmarks.quality.ledger import FORWARDS_PER_GRADIENT
 from egd_optax import evolve, is_due, presets
 
 FORM = Format(bits=4, rows=False)
-LEARNING_RATE, BATCH, FORWARDS_PER_GRADIENT = 2e-4, 64, 3
+LEARNING_RATE, BATCH = 2e-4, 64
 # A cycle scores 64 members on half a batch; a finish has four generations of 16.
 MEMBERS, FEW = 64, 32
 GENERATIONS, OF_FINISH = 4, 16

@@ -8,19 +8,13 @@ from layouts import Layout
 import numpy as np
 import optax
 import pytest
-from recorded import record_steps
+from recorded import GROUND, record_steps
 
 from egd_optax import Execution, accept, ask_tell, evolve, noise, recombine
 
 LOW, HIGH = -0.4, 0.9
 PARAMS = {"w": jnp.linspace(-0.4, 0.9, 24).reshape(4, 6), "b": jnp.linspace(-0.3, 0.8, 6)}
 STILL = optax.set_to_zero()
-GROUND = {
-    "evolve_every": 1,
-    "population_size": 8,
-    "sigma": 0.3,
-    "noise": noise.gaussian(relative=False),
-}
 SETTINGS = {
     "plain": {},
     "pairs": {"antithetic": True},
@@ -44,11 +38,8 @@ def loss(params):
 
 def run(params=PARAMS, steps=1, base=STILL, value_fn=loss, **kwargs):
     """The last parameters, the state, and everything that was evaluated."""
-    # Ordered callbacks fail in JAX beside elites that are paged to the host.
-    settings = {"bounds": (LOW, HIGH), "execution": Execution(memory="device"), **kwargs}
-    tx = evolve(base, **{**GROUND, **settings})
-    ordered = "execution" not in kwargs
-    return record_steps(tx, params, loss, value_fn, steps=steps, ordered=ordered)
+    settings = {"bounds": (LOW, HIGH), **kwargs}
+    return record_steps(base, params, loss, value_fn, steps=steps, **settings)
 
 
 def assert_within(tree, low=LOW, high=HIGH):

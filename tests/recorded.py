@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from egd_optax import evolve
+from egd_optax import Execution, evolve, noise
 
 POPULATION = 5
 
@@ -56,12 +56,24 @@ def record_evaluations(score_of=None, **kwargs):
     return seen, parent, landed, state.info
 
 
-def record_steps(tx, params, loss, value_fn, *, steps=1, ordered=True):
-    """Steps along the gradient of a loss, with a cycle each.
+# A cycle on each step.
+GROUND = {
+    "evolve_every": 1,
+    "population_size": 8,
+    "sigma": 0.3,
+    "noise": noise.gaussian(relative=False),
+}
+
+
+def record_steps(base, params, loss, value_fn, *, steps=1, **kwargs):
+    """Steps of a base along the gradient of a loss, with a cycle each.
 
     Returns the last parameters, the state, and everything that was evaluated.
     """
     seen = []
+    # Ordered callbacks fail in JAX beside elites that are paged to the host.
+    ordered = "execution" not in kwargs
+    tx = evolve(base, **{**GROUND, "execution": Execution(memory="device"), **kwargs})
 
     def recorded(params):
         jax.debug.callback(

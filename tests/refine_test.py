@@ -11,19 +11,13 @@ from layouts import Layout
 import numpy as np
 import optax
 import pytest
-from recorded import record_steps
+from recorded import GROUND, record_steps
 
 from egd_optax import Execution, accept, ask_tell, evolve, noise, recombine, sigma
 from egd_optax.backend.memory import PinnedHost
 
 PARAMS = {"w": jnp.linspace(-0.4, 0.9, 24).reshape(4, 6), "b": jnp.linspace(-0.3, 0.8, 6)}
 STILL = optax.set_to_zero()
-GROUND = {
-    "evolve_every": 1,
-    "population_size": 8,
-    "sigma": 0.3,
-    "noise": noise.gaussian(relative=False),
-}
 SETTINGS = {
     "plain": {},
     "pairs": {"antithetic": True},
@@ -62,11 +56,8 @@ def as_it_is(params, key, i):
 
 def run(params=PARAMS, steps=1, base=STILL, value_fn=loss, **kwargs):
     """The last parameters, the state, and everything that was evaluated."""
-    # Ordered callbacks fail in JAX beside elites that are paged to the host.
-    settings = {"refine": step_down, "execution": Execution(memory="device"), **kwargs}
-    tx = evolve(base, **{**GROUND, **settings})
-    ordered = "execution" not in kwargs
-    return record_steps(tx, params, loss, value_fn, steps=steps, ordered=ordered)
+    settings = {"refine": step_down, **kwargs}
+    return record_steps(base, params, loss, value_fn, steps=steps, **settings)
 
 
 @pytest.mark.parametrize("name", ["plain", "pairs", "improved"])

@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import measure
+from benchmarks import cells, measure
+from benchmarks.cells import Table
 from benchmarks.g2p.arms import ARMS, RANDOM, REFERENCE
-from benchmarks.quality import statistics
+from benchmarks.g2p.record import best
+from benchmarks.quality import report
 
-Table = tuple[str, list[str], list[list[str]]]
 Row = dict[str, Any]
 HEADER = [
     "way",
@@ -49,14 +50,14 @@ def scores(form: str, rows: list[Row]) -> Table:
 
 def trials(rows: list[Row]) -> Table:
     """All settings that were tried."""
-    best = [
-        min((row for row in rows if _tried(row) == tried), key=lambda row: row["validation"])
+    chosen = [
+        best([row for row in rows if _tried(row) == tried])
         for tried in dict.fromkeys(map(_tried, rows))
     ]
     body = []
     for row in rows:
         score = f"{row['validation']:.3f}"
-        shown = f"**{score}**" if row in best else score
+        shown = f"**{score}**" if row in chosen else score
         body.append([row["arm"], row["format"], settings(row["settings"]), shown])
     header = ["way", "weights", "settings", "word error"]
     return "Settings that were tried, word error on validation words", header, body
@@ -64,28 +65,19 @@ def trials(rows: list[Row]) -> Table:
 
 def times() -> Table:
     """What decoding and a gradient take."""
-    body = []
-    for row in measure.load("g2p_time")["rows"]:
-        ratio = row["ratio"]
-        shown = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
-        body.append([row["pass"], shown])
+    body = [[row["pass"], cells.ratio(row)] for row in measure.load("g2p_time")["rows"]]
     return "CPU time over that of the cross-entropy", ["pass", "time"], body
 
 
 def spread(values: list[float]) -> str:
     """The median and the quartiles."""
     low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
-    return f"{median:.3f} ({low:.3f} to {high:.3f})"
+    return cells.spread(median, low, high, digits=3)
 
 
 def comparison(ours: list[float], others: list[float]) -> str:
     """On how many seeds the error is lower, the same and higher, and by how much."""
-    pairs = min(len(ours), len(others))
-    paired = statistics.compare(ours[:pairs], others[:pairs])
-    outcome = "win" if paired.high < 0 else "loss" if paired.low > 0 else "tie"
-    counts = f"{paired.better} / {paired.same} / {paired.worse}"
-    interval = f"{paired.difference:+.3f} ({paired.low:+.3f} to {paired.high:+.3f})"
-    return f'<span class="{outcome}">{counts}</span>; {interval}'
+    return report.comparison(ours, others, "+.3f")
 
 
 def settings(found: Row) -> str:

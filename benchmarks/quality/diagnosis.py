@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.cells import beside
-from benchmarks.quality import ledger, names, report, statistics
+from benchmarks.quality import ledger, names, report
 from benchmarks.quality.methods.checkpoint import ARMS, PAIRS, ask, objective_of, unit_of
 from benchmarks.quality.methods.gradient import adam, descend
 from benchmarks.quality.methods.method import streams
@@ -49,11 +49,7 @@ def _ends(alone: Record, evolved: Record) -> str:
     """The medians of both, the winner's bold, and the seeds."""
     both = [report.scores(record) for record in (alone, evolved)]
     paired = report.compared(both[1], both[0])
-    bold = {"win": 1, "loss": 0, "tie": None}[report.outcome(paired)]
-    medians = [
-        f"**{np.median(one):.3g}**" if at == bold else f"{np.median(one):.3g}"
-        for at, one in enumerate(both)
-    ]
+    medians = report.medians((float(np.median(one)) for one in both), paired)
     return beside(*medians, report.counts(paired))
 
 
@@ -72,8 +68,6 @@ def _row(problem: Problem, base: str, preset: str, alone: Row, evolved: Row, see
         _at(problem, base, preset, alone["settings"], evolved["settings"], fraction, seeds)
         for fraction in FRACTIONS
     ]
-    theirs, ours = report.scores(alone), report.scores(evolved)
-    paired = statistics.compare(ours, theirs)
     return {
         "problem": problem.name,
         "kind": problem.kind,
@@ -83,11 +77,6 @@ def _row(problem: Problem, base: str, preset: str, alone: Row, evolved: Row, see
             {"fraction": fraction, **{name: _spread(values) for name, values in one.items()}}
             for fraction, one in zip(FRACTIONS, said, strict=True)
         ],
-        "base_median": float(np.median(theirs)),
-        "preset_median": float(np.median(ours)),
-        "better": paired.better,
-        "same": paired.same,
-        "worse": paired.worse,
     }
 
 

@@ -77,11 +77,8 @@ def rows(found: Iterable[Pair]) -> list[list[str]]:
     """A row a problem; the winner is bold."""
     body = []
     for one in found:
-        bold = {"win": 1, "loss": 0, "tie": None}[report.outcome(one.paired)]
-        cells = [
-            f"{name} **{median:.3g}**" if at == bold else f"{name} {median:.3g}"
-            for at, (name, median) in enumerate(zip(one.names, one.medians, strict=True))
-        ]
+        medians = report.medians(one.medians, one.paired)
+        cells = [f"{name} {median}" for name, median in zip(one.names, medians, strict=True)]
         cells[1] = f"{cells[1]}; {report.counts(one.paired)}"
         body.append([one.problem, *cells, f"{one.other[0]} {one.other[1]:.3g}"])
     return body

@@ -164,10 +164,13 @@ def location(ours: list[float], success: float | None) -> str:
     return text if found.solved is None else f"{text}, solved {found.solved:.0%}"
 
 
-def comparison(ours: list[float], reference: list[float]) -> str:
-    """On how many seeds one is better, the same or worse, and by how much."""
+def comparison(ours: list[float], reference: list[float], form: str = "+.3g") -> str:
+    """On how many seeds one is better, the same or worse, and by how much, in numbers of a form."""
     paired = compared(ours, reference)
-    interval = f"{paired.difference:+.3g} ({paired.low:+.3g} to {paired.high:+.3g})"
+    low, difference, high = (
+        format(number, form) for number in (paired.low, paired.difference, paired.high)
+    )
+    interval = f"{difference} ({low} to {high})"
     return f"{counts(paired)}; {interval}"
 
 
@@ -181,6 +184,12 @@ def counts(paired: statistics.Comparison) -> str:
     """Seeds better, same and worse, in the colour of a win, a tie or a loss."""
     text = f"{paired.better} / {paired.same} / {paired.worse}"
     return f'<span class="{outcome(paired)}">{text}</span>'
+
+
+def medians(both: Iterable[float], paired: statistics.Comparison) -> list[str]:
+    """The medians of a reference and of ours, that of the winner bold."""
+    bold = {"win": 1, "loss": 0, "tie": None}[outcome(paired)]
+    return [f"**{one:.3g}**" if at == bold else f"{one:.3g}" for at, one in enumerate(both)]
 
 
 def outcome(paired: statistics.Comparison) -> str:

@@ -1,6 +1,6 @@
 """Recombine: the sums of weight * (member - parent), and of a statistic of their noise."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 import functools
 from typing import Any, NamedTuple, TypeVar
 
@@ -91,6 +91,27 @@ def _made(totals: Arrays, blocks: Sequence[int]) -> dict[int, Pending]:
     }
 
 
+def _pending(
+    sums: Callable[[Sequence[int], T], Arrays], blocks: Iterable[int], alone: Container[int], of: T
+) -> dict[int, Pending]:
+    """The sums in blocks: of most made together, of those that are alone each in its turn.
+
+    Args:
+        sums: makes the sums in some of the blocks, of arrays.
+        blocks: all.
+        alone: the blocks with a program of their own.
+        of: the arrays.
+    """
+    blocks = tuple(blocks)
+    together = tuple(at for at in blocks if at not in alone)
+
+    def one(at: int) -> Pending:
+        return Pending(of, lambda of: sums((at,), of)[0])
+
+    found = _made(sums(together, of), together) if together else {}
+    return found | {at: one(at) for at in blocks if at in alone}
+
+
 def _sums_of_pages(
     population: Population,
     terms: Terms,
@@ -115,7 +136,7 @@ def _sums_of_pages(
         return tuple(added)
 
     weights = jnp.zeros_like(terms.weights).at[terms.slots].set(terms.weights)
-    zeros = _zeros(terms, held.whole, devices)
+    zeros = _zeros(xla.zeros_in, held.whole, terms.trips, devices)
     return _made(memory.fold(pages, weights != 0, add, zeros), blocks)
 
 
@@ -124,9 +145,8 @@ def _sums_of_drawn(
 ) -> dict[int, Pending]:
     """The same of members that are drawn again; some blocks have a loop of their own."""
     buffers = dict(zip(population.layout.whole, held.whole, strict=True))
-    together = tuple(at for at in buffers if at not in alone)
 
-    def sums(blocks: tuple[int, ...], terms: Terms) -> Arrays:
+    def sums(blocks: Sequence[int], terms: Terms) -> Arrays:
         def add(index: jax.Array, totals: Arrays) -> Arrays:
             inside, index = xla.no_hoist(population, index)
             member, weight = terms.members[index], terms.weights[index]
@@ -144,14 +164,10 @@ def _sums_of_drawn(
                 for at, total, leaf in zip(blocks, totals, learned, strict=True)
             )
 
-        zeros = _zeros(terms, [buffers[at] for at in blocks], devices)
+        zeros = _zeros(xla.zeros_in, [buffers[at] for at in blocks], terms.trips, devices)
         return xla.loop(0, terms.trips, add, zeros)
 
-    def one(at: int) -> Pending:
-        return Pending(terms, lambda terms: sums((at,), terms)[0])
-
-    found = _made(sums(together, terms), together) if together else {}
-    return found | {at: one(at) for at in buffers if at in alone}
+    return _pending(sums, buffers, alone, terms)
 
 
 def _plus(
@@ -162,11 +178,15 @@ def _plus(
     return total + xla.round_for_fma(weight.astype(total.dtype) * deviation)
 
 
-def _zeros(terms: Terms, buffers: Sequence[jax.Array], devices: Devices) -> Arrays:
-    dtypes = [arithmetic.sum_dtype(leaf.dtype) for leaf in buffers]
-    pairs = zip(buffers, dtypes, strict=True)
+def _zeros(
+    make: Callable[[jax.Array, jax.Array, Any], jax.Array],
+    like: Iterable[jax.Array],
+    trips: jax.Array,
+    devices: Devices,
+) -> Arrays:
+    """Zeros to add to, in the dtypes of sums, by `xla.zeros_in` or `xla.zeros_after`."""
     zeros: Arrays = devices.varying(
-        tuple(xla.zeros_in(leaf, terms.trips, dtype) for leaf, dtype in pairs)
+        tuple(make(leaf, trips, arithmetic.sum_dtype(leaf.dtype)) for leaf in like)
     )
     return zeros
 
@@ -212,20 +232,10 @@ def _sums_of_rows(
             pairs = zip(blocks, totals, strict=True)
             return tuple(total + one(at, of_chunk) for at, total in pairs)
 
-        params = (population.params[at] for at in blocks)
-        zeros = devices.varying(
-            tuple(xla.zeros_after(leaf, trips, arithmetic.sum_dtype(leaf.dtype)) for leaf in params)
-        )
-        result: Arrays = xla.loop(0, -(-trips // size), add, zeros)
-        return result
+        zeros = _zeros(xla.zeros_after, [population.params[at] for at in blocks], trips, devices)
+        return xla.loop(0, -(-trips // size), add, zeros)
 
-    together = tuple(at for at in layout.in_rows if at not in alone)
-    found = _made(sums(together, terms.trips), together) if together else {}
-
-    def later(at: int) -> Pending:
-        return Pending(terms.trips, lambda trips: sums((at,), trips)[0])
-
-    return found | {at: later(at) for at in layout.in_rows if at in alone}
+    return _pending(sums, layout.in_rows, alone, terms.trips)
 
 
 def statistic_of(
@@ -233,27 +243,24 @@ def statistic_of(
     population: Population,
     weights: jax.Array,
     devices: Devices,
-) -> list[jax.Array]:
+) -> Arrays:
     """The sum of weight * `statistic(noise)` over the members, in each block.
 
     Costs a draw for each member with a weight.
     """
     members = jnp.arange(1, weights.size, dtype=jnp.int32)
     terms = first_those_that_weigh(members, weights[1:], devices)
-    zeros = [
-        xla.zeros_after(leaf, terms.trips, arithmetic.sum_dtype(leaf.dtype))
-        for leaf in population.params
-    ]
 
-    def add(index: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:
+    def add(index: jax.Array, totals: Arrays) -> Arrays:
         inside, index = xla.no_hoist(population, index)
         member = terms.members[index]
         sign, weight = inside.sign_of(member), terms.weights[index]
-        return [
+        return tuple(
             total + xla.round_for_fma(weight * statistic(sign * unit).astype(total.dtype))
             for total, unit in zip(
                 totals, inside.perturbation.units(inside.draw_of(member)), strict=True
             )
-        ]
+        )
 
-    return devices.sum(xla.loop(0, terms.trips, add, devices.varying(zeros)))
+    zeros = _zeros(xla.zeros_after, population.params, terms.trips, devices)
+    return devices.sum(xla.loop(0, terms.trips, add, zeros))
