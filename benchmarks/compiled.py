@@ -61,17 +61,20 @@ def _more_leaves(fewer: dict[str, Any], row: dict[str, Any]) -> bool:
 
 def above_inference() -> Table:
     """What a strategy without gradients holds above a forward pass, by program and chips."""
-    rows = measure.load("inference")["rows"]
-    held: dict[str, dict[str, float]] = {}
-    for row in rows:
+    held: dict[str, dict[tuple[str, int | None], float]] = {}
+    for row in measure.load("inference")["rows"]:
         if "over_params" in row:
-            held.setdefault(_chips(row), {})[row["method"]] = row["over_params"]
-    alone = {chips: found.pop("inference") for chips, found in held.items()}
+            case = row["method"], row.get("population")
+            held.setdefault(_chips(row), {})[case] = row["over_params"]
+    alone = {chips: found.pop(("inference", None)) for chips, found in held.items()}
     shown = [chips for chips, found in held.items() if found]
-    methods = dict.fromkeys(row["method"] for row in rows if row["method"] != "inference")
+    cases = dict.fromkeys(case for chips in shown for case in held[chips])
     body = [
-        [method, *(f"{held[chips][method] - alone[chips]:.2f}" for chips in shown)]
-        for method in methods
+        [
+            f"{method}, {population} members",
+            *(f"{held[chips][method, population] - alone[chips]:.2f}" for chips in shown),
+        ]
+        for method, population in cases
     ]
     return "Copies of the parameters above a forward pass", ["program", *shown], body
 
@@ -85,7 +88,8 @@ def inference() -> Table:
         if "held" in row:
             held = gigabytes(row["held"])
             cells = [held if row["fits"] else f"{held}, does not fit", f"{row['over_params']:.2f}"]
-        body.append([_chips(row), row["method"], *cells])
+        members = f", {row['population']} members" if "population" in row else ""
+        body.append([_chips(row), row["method"] + members, *cells])
     return "A transformer of 7B parameters in bfloat16", header, body
 
 

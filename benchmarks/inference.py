@@ -30,7 +30,8 @@ from xla_options import known
 
 ROOT = Path(__file__).parents[1]
 MODEL = Model(4096, 32, 11008, 32, 32)
-POPULATION = 32
+# The number of members must not matter.
+POPULATIONS = 32, 512
 TOKENS = 512
 # By name, the memory of a chip in bytes and its topologies by their number of chips.
 CHIPS = {
@@ -61,23 +62,32 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", choices=CHIPS, default=list(CHIPS))
     parser.add_argument("--chips", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--populations", nargs="+", type=int, default=list(POPULATIONS))
     arguments = parser.parse_args()
-    asked = itertools.product(arguments.targets, arguments.chips, arguments.methods)
-    for target, chips, method in asked:
-        row = measure_case(target, chips, method)
+    asked = itertools.product(
+        arguments.targets, arguments.chips, arguments.methods, arguments.populations
+    )
+    for target, chips, method, population in asked:
+        if METHODS[method] is None and population != arguments.populations[0]:
+            continue  # a forward pass is of no population
+        row = measure_case(target, chips, method, population)
         print(row, flush=True)
         _save(row)
 
 
-def measure_case(target: str, chips: int, method: str, model: Model = MODEL) -> dict[str, Any]:
+def measure_case(
+    target: str, chips: int, method: str, population: int = POPULATIONS[0], model: Model = MODEL
+) -> dict[str, Any]:
     """One row: what a chip holds."""
     mesh = Mesh(np.array(_topology(target, chips).devices[:chips]), ("fsdp",))
     params = params_on(model, mesh)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     row = {"target": target, "chips": chips, "method": method, "parameters": size}
+    if METHODS[method] is not None:
+        row["population"] = population
     start = time.perf_counter()
     try:
-        held = _held(target, mesh, params, model, METHODS[method])
+        held = _held(target, mesh, params, model, METHODS[method], population)
     except jax.errors.JaxRuntimeError as error:  # it does not fit, and says by how much
         return {**row, "not_compiled": str(error).split("\n")[0]}
     return {
@@ -89,7 +99,9 @@ def measure_case(target: str, chips: int, method: str, model: Model = MODEL) -> 
     }
 
 
-def _held(target: str, mesh: Mesh, params: Any, model: Model, settings: Any) -> int:
+def _held(
+    target: str, mesh: Mesh, params: Any, model: Model, settings: Any, population: int
+) -> int:
     """Bytes of arguments, of results that are not donated, and of what the program takes."""
     loss = make_loss(model)
     count = NamedSharding(mesh, PartitionSpec())
@@ -98,7 +110,7 @@ def _held(target: str, mesh: Mesh, params: Any, model: Model, settings: Any) -> 
         if settings is None:
             lowered = jax.jit(loss).lower(params, tokens)
         else:
-            lowered = _step(loss, settings, params, tokens)
+            lowered = _step(loss, settings, population, params, tokens)
         # Its analysis is right for a TPU too where no loops are nested, as in a forward pass.
         if target.startswith("TPU") and settings is not None:
             compiled, taken = tpu.compile_measured(lowered)
@@ -110,13 +122,15 @@ def _held(target: str, mesh: Mesh, params: Any, model: Model, settings: Any) -> 
     return int(whole + taken)
 
 
-def _step(loss: Any, settings: Any, params: Any, tokens: jax.ShapeDtypeStruct) -> Any:
+def _step(
+    loss: Any, settings: Any, population: int, params: Any, tokens: jax.ShapeDtypeStruct
+) -> Any:
     """A generation on every step, lowered."""
     kind, evaluate = settings
     tx = evolve(
         optax.set_to_zero(),
         evolve_every=1,
-        population_size=POPULATION,
+        population_size=population,
         antithetic=True,
         sigma=1e-3,
         noise=kind,
@@ -155,14 +169,13 @@ def _save(row: dict[str, Any]) -> None:
     """Adds a row to the results, in the place of an older one of the same case."""
     path = measure.RESULTS / "inference.json"
     rows = measure.load("inference")["rows"] if path.exists() else []
-    keys = ("target", "chips", "method")
-    found = {tuple(old[key] for key in keys): old for old in [*rows, row]}
-    order = itertools.product(CHIPS, (1, 8), METHODS)
+    keys = ("target", "chips", "method", "population")
+    found = {tuple(old.get(key) for key in keys): old for old in [*rows, row]}
+    order = itertools.product(CHIPS, (1, 8), METHODS, (None, *POPULATIONS))
     measure.save(
         "inference",
         [found[case] for case in order if case in found],
         versions=measure.about_this_run("libtpu")["versions"],
-        population=POPULATION,
         tokens=TOKENS,
     )
 

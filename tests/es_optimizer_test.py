@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from layouts import Layout
 import numpy as np
 import optax
 import pytest
@@ -297,34 +298,60 @@ def test_a_strategy_state_that_is_none_is_named():
         tx.update(params, state, params, value_fn=loss)
 
 
-@pytest.mark.parametrize("population_size", [8, 150])
-@pytest.mark.parametrize("kind", [noise.gaussian(), noise.low_rank()])
-def test_large_sums_that_are_made_in_turn_are_those_that_an_optimizer_gets(kind, population_size):
-    """Without an optimizer each sum becomes an update in bfloat16 before the next one is made."""
+OF_LAYERS = noise.low_rank(batch_axis=lambda leaf: (0,) if len(leaf.shape) == 3 else ())
+
+
+def moved_by_many(params, kind, population_size, **through):
+    """The updates of a strategy that all members have a weight in."""
+
+    def loss(params):  # exact in any order: all devices rank the members alike
+        return sum(jnp.max(params[name].astype(jnp.float32)) for name in "ab")
+
+    tx = evolve(
+        optax.set_to_zero(),
+        evolve_every=1,
+        population_size=population_size,
+        antithetic=True,
+        sigma=0.05,
+        noise=kind,
+        recombine=recombine.centered_rank(),
+        accept=accept.always(),
+        **through,
+        execution=Execution(candidate_batch_size=50 if population_size > 50 else None),
+    )
+    return jax.jit(lambda s, p: tx.update(None, s, p, value_fn=loss)[0])(tx.init(params), params)
+
+
+def stacks():
     draw = np.random.default_rng(3).normal
-    params = {name: jnp.asarray(draw(size=(256, 160)), jnp.bfloat16) for name in "ab"}
-    params["c"] = jnp.ones(7, jnp.bfloat16)
+    return {name: jnp.asarray(draw(size=(8, 32, 160)), jnp.bfloat16) for name in "ab"}
 
-    def loss(params):
-        return sum(jnp.mean(leaf.astype(jnp.float32) ** 2) for leaf in jax.tree.leaves(params))
 
-    def stepped(**through):
-        tx = evolve(
-            optax.set_to_zero(),
-            evolve_every=1,
-            population_size=population_size,
-            antithetic=True,
-            sigma=0.05,
-            noise=kind,
-            recombine=recombine.centered_rank(),
-            accept=accept.always(),
-            **through,
-            execution=Execution(candidate_batch_size=50 if population_size > 50 else None),
-        )
-        return jax.jit(lambda s, p: tx.update(None, s, p, value_fn=loss)[0])(
-            tx.init(params), params
-        )
+@pytest.mark.parametrize("population_size", [8, 150])
+@pytest.mark.parametrize("kind", [noise.gaussian(), noise.low_rank(), OF_LAYERS])
+def test_large_sums_that_are_made_in_turn_are_those_that_an_optimizer_gets(kind, population_size):
+    """Without an optimizer each sum becomes an update in bfloat16 before the next one is made.
 
-    found = stepped()
+    That of many draws of a stack of layers is made layer by layer.
+    """
+    params = {**stacks(), "c": jnp.ones(7, jnp.bfloat16)}
+    found = moved_by_many(params, kind, population_size)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(found))
-    jax.tree.map(np.testing.assert_array_equal, found, stepped(es_optimizer=optax.sgd(1.0)))
+    others = moved_by_many(params, kind, population_size, es_optimizer=optax.sgd(1.0))
+    jax.tree.map(np.testing.assert_array_equal, found, others)
+
+
+@pytest.mark.on_cpu
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("spec", [PartitionSpec("fsdp"), PartitionSpec(None, "fsdp")], ids=str)
+def test_they_are_the_same_on_a_mesh(spec, axis_type):
+    """Even if the layers of a stack are on different devices."""
+    mesh = Layout({"fsdp": 8}, axis_type).mesh
+    divided = jax.device_put(stacks(), NamedSharding(mesh, spec))
+    with jax.set_mesh(mesh):
+        found = moved_by_many(divided, OF_LAYERS, 150)
+    whole = moved_by_many(stacks(), OF_LAYERS, 150)
+    for ours, other in zip(*map(jax.tree.leaves, (found, whole)), strict=True):
+        assert ours.sharding.is_equivalent_to(NamedSharding(mesh, spec), 3)
+        # Float32 sums whose order XLA chooses, rounded to eight digits.
+        np.testing.assert_allclose(np.float32(ours), np.float32(other), rtol=2**-7, atol=1e-5)

@@ -172,6 +172,18 @@ class Layout:
         """How many rows a draw has."""
         return int(self.row_leaf.size)
 
+    def only(self, at: int) -> "Layout":
+        """The layout of one block in rows, whose arrays keep their positions."""
+        block = self.blocks[at]
+        assert block.rows is not None  # narrows the type: only blocks in rows are read
+        counts = [block.many * _row_count(shape) for shape in block.parts]
+        own = np.concatenate(
+            [np.arange(first, first + n) for first, n in zip(block.rows, counts, strict=True)]
+        )
+        firsts = tuple(int(first) for first in np.cumsum([0, *counts[:-1]]))
+        columns = (self.row_leaf[own], self.row_start[own], self.row_of_factor[own])
+        return Layout((block._replace(rows=firsts),), *columns)
+
     def in_order(self, whole: Sequence[T], in_rows: Sequence[T]) -> list[T]:
         """Returns one list of items in the order of the blocks, from those of both kinds."""
         own = dict(zip((*self.whole, *self.in_rows), (*whole, *in_rows), strict=True))
@@ -192,6 +204,14 @@ class Layout:
         # Flat first: XLA:CPU takes far longer to compile this for arrays with more axes.
         flat = jnp.concatenate([leaf.reshape(-1) for leaf in (first, *others)])
         return flat.reshape(1 + len(others), *first.shape)
+
+
+def part_of(array: jax.Array, part: jax.typing.ArrayLike, parts: int, axis: int) -> jax.Array:
+    """One of so many equal parts along an axis."""
+    if parts == 1:
+        return array
+    size = array.shape[axis] // parts
+    return lax.dynamic_slice_in_dim(array, part * size, size, axis)
 
 
 def lay_out(

@@ -39,7 +39,12 @@ def product(left: jax.Array, right: jax.Array, leaf: jax.Array) -> jax.Array:
 
 
 def sum_of_products(
-    left: jax.Array, right: jax.Array, weights: jax.Array, leaf: jax.Array
+    left: jax.Array,
+    right: jax.Array,
+    weights: jax.Array,
+    leaf: jax.Array,
+    *,
+    added: bool = False,
 ) -> jax.Array:
     """The sum of weight * `product` over members: one product over all.
 
@@ -48,6 +53,7 @@ def sum_of_products(
         right: the same of the other factor.
         weights: `[n]`, of the dtype of the sum.
         leaf: for the shape.
+        added: whether the sum is added to others in a loop: then it is an array anyway.
     """
     left = jnp.expand_dims(weights, range(1, left.ndim)) * left.astype(weights.dtype)
 
@@ -57,7 +63,7 @@ def sum_of_products(
 
     at_once = functools.partial(product, leaf=leaf)
     left, right = of_all(left), of_all(right)
-    if leaf.size <= LARGEST or left.shape[-1] > _MOST_TERMS:
+    if added or leaf.size <= LARGEST or left.shape[-1] > _MOST_TERMS:
         return at_once(left, right)
     # A larger leaf is summed in the way that takes the least memory.
     by_terms = functools.partial(added_up, leaf=leaf)

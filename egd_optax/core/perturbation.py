@@ -72,6 +72,20 @@ class Perturbation:
             and has_factors(self.noise, block.like)
         )
 
+    def has_layers(self, at: int) -> bool:
+        """Whether the one leaf of a block is a stack of layers, each with factors of its own."""
+        leaf = self.leaves[at]
+        if leaf.shape[0] > 1 or not self.has_factors(at):
+            return False
+        rows = jax.ShapeDtypeStruct((self.layout.row_count, packing.LENGTH), jnp.float32)
+        both = jax.eval_shape(lambda rows: self.factors(at, rows, 1), rows)
+        return all(factor.shape[1] == leaf.shape[1] for factor in both)
+
+    def only(self, at: int) -> "Perturbation":
+        """The same noise of one block in rows."""
+        layout = self.layout.only(at)
+        return Perturbation((self.leaves[at],), (self.stds[at],), self.keys, layout, self.noise)
+
     def factors(
         self, at: int, rows: jax.Array, sign: jax.typing.ArrayLike
     ) -> tuple[jax.Array, jax.Array]:
@@ -123,19 +137,33 @@ class Perturbation:
             units.append(self._form(at, numbers))
         return units
 
-    def weighted_sum(self, at: int, rows: jax.Array, weights: jax.Array) -> jax.Array:
+    def weighted_sum(
+        self,
+        at: int,
+        rows: jax.Array,
+        weights: jax.Array,
+        *,
+        added: bool = False,
+        part: jax.typing.ArrayLike = 0,
+        parts: int = 1,
+    ) -> jax.Array:
         """The sum of weight * noise over draws, in one block in rows.
 
         Args:
             at: the block.
             rows: the numbers of each draw, `[draws, rows, LENGTH]`.
             weights: `[draws]`.
+            added: whether the sum is added to those over other draws.
+            part: the number of a part of its layers.
+            parts: how many of them there are; only a block that has layers has several.
         """
         if self.has_factors(at):
-            left, right = jax.vmap(lambda rows: self.factors(at, rows, 1))(rows)
-            own = weights.astype(arithmetic.sum_dtype(self.leaves[at].dtype))
-            summed = _mapped(sum_of_products, self.leaves[at], (1, 1, None, 0))
-            total: jax.Array = summed(left, right, own, self.leaves[at])
+            both = jax.vmap(lambda rows: self.factors(at, rows, 1))(rows)
+            left, right = (packing.part_of(factor, part, parts, axis=2) for factor in both)
+            leaf = packing.part_of(self.leaves[at], 0, parts, axis=1)
+            own = weights.astype(arithmetic.sum_dtype(leaf.dtype))
+            summed = functools.partial(sum_of_products, added=added)
+            total: jax.Array = _mapped(summed, leaf, (1, 1, None, 0))(left, right, own, leaf)
             return total
 
         def form_sum(parts: Arrays, leaf: jax.Array) -> jax.Array:
@@ -144,8 +172,8 @@ class Perturbation:
                 return own[0] * self.noise.form(tuple(part[0] for part in parts), leaf)
             return self.noise.form_sum(parts, own, leaf)
 
-        parts = jax.vmap(self.layout.blocks[at].read)(rows)
-        return self._scaled(at, self._over_reals(at, parts, form_sum, 1))
+        numbers = jax.vmap(self.layout.blocks[at].read)(rows)
+        return self._scaled(at, self._over_reals(at, numbers, form_sum, 1))
 
     def _numbers(self, at: int, draw: jax.Array) -> Arrays:
         """The numbers of a block that is not in rows, with a leading axis of its one leaf."""
