@@ -132,13 +132,18 @@ class Block(NamedTuple):
 
     def read(self, rows: jax.Array) -> Arrays:
         """Returns the numbers of its stack, `[many, *part]`, from the rows of a draw."""
-        assert self.rows is not None  # narrows the type: only blocks in rows are read
         parts = []
-        for first, shape in zip(self.rows, self.parts, strict=True):
-            each, size = _row_count(shape), math.prod(shape)
-            numbers = rows[first : first + self.many * each].reshape(self.many, each * LENGTH)
-            parts.append(numbers[:, :size].reshape(self.many, *shape))
+        for own, shape in zip(self.ranges, self.parts, strict=True):
+            numbers = rows[own.start : own.stop].reshape(self.many, -1)
+            parts.append(numbers[:, : math.prod(shape)].reshape(self.many, *shape))
         return tuple(parts)
+
+    @property
+    def ranges(self) -> list[range]:
+        """The rows of each part of all of its stack."""
+        assert self.rows is not None  # narrows the type: only blocks in rows are read
+        pairs = zip(self.rows, self.parts, strict=True)
+        return [range(at, at + self.many * _row_count(shape)) for at, shape in pairs]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -174,15 +179,11 @@ class Layout:
 
     def only(self, at: int) -> "Layout":
         """The layout of one block in rows, whose arrays keep their positions."""
-        block = self.blocks[at]
-        assert block.rows is not None  # narrows the type: only blocks in rows are read
-        counts = [block.many * _row_count(shape) for shape in block.parts]
-        own = np.concatenate(
-            [np.arange(first, first + n) for first, n in zip(block.rows, counts, strict=True)]
-        )
-        firsts = tuple(int(first) for first in np.cumsum([0, *counts[:-1]]))
-        columns = (self.row_leaf[own], self.row_start[own], self.row_of_factor[own])
-        return Layout((block._replace(rows=firsts),), *columns)
+        own = self.blocks[at].ranges
+        rows, firsts = np.concatenate(own), itertools.accumulate(map(len, own[:-1]), initial=0)
+        block = self.blocks[at]._replace(rows=tuple(firsts))
+        columns = (self.row_leaf[rows], self.row_start[rows], self.row_of_factor[rows])
+        return Layout((block,), *columns)
 
     def in_order(self, whole: Sequence[T], in_rows: Sequence[T]) -> list[T]:
         """Returns one list of items in the order of the blocks, from those of both kinds."""
@@ -204,14 +205,6 @@ class Layout:
         # Flat first: XLA:CPU takes far longer to compile this for arrays with more axes.
         flat = jnp.concatenate([leaf.reshape(-1) for leaf in (first, *others)])
         return flat.reshape(1 + len(others), *first.shape)
-
-
-def part_of(array: jax.Array, part: jax.typing.ArrayLike, parts: int, axis: int) -> jax.Array:
-    """One of so many equal parts along an axis."""
-    if parts == 1:
-        return array
-    size = array.shape[axis] // parts
-    return lax.dynamic_slice_in_dim(array, part * size, size, axis)
 
 
 def lay_out(
@@ -258,13 +251,9 @@ def lay_out(
             continue
         firsts = _add_rows(table, positions, [parts] * len(positions))
         blocks.append(Block(tuple(positions), like, parts, firsts))
-    rows = np.array(table, np.int64).reshape(-1, 3)
-    return Layout(
-        tuple(blocks),
-        rows[:, 0].astype(np.int32),
-        rows[:, 1].astype(np.uint32),
-        rows[:, 2].astype(np.bool_),
-    )
+    columns = np.array(table, np.int64).reshape(-1, 3).T
+    dtypes = np.int32, np.uint32, np.bool_
+    return Layout(tuple(blocks), *map(np.ndarray.astype, columns, dtypes))
 
 
 def _cut(

@@ -83,3 +83,11 @@ def added_up(left: jax.Array, right: jax.Array, leaf: jax.Array) -> jax.Array:
     ranks = range(left.shape[-1])
     terms = (product(left[..., at : at + 1], right[..., at : at + 1], leaf) for at in ranks)
     return functools.reduce(jnp.add, terms)
+
+
+def part_of(array: jax.Array, part: jax.typing.ArrayLike, parts: int, axis: int) -> jax.Array:
+    """One of so many equal parts along an axis."""
+    if parts == 1:
+        return array
+    size = array.shape[axis] // parts
+    return lax.dynamic_slice_in_dim(array, part * size, size, axis)

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from egd_optax.backend import arithmetic, fixed_point
+from egd_optax.backend import arithmetic, fixed_point, packing
 from egd_optax.backend.packing import Arrays, Layout
 from egd_optax.core.bounds import OfLeaves
-from egd_optax.core.perturbation import lay_out
-from egd_optax.noise.interface import Noise
+from egd_optax.core.perturbation import draws_itself, real_like
+from egd_optax.noise.interface import Noise, is_entrywise
 
 
 @jax.tree_util.register_static
@@ -78,3 +79,30 @@ def held(update: jax.Array | Zeros, like: jax.Array) -> jax.Array:
 def parent_of(params: jax.Array, update: jax.Array | Zeros) -> jax.Array:
     """The parameters after the base updates."""
     return params if isinstance(update, Zeros) else arithmetic.add(params, update)
+
+
+def lay_out(
+    noise: Noise,
+    params: Sequence[jax.Array],
+    updates: Sequence[jax.Array],
+    apart: frozenset[int] = frozenset(),
+) -> Layout:
+    """Decides which leaves are stacked, and which numbers are held in rows; none of those apart."""
+    return packing.lay_out(
+        params,
+        updates,
+        functools.partial(_parts_of, noise),
+        functools.partial(_is_entrywise, noise),
+        apart,
+    )
+
+
+def _parts_of(noise: Noise, leaf: jax.ShapeDtypeStruct) -> packing.Shapes | None:
+    if draws_itself(noise) or fixed_point.is_integer(leaf.dtype):
+        return None
+    parts = tuple(noise.normals(real_like(leaf)))
+    return parts * 2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else parts
+
+
+def _is_entrywise(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
+    return not fixed_point.is_integer(leaf.dtype) and is_entrywise(noise, leaf)

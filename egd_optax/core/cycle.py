@@ -18,13 +18,13 @@ from egd_optax.backend.unpacking import unpack_if
 from egd_optax.base.arguments import taken_by
 from egd_optax.base.leaves import aligned, flatten, is_masked, replaced
 from egd_optax.core import auxiliary
-from egd_optax.core.blocks import Blocks, blocks_of
+from egd_optax.core.blocks import Blocks, blocks_of, lay_out
 from egd_optax.core.bounds import bounds_of
 from egd_optax.core.fitness import Snapshot, fitness_dtype
 from egd_optax.core.generation import run_generation
 from egd_optax.core.info import CycleInfo, Ran, Start, info_of
 from egd_optax.core.norm import update_norm
-from egd_optax.core.perturbation import Perturbation, is_of_library, lay_out
+from egd_optax.core.perturbation import Perturbation, is_of_library
 from egd_optax.core.population import generation_key
 from egd_optax.core.residual import (
     if_left,

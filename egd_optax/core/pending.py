@@ -8,7 +8,8 @@ from jax import lax
 
 from egd_optax.backend import arithmetic, xla
 from egd_optax.backend.devices import Devices, alike
-from egd_optax.backend.packing import Arrays, part_of
+from egd_optax.backend.packing import Arrays
+from egd_optax.backend.products import part_of
 
 T = TypeVar("T")
 

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 
 from egd_optax.backend import arithmetic, fixed_point, packing, random, xla
 from egd_optax.backend.packing import Arrays, Layout
-from egd_optax.backend.products import product, sum_of_products
+from egd_optax.backend.products import part_of, product, sum_of_products
 from egd_optax.core.deviation import stds_of
-from egd_optax.noise.interface import Noise, checked_form, has_factors, is_entrywise
+from egd_optax.noise.interface import Noise, checked_form, has_factors
 
 # Purpose of the keys of a noise that draws its numbers itself; of a complex leaf also the next one.
 _OTHER_DRAWS = 2
@@ -71,15 +71,6 @@ class Perturbation:
             and self.stds[at].size == block.many
             and has_factors(self.noise, block.like)
         )
-
-    def has_layers(self, at: int) -> bool:
-        """Whether the one leaf of a block is a stack of layers, each with factors of its own."""
-        leaf = self.leaves[at]
-        if leaf.shape[0] > 1 or not self.has_factors(at):
-            return False
-        rows = jax.ShapeDtypeStruct((self.layout.row_count, packing.LENGTH), jnp.float32)
-        both = jax.eval_shape(lambda rows: self.factors(at, rows, 1), rows)
-        return all(factor.shape[1] == leaf.shape[1] for factor in both)
 
     def only(self, at: int) -> "Perturbation":
         """The same noise of one block in rows."""
@@ -159,8 +150,8 @@ class Perturbation:
         """
         if self.has_factors(at):
             both = jax.vmap(lambda rows: self.factors(at, rows, 1))(rows)
-            left, right = (packing.part_of(factor, part, parts, axis=2) for factor in both)
-            leaf = packing.part_of(self.leaves[at], 0, parts, axis=1)
+            left, right = (part_of(factor, part, parts, axis=2) for factor in both)
+            leaf = part_of(self.leaves[at], 0, parts, axis=1)
             own = weights.astype(arithmetic.sum_dtype(leaf.dtype))
             summed = functools.partial(sum_of_products, added=added)
             total: jax.Array = _mapped(summed, leaf, (1, 1, None, 0))(left, right, own, leaf)
@@ -177,14 +168,14 @@ class Perturbation:
 
     def _numbers(self, at: int, draw: jax.Array) -> Arrays:
         """The numbers of a block that is not in rows, with a leading axis of its one leaf."""
-        parts = self._draws(at, draw) if _draws_itself(self.noise) else self._normals(at, draw)
+        parts = self._draws(at, draw) if draws_itself(self.noise) else self._normals(at, draw)
         return tuple(part[None] for part in parts)
 
     def _normals(self, at: int, draw: jax.Array) -> Arrays:
         """The normal numbers of the leaf of a block that is not in rows."""
         block, leaf = self.layout.blocks[at], self.leaves[at][0]
         parts, start = [], 0
-        for shape in block.parts or self.noise.normals(_real_like(leaf)):
+        for shape in block.parts or self.noise.normals(real_like(leaf)):
             # In the sharding of the leaf: no device holds all of its numbers.
             sharding = jax.typeof(leaf).sharding if shape == leaf.shape else None
             key = self.keys[block.leaves[0]]
@@ -288,38 +279,13 @@ def _finite(noise: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(noise), noise, jnp.zeros_like(noise))
 
 
-def lay_out(
-    noise: Noise,
-    params: Sequence[jax.Array],
-    updates: Sequence[jax.Array],
-    apart: frozenset[int] = frozenset(),
-) -> Layout:
-    """Decides which leaves are stacked, and which numbers are held in rows; none of those apart."""
-    return packing.lay_out(
-        params,
-        updates,
-        functools.partial(_parts_of, noise),
-        functools.partial(_is_entrywise, noise),
-        apart,
-    )
-
-
-def _parts_of(noise: Noise, leaf: jax.ShapeDtypeStruct) -> packing.Shapes | None:
-    if _draws_itself(noise) or fixed_point.is_integer(leaf.dtype):
-        return None
-    parts = tuple(noise.normals(_real_like(leaf)))
-    return parts * 2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else parts
-
-
-def _is_entrywise(noise: Noise, leaf: jax.ShapeDtypeStruct) -> bool:
-    return not fixed_point.is_integer(leaf.dtype) and is_entrywise(noise, leaf)
-
-
-def _draws_itself(noise: Noise) -> bool:
+def draws_itself(noise: Noise) -> bool:
+    """Whether a noise draws its numbers itself."""
     return type(noise).draw is not Noise.draw
 
 
-def _real_like(leaf: Any) -> jax.ShapeDtypeStruct:
+def real_like(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of the real numbers that move a leaf."""
     is_integer = fixed_point.is_integer(leaf.dtype)
     dtype = jnp.float32 if is_integer else jnp.finfo(leaf.dtype).dtype
     return jax.ShapeDtypeStruct(leaf.shape, dtype)

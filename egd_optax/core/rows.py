@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from egd_optax.backend import packing, xla
 from egd_optax.backend.devices import Devices
-from egd_optax.backend.packing import Arrays, part_of
+from egd_optax.backend.packing import Arrays
+from egd_optax.backend.products import part_of
 from egd_optax.core.blocks import Zeros
 from egd_optax.core.pending import Pending, together_or_alone, zeros_like
 from egd_optax.core.perturbation import Perturbation
@@ -126,8 +127,18 @@ def _parts_of(population: Population, at: int, most: int, devices: Devices) -> i
     block = population.params[at]
     explicit = jax.typeof(block).sharding.mesh.explicit_axes
     still = isinstance(population.updates[at], Zeros)
-    if explicit or not still or devices.axis or not population.perturbation.has_layers(at):
+    if explicit or not still or devices.axis or not _has_layers(population.perturbation, at):
         return 1
     layers = block.shape[1]
     divisors = [parts for parts in range(1, layers + 1) if layers % parts == 0]
     return next((parts for parts in divisors if block.size <= parts * most), layers)
+
+
+def _has_layers(noise: Perturbation, at: int) -> bool:
+    """Whether the one leaf of a block is a stack of layers, each with factors of its own."""
+    leaf = noise.leaves[at]
+    if leaf.shape[0] > 1 or not noise.has_factors(at):
+        return False
+    rows = jax.ShapeDtypeStruct((noise.layout.row_count, packing.LENGTH), jnp.float32)
+    both = jax.eval_shape(lambda rows: noise.factors(at, rows, 1), rows)
+    return all(factor.shape[1] == leaf.shape[1] for factor in both)
