@@ -21,8 +21,9 @@ from egd_optax.core.terms import Terms
 # Draws whose rows are held and summed at a time: so many, in this part of the memory of the leaves.
 _AT_ONCE = 64
 _SHARE = 4
-# Entries of all leaves over those of a part of a sum.
+# A part of a sum has this part of the entries of all leaves, or so many: each part draws anew.
 _PARTS = 64
+_LARGE_PART = 2**20
 
 
 class _Few(NamedTuple):
@@ -103,7 +104,7 @@ def sums_of_rows(
 
     def one(at: int) -> Pending:
         own = noise.only(at)
-        parts = _parts_of(population, at, entries // _PARTS, devices)
+        parts = _parts_of(population, at, max(entries // _PARTS, _LARGE_PART), devices)
 
         def make(trips: jax.Array, part: jax.Array | int = 0) -> jax.Array:
             def add(chunk: jax.Array, total: jax.Array) -> jax.Array:
