@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from quality_test import TOY
 
-from benchmarks.quality import selection
+from benchmarks.quality import longer, selection
 from benchmarks.quality.methods import METHODS, SHARES, shares
 from benchmarks.quality.methods.method import Trainer, split
 from benchmarks.quality.problems import PROBLEMS
@@ -183,3 +183,23 @@ def test_what_is_picked_is_the_lowest_in_tuning(tmp_path):
     assert (alone.way, alone.scores, alone.random) == (selection.PICKED, [1.0, 1.0], [1.0, 1.0])
     save("share_30", 0.2, 3.0)
     assert selection.picked(TOY, store) == "share_30"
+
+
+def test_longer_runs_are_compared_with_the_base_of_their_length(tmp_path):
+    store = Store(tmp_path)
+
+    def reach(name, scores):
+        store.save(TOY.name, name, {"scores": scores})
+
+    def reach_all(ending, reference, ours, random):
+        reach(f"straight_through{ending}", reference)
+        for way in longer.SHARED:
+            reach(f"{way}{ending}", ours)
+            reach(f"{way}_random_ranks{ending}", random)
+
+    reach_all("", [1.0, 1.1], [2.0, 2.1], [2.0, 2.1])
+    assert longer.rows([TOY], store) == []  # of one length
+    reach_all("_carried_3x", [4.0, 4.1], [3.0, 3.1], [5.0, 5.1])
+    ((_, *cells),) = longer.rows([TOY], store)
+    ours = "2.05 (2.05); **3.05** (5.05)"
+    assert cells == ["1.05; 4.05", ours, ours]

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.measure import RESULTS
 from benchmarks.quality import report, statistics
 from benchmarks.quality.problem import Problem
-from benchmarks.quality.record import Record, Store, short, written
+from benchmarks.quality.record import Record, Store, written
 
 SUMMARY = RESULTS / "quality.json"
 TRIALS = RESULTS / "quality_trials.tar.xz"
@@ -126,16 +126,13 @@ def _summary(problem: Problem, store: Store) -> dict[str, Any]:
         record = store.load(problem.name, path.stem)
         if len(record.get("scores", [])) > 1:
             found = statistics.summarize(report.scores(record), problem.success)
-            settings = {name: short(value) for name, value in record["settings"].items()}
             summaries[path.stem] = {
                 "seeds": len(record["scores"]),
                 "median": written(found.median),
                 "mean": written(found.mean),
                 "deviation": written(found.deviation),
-                "solved": found.solved,
+                **({} if found.solved is None else {"solved": found.solved}),
                 "forwards": record["forwards"],
-                # What is taken over stands where it was tuned.
-                **({"settings": settings} if "trials" in record else {}),
                 "date": record["date"],
             }
     return summaries

@@ -13,7 +13,8 @@ import numpy as np
 
 from benchmarks.cells import Table, beside, markdown, replaced, titled
 from benchmarks.quality import diagnosis, names, report, statistics
-from benchmarks.quality.methods.checkpoint import ARMS
+from benchmarks.quality.methods.checkpoint import LIGHT, arms_of
+from benchmarks.quality.methods.deciding import name_of
 from benchmarks.quality.problem import Problem
 from benchmarks.quality.record import Store
 
@@ -34,6 +35,8 @@ SHAPING = {
     ("label_noise", "metric"),
     ("levy_100", "global_"),
     ("rastrigin_100", "global_"),
+    *((problem, LIGHT) for problem in ("ternary_absmax", "ternary_mse", "int4_digits")),
+    *((problem, LIGHT) for problem in ("ternary_1d", "friedman", "label_noise")),
 }
 NEAR, NEARER = 1.15, 1.05
 
@@ -57,8 +60,8 @@ class Decided(NamedTuple):
 def decided(problems: Iterable[Problem], store: Store) -> Iterator[Decided]:
     """What has been run."""
     for problem in problems:
-        for base, preset in ARMS:
-            names = [base, preset, *(f"{way}_{preset}" for way in WAYS)]
+        for base, preset in arms_of(problem):
+            names = [base, preset, *(name_of(way, base, preset) for way in WAYS)]
             loaded = [store.load(problem.name, name) for name in names]
             if all(record.get("scores") for record in loaded):
                 one, other, *ways = map(report.scores, loaded)
@@ -149,11 +152,13 @@ def _times(ratio: float) -> str:
 def with_rows(document: str, found: Iterable[Decided], store: Store) -> str:
     """The page of this, with all tables of today's scores."""
     found = list(found)
-    for name, text in (
-        ("diagnosis", markdown(diagnosis.HEADER, diagnosis.shown(store))),
-        ("deciding", markdown(HEADER, rows(found))),
-        ("tallies", titled(tallies(found))),
-    ):
-        start = f"<!-- {name}: made by `python -m benchmarks.quality report` -->\n"
-        document = replaced(document, start, f"<!-- /{name} -->\n", text)
+    for ending, of_light in (("", False), ("_light", True)):
+        own = [one for one in found if (one.preset == LIGHT) == of_light]
+        for name, text in (
+            ("diagnosis", markdown(diagnosis.HEADER, diagnosis.shown(store, of_light=of_light))),
+            ("deciding", markdown(HEADER, rows(own))),
+            ("tallies", titled(tallies(own)) if own else ""),
+        ):
+            start = f"<!-- {name}{ending}: made by `python -m benchmarks.quality report` -->\n"
+            document = replaced(document, start, f"<!-- /{name}{ending} -->\n", text)
     return document

@@ -9,7 +9,15 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.cells import beside
 from benchmarks.quality import ledger, names, report
-from benchmarks.quality.methods.checkpoint import ARMS, PAIRS, ask, objective_of, unit_of
+from benchmarks.quality.methods.checkpoint import (
+    LIGHT,
+    PAIRS,
+    arms_of,
+    ask,
+    end_of,
+    objective_of,
+    unit_of,
+)
 from benchmarks.quality.methods.gradient import adam, descend
 from benchmarks.quality.methods.method import streams
 from benchmarks.quality.problem import Problem
@@ -25,8 +33,8 @@ HEADER += ["base; preset; seeds better / same / worse"]
 Row = dict[str, Any]
 
 
-def shown(store: Store) -> report.Rows:
-    """What runs of the base say, beside where the base and the preset end.
+def shown(store: Store, *, of_light: bool) -> report.Rows:
+    """What runs of the base say of light cycles or of others, beside where both end.
 
     Correlations are medians at each of the fractions.
     """
@@ -37,6 +45,7 @@ def shown(store: Store) -> report.Rows:
             _ends(*(store.load(row["problem"], row[arm]) for arm in ("base", "preset"))),
         ]
         for row in measure.load(NAME)["rows"]
+        if (row["preset"] == LIGHT) == of_light
     ]
 
 
@@ -56,7 +65,7 @@ def _ends(alone: Record, evolved: Record) -> str:
 def rows_of(problem: Problem, store: Store, *, seeds: int = SEEDS) -> list[Row]:
     """A row for each base of a problem and the preset around it that were tuned there."""
     found = []
-    for base, preset in ARMS:
+    for base, preset in arms_of(problem):
         alone, evolved = (store.load(problem.name, name) for name in (base, preset))
         if "settings" in alone and "settings" in evolved:
             found.append(_row(problem, base, preset, alone, evolved, seeds))
@@ -89,13 +98,16 @@ def _at(
     fraction: float,
     seeds: int,
 ) -> dict[str, np.ndarray]:
-    """The diagnoses of some seeds, each over some batches, at a fraction of the base's run."""
+    """The diagnoses of some seeds, each over some batches.
+
+    They are of the base's run, at a fraction of what of it the preset would have cycles in.
+    """
     objective, unit = objective_of(problem, base), unit_of(problem, preset)
     total = ledger.descent(problem).steps_within(problem.budget)
 
     def one(key: jax.Array) -> Diagnosis:
         keys, data = streams(key), problem.train
-        steps = int(fraction * total)
+        steps = int(fraction * end_of(preset) * total)
         optimizer = adam(alone, total, keys.noise)
         params = descend(problem, objective, optimizer, keys, data, steps)
         return ask(problem, objective, params, evolved, fraction, unit, keys, data, REPEATS)
@@ -117,13 +129,14 @@ def _spread(values: np.ndarray) -> dict[str, float] | None:
 
 
 def save(rows: list[Row], order: list[str]) -> None:
-    """Writes the rows over those of the same problems, and keeps those of all others.
+    """Writes the rows over those of the same problems and presets, and keeps all others.
 
     Args:
-        rows: all of some problems.
+        rows: some rows.
         order: names of all problems, as they are to stand in the file.
     """
-    asked = {row["problem"] for row in rows}
-    others = [row for row in measure.load(NAME)["rows"] if row["problem"] not in asked]
+    asked = {(row["problem"], row["preset"]) for row in rows}
+    kept = measure.load(NAME)["rows"]
+    others = [row for row in kept if (row["problem"], row["preset"]) not in asked]
     together = sorted([*others, *rows], key=lambda row: order.index(row["problem"]))
     measure.save(NAME, together, seeds=SEEDS, batches=REPEATS, pairs=PAIRS)

@@ -59,6 +59,8 @@ METHODS = {
     "global_one_fifth_then_base": "Global search by the one-fifth rule, then Adam",
     "global_separable_then_base": "Global search with separable noise, then Adam",
     "safe": "Adam + safe cycles",
+    "light": "Light cycles",
+    "share_30": "Cycles on three tenths",
     "ppo": "PPO",
     "metric_on_ppo": "PPO + metric cycles",
     "evolution": "Evolution alone",
@@ -68,6 +70,7 @@ ENDINGS = {
     "_carried_3x": ", 3 times as long",
     "_carried_10x": ", 10 times as long",
     "_equal_time": ", equal time",
+    "_random_ranks": ", random ranks",
     "_less_noise": ", less noise",
     "_rarer": ", rarer",
 }

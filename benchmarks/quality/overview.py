@@ -7,7 +7,16 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.cells import markdown, replaced, titled
-from benchmarks.quality import learning, names, report, selection, sigmas, statistics, timing
+from benchmarks.quality import (
+    learning,
+    longer,
+    names,
+    report,
+    selection,
+    sigmas,
+    statistics,
+    timing,
+)
 from benchmarks.quality.methods import adapting, shares
 from benchmarks.quality.methods.presets import OURS
 from benchmarks.quality.problem import Problem
@@ -127,6 +136,7 @@ def written(problems: list[Problem], store: Store) -> dict[Path, str]:
         ("selection", selection.TALLIES_HEADER, selection.tallies(compared)),
         ("sigma", sigmas.HEADER, sigmas.rows(store)),
         ("learning", learning.HEADER, learning.rows(problems, store)),
+        ("longer", longer.HEADER, longer.rows(problems, store)),
     ):
         documents[PAGE] = with_table(documents[PAGE], name, header, body)
     short = short_rows(chosen(found))

@@ -32,7 +32,7 @@ class Pending(NamedTuple):
 def settled(
     pending: Pending, block: jax.Array, then: Callable[[jax.Array], T], devices: Devices
 ) -> T:
-    """What `then` makes of a sum like a block, or of all of its parts."""
+    """Makes a sum like a block, or each of its parts, and returns what `then` makes of these."""
 
     def settle(block: jax.Array, *part: jax.Array) -> T:
         # Else each device might hold whole sums, and send them.

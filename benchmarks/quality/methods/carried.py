@@ -8,7 +8,14 @@ from collections.abc import Callable
 import functools
 import math
 
-from benchmarks.quality.methods import devices, gradient, presets, straight_through, strategies
+from benchmarks.quality.methods import (
+    devices,
+    gradient,
+    presets,
+    shares,
+    straight_through,
+    strategies,
+)
 from benchmarks.quality.methods.method import Method, Settings
 
 # How many times as long.
@@ -46,7 +53,11 @@ def _carried(method: Method, times: int, change: Change | None = None) -> Method
 
 _ADAM = next(method for method in gradient.METHODS if method.name == "adam")
 _METRIC = tuple(method for method in presets.OURS if method.name.startswith("metric"))
-_AS_THEY_ARE = _ADAM, straight_through.STRAIGHT_THROUGH, *presets.TO_THE_END
+# Cycles on a share of the compute keep it: the interval follows from the length.
+_AS_THEY_ARE = (
+    *(_ADAM, straight_through.STRAIGHT_THROUGH, *presets.TO_THE_END),
+    *(*shares.LIGHT, *shares.SHARE),
+)
 # What learns from the device alone in the end; on three times the budget cycles are to be level.
 _ON_DEVICES = tuple(
     method._replace(applies=devices.is_device)

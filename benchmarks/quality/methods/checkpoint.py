@@ -8,16 +8,30 @@ import optax
 from benchmarks.quality.methods import presets
 from benchmarks.quality.methods.cycles import noise_of
 from benchmarks.quality.methods.method import Settings, Streams, sample, samples, scale
+from benchmarks.quality.methods.shares import LIGHT_WINDOW, on
 from benchmarks.quality.problem import Batch, Objective, Params, Problem
 from egd_optax.diagnose import Diagnosis, diagnose
 
+LIGHT = "light"
 # The base and the preset around it.
 ARMS = (
     ("straight_through", "metric_on_straight_through"),
     ("adam", "metric"),
     ("adam", "global_"),
+    ("straight_through", LIGHT),
+    ("adam", LIGHT),
 )
 PAIRS = 20
+
+
+def arms_of(problem: Problem) -> list[tuple[str, str]]:
+    """Those of a problem: light cycles are around what a user would descend on, and only that."""
+    return [(base, preset) for base, preset in ARMS if preset != LIGHT or on(base, problem)]
+
+
+def end_of(preset: str) -> float:
+    """The part of a run after which a preset has no cycle."""
+    return LIGHT_WINDOW[1] if preset == LIGHT else 1.0
 
 
 def objective_of(problem: Problem, base: str) -> Objective:
@@ -50,7 +64,7 @@ def ask(
         objective: what the base descends on.
         params: where it stands.
         settings: those of the preset, which says how much noise and how many samples.
-        fraction: of the preset's run that sigma is that of.
+        fraction: of the part with cycles of the preset's run; sigma is that of it.
         unit: from `unit_of`, outside of jit.
         keys: of the run.
         data: what batches are drawn from.
@@ -74,7 +88,7 @@ def ask(
 
 
 def _sigma(settings: Settings, fraction: float, unit: float | None) -> jax.typing.ArrayLike:
-    """The sigma of a preset at a fraction of its run."""
+    """The sigma of a preset at a fraction of the part of its run with cycles."""
     sigma: jax.typing.ArrayLike = settings["sigma"]
     if unit is not None:
         return unit * sigma * presets.NEAR**fraction

@@ -14,8 +14,16 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.quality import ledger
-from benchmarks.quality.methods import presets
-from benchmarks.quality.methods.checkpoint import ARMS, PAIRS, ask, objective_of, unit_of
+from benchmarks.quality.methods import presets, shares
+from benchmarks.quality.methods.checkpoint import (
+    ARMS,
+    LIGHT,
+    PAIRS,
+    ask,
+    end_of,
+    objective_of,
+    unit_of,
+)
 from benchmarks.quality.methods.cycles import Run, steady
 from benchmarks.quality.methods.gradient import adam, adam_settings, descend
 from benchmarks.quality.methods.method import (
@@ -110,7 +118,7 @@ def plan(
 
         if not vetoes:
             return raced()
-        settings, fraction = {**preset_rates, **ours}, 1 / DIAGNOSED
+        settings, fraction = {**preset_rates, **ours}, 1 / (DIAGNOSED * end_of(preset.name))
         params = descent(diagnosed)
         found = ask(problem, objective, params, settings, fraction, unit, keys, data, BATCHES)
         return lax.cond(_vetoes(problem, found), alone, raced)
@@ -123,8 +131,10 @@ def plan(
 
 def _until(run: Run, params: Params, *, spent: int) -> Params:
     """A run that stops once so much is spent, with the schedules of the whole."""
-    steps = min(run.prices.steps_within(spent), run.timetable.steps)
-    return steady(run._replace(timetable=run.timetable._replace(steps=steps)), params)
+    whole = run.timetable
+    steps = min(run.prices.steps_within(spent), whole.steps)
+    last = max(whole.last - (whole.steps - steps), 0)
+    return steady(run._replace(timetable=whole._replace(steps=steps, last=last)), params)
 
 
 def _lengthened(rates: Rates, planned: int, steps: int, since: int) -> optax.Schedule:
@@ -147,13 +157,20 @@ def _vetoes(problem: Problem, found: Diagnosis) -> jax.Array:
     return vetoed | (jnp.nanmean(found.reliability) < LOW_RELIABILITY)
 
 
+def name_of(way: str, base: str, preset: str) -> str:
+    """The name of the records of a way to decide between a base and a preset."""
+    return f"{way}_{preset}_on_{base}" if preset == LIGHT else f"{way}_{preset}"
+
+
 def _methods(base: str, preset: Method) -> tuple[Method, ...]:
-    def method(name: str, share: int, *, vetoes: bool) -> Method:
+    applies = functools.partial(shares.on, base) if preset.name == LIGHT else preset.applies
+
+    def method(way: str, share: int, *, vetoes: bool) -> Method:
         return Method(
-            f"{name}_{preset.name}",
+            name_of(way, base, preset.name),
             adam_settings,
             functools.partial(plan, base=base, preset=preset, share=share, vetoes=vetoes),
-            preset.applies,
+            applies,
             settings_of=(base, preset.name),
             changed=both,
         )
@@ -165,5 +182,5 @@ def _methods(base: str, preset: Method) -> tuple[Method, ...]:
     )
 
 
-_PRESETS = {method.name: method for method in presets.OURS}
+_PRESETS = {method.name: method for method in (*presets.OURS, shares.LIGHT[0])}
 METHODS = tuple(method for base, name in ARMS for method in _methods(base, _PRESETS[name]))

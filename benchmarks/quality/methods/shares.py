@@ -11,7 +11,7 @@ import optax
 
 from benchmarks.quality import ledger
 from benchmarks.quality.methods import cycles
-from benchmarks.quality.methods.cycles import Form, Schedule
+from benchmarks.quality.methods.cycles import Form, Run, Schedule
 from benchmarks.quality.methods.gradient import adam, adam_settings, descend
 from benchmarks.quality.methods.method import (
     Method,
@@ -35,6 +35,8 @@ from egd_optax import Execution, evolve, presets, recombine
 RANDOM = "_random_ranks"
 # The part of the compute that a finish gets, its members, and the generations that it should have.
 LAST, MEMBERS, GENERATIONS = 0.1, 16, 4
+# The fractions of a run between which light cycles are.
+LIGHT_WINDOW = (0.0, 0.5)
 
 
 def objective_of(problem: Problem) -> Objective:
@@ -116,12 +118,13 @@ def cycles_plan(
     options: Callable[[Rates, Static, int], dict[str, Any]],
     share: float,
     window: tuple[float, float],
+    loop: Callable[[Run, Params], Params] = cycles.steady,
 ) -> Plan:
     """Cycles on a share of the budget, around what a user would descend on."""
     stand_in = problem.straight_through is not None
     form = Form(adam, options, antithetic=True, straight_through=stand_in)
     schedule = functools.partial(within_share, share=share, window=window)
-    return cycles.plan(problem, static, budget, form=form, schedule=schedule)
+    return cycles.plan(problem, static, budget, form=form, schedule=schedule, loop=loop)
 
 
 def finish_settings(rng: np.random.Generator) -> Settings:
@@ -215,8 +218,8 @@ def _with_control(
     return method, control_of(method, random)
 
 
-def _on(base: str, problem: Problem) -> bool:
-    """Whether a base is what a user would descend on."""
+def on(base: str, problem: Problem) -> bool:
+    """Whether cycles can be around a base, and it is what a user would descend on."""
     stand_in = base == STRAIGHT_THROUGH.name
     return METRIC.applies(problem) and has_stand_in(problem) == stand_in
 
@@ -231,7 +234,7 @@ def _behind(
 ) -> tuple[Method, Method]:
     """A method whose settings follow from those of the base, and its control."""
     method, control = pair
-    applies = functools.partial(_on, base)
+    applies = functools.partial(on, base)
     method = method._replace(
         name=f"{method.name}_{ending}_{base}",
         applies=applies,
@@ -258,7 +261,7 @@ OF_METRIC, OF_FINISH = (
 )
 LIGHT, SHARE = (
     _with_control(name, at_base_rate_settings, cycles_plan, slope, share=share, window=window)
-    for name, share, window in (("light", 0.1, (0.0, 0.5)), ("share_30", 0.3, (0.0, 1.0)))
+    for name, share, window in (("light", 0.1, LIGHT_WINDOW), ("share_30", 0.3, (0.0, 1.0)))
 )
 FINISH = _with_control("finish", finish_settings, finish_plan, of_finish)
 _PRESETS = {method.name: method for method in OURS}
