@@ -285,6 +285,13 @@ def test_a_record_goes_on_where_it_stood(tmp_path):
     assert again["scores"][:2] == record["scores"]
     assert len(again["scores"]) == 3
     assert len(runs) == 2 + 3
+    # Another machine draws settings that differ in their last digit: they are the same trials.
+    for trial in again["trials"]:
+        rate = trial["settings"]["learning_rate"]
+        trial["settings"] = {**trial["settings"], "learning_rate": float(np.nextafter(rate, 1))}
+        trial["scores"] = [7.0]
+    store.save(TOY.name, method.name, again)
+    assert complete(method, TOY, store, small)["trials"] == again["trials"]
 
 
 @pytest.mark.parametrize(

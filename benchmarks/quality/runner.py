@@ -1,6 +1,7 @@
 """Tunes a method on a problem and runs it on fresh seeds, from wherever a record stands."""
 
 from collections.abc import Callable
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -139,7 +140,19 @@ def _tuned(
 
 
 def _holds(trial: Record, settings: Settings, effort: Effort) -> bool:
-    return trial["settings"] == settings and len(trial["scores"]) == effort.tune_seeds
+    """Whether a trial is of some settings, and complete."""
+    found = trial["settings"]
+    alike = found.keys() == settings.keys() and all(
+        _same(found[name], settings[name]) for name in settings
+    )
+    return alike and len(trial["scores"]) == effort.tune_seeds
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether a setting is another one; the last digits of a draw depend on the machine."""
+    if isinstance(value, float) and isinstance(other, float):
+        return math.isclose(value, other, rel_tol=1e-12)
+    return bool(value == other)
 
 
 def _run(
