@@ -50,6 +50,8 @@ CORE = (
     "judge",
     "strategy",
     "sums",
+    "rows",
+    "pending",
     "terms",
     "evaluate",
     "unformed",
