@@ -149,7 +149,7 @@ def _holds(trial: Record, settings: Settings, effort: Effort) -> bool:
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Whether a setting is another one; the last digits of a draw depend on the machine."""
+    """Whether two values of a setting agree; the last digits of a draw depend on the machine."""
     if isinstance(value, float) and isinstance(other, float):
         return math.isclose(value, other, rel_tol=1e-12)
     return bool(value == other)

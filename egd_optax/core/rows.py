@@ -34,14 +34,17 @@ class _Few(NamedTuple):
         weights: `[chunks * size]`.
         trips: how many have a weight, int32 `[]`.
         size: of a chunk.
-        chunks: how many there are.
     """
 
     draws: jax.Array
     weights: jax.Array
     trips: jax.Array
     size: int
-    chunks: int
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks there are."""
+        return self.draws.size // self.size
 
     def rows(
         self, perturbation: Perturbation, chunk: jax.Array, devices: Devices
@@ -67,7 +70,7 @@ def _few_at_a_time(population: Population, terms: Terms, most: int) -> _Few:
     more = (0, count * size - total)
     members = jnp.pad(terms.members, more, constant_values=1)
     weights = jnp.pad(signs * terms.weights, more)
-    return _Few(population.draw_of(members), weights, terms.trips, size, count)
+    return _Few(population.draw_of(members), weights, terms.trips, size)
 
 
 def sums_of_rows(
@@ -93,31 +96,41 @@ def sums_of_rows(
         return {at: Pending(rows, functools.partial(make, at)) for at in layout.in_rows}
 
     def sums(blocks: Sequence[int]) -> Arrays:
-        def add(chunk: jax.Array, totals: Arrays) -> Arrays:
-            rows = few.rows(noise, chunk, devices)
-            pairs = zip(blocks, totals, strict=True)
-            return tuple(total + noise.weighted_sum(at, *rows, added=True) for at, total in pairs)
-
-        like = [population.params[at] for at in blocks]
-        zeros = zeros_like(xla.zeros_after, like, terms.trips, devices)
-        return xla.loop(0, -(-terms.trips // few.size), add, zeros)
+        return _added_up(few, noise, blocks, terms.trips, devices)
 
     def one(at: int) -> Pending:
         own = noise.only(at)
         parts = _parts_of(population, at, max(entries // _PARTS, _LARGE_PART), devices)
 
         def make(trips: jax.Array, part: jax.Array | int = 0) -> jax.Array:
-            def add(chunk: jax.Array, total: jax.Array) -> jax.Array:
-                rows = few.rows(own, chunk, devices)
-                return total + own.weighted_sum(0, *rows, added=True, part=part, parts=parts)
-
-            like = part_of(population.params[at], 0, parts, axis=1)
-            (zeros,) = zeros_like(xla.zeros_after, [like], trips, devices)
-            return xla.loop(0, -(-trips // few.size), add, zeros)
+            return _added_up(few, own, (0,), trips, devices, part, parts)[0]
 
         return Pending(terms.trips, make, parts)
 
     return together_or_alone(sums, one, layout.in_rows, alone)
+
+
+def _added_up(
+    few: _Few,
+    noise: Perturbation,
+    blocks: Sequence[int],
+    trips: jax.Array,
+    devices: Devices,
+    part: jax.typing.ArrayLike = 0,
+    parts: int = 1,
+) -> Arrays:
+    """The sums in some blocks, or a part of their layers, chunk by chunk."""
+
+    def add(chunk: jax.Array, totals: Arrays) -> Arrays:
+        rows = few.rows(noise, chunk, devices)
+        return tuple(
+            total + noise.weighted_sum(at, *rows, added=True, part=part, parts=parts)
+            for at, total in zip(blocks, totals, strict=True)
+        )
+
+    like = [part_of(noise.leaves[at], 0, parts, axis=1) for at in blocks]
+    zeros = zeros_like(xla.zeros_after, like, trips, devices)
+    return xla.loop(0, -(-trips // few.size), add, zeros)
 
 
 def _parts_of(population: Population, at: int, most: int, devices: Devices) -> int:
